@@ -1,0 +1,1 @@
+//! The ENS endpoint and the native API; the one place where errors become HTTP.

@@ -1,0 +1,1 @@
+//! The parts' configurations put together, read from files, environment and flags.

@@ -1,0 +1,510 @@
+//! One data file on its way to this node: its states and their legal moves, how it ended, and how that reads on the wire.
+//!
+//! Pure: no input or output, no clock. What is stored or sent keeps its names for ever.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::datafile::{Content, DataFile};
+use crate::sys::failure::{Class, Kind, Retry};
+
+/// The number of a job, unique on a node for ever and growing with acceptance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(pub i64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The stations of the road, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Bytes are arriving. A tar is unpacked into staging meanwhile.
+    Fetch,
+    /// Size and digests are compared.
+    Verify,
+    /// The archive is unpacked into staging, or the end of that is awaited.
+    Unpack,
+    /// The tree is synced, renamed and made live.
+    Publish,
+}
+
+impl Stage {
+    /// Every stage, in road order.
+    pub const ALL: [Self; 4] = [Self::Fetch, Self::Verify, Self::Unpack, Self::Publish];
+
+    /// Returns the stable lower-case name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Verify => "verify",
+            Self::Unpack => "unpack",
+            Self::Publish => "publish",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a job stands. `Running` survives a restart as `Queued`: the work starts again from what the disk holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Accepted and waiting for its turn or for its next attempt.
+    Queued,
+    /// At work.
+    Running,
+    /// Published.
+    Succeeded,
+    /// Ended without being published; the reason is in its failure.
+    Failed,
+    /// Ended by an operator.
+    Canceled,
+}
+
+impl JobState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Canceled,
+    ];
+
+    /// Returns the stable lower-case name, as stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    /// Parses the stored name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
+    /// Tells whether the job has ended.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Queued | Self::Running => false,
+            Self::Succeeded | Self::Failed | Self::Canceled => true,
+        }
+    }
+
+    /// Tells whether a job may go from this state to `next`. A final state is never left.
+    #[must_use]
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Queued => next != Self::Queued,
+            Self::Running => true,
+            Self::Succeeded | Self::Failed | Self::Canceled => false,
+        }
+    }
+
+    /// Returns the contract's status of a file in this state (ens.md §3).
+    #[must_use]
+    pub fn status(self) -> Status {
+        match self {
+            Self::Queued | Self::Running => Status::Pushing,
+            Self::Succeeded => Status::Success,
+            Self::Failed | Self::Canceled => Status::Failed,
+        }
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The contract's status of a file in a region (ens.md §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Status {
+    /// Accepted, not finished.
+    Pushing,
+    /// Published.
+    Success,
+    /// Ended without being published.
+    Failed,
+}
+
+impl Status {
+    /// Returns the contract's spelling.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pushing => "PUSHING",
+            Self::Success => "SUCCESS",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// The contract's answer to one element of a push (ens.md §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResultCode {
+    /// 0: accepted now.
+    Accepted,
+    /// 100: published before; nothing is fetched.
+    AlreadyPublished,
+    /// 200: accepted before and still at work.
+    InProgress,
+    /// 300: refused; the reason is in `ResultDescrip`.
+    Refused,
+}
+
+impl ResultCode {
+    /// Returns the number on the wire.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Accepted => 0,
+            Self::AlreadyPublished => 100,
+            Self::InProgress => 200,
+            Self::Refused => 300,
+        }
+    }
+}
+
+/// By which way a push came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// The ENS endpoint.
+    Ens,
+    /// The native API, usually the command line.
+    Api,
+    /// A document in the inbox.
+    Inbox,
+    /// `edgepush apply` in one process.
+    Apply,
+}
+
+impl Via {
+    /// Returns the stable lower-case name, as stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ens => "ens",
+            Self::Api => "api",
+            Self::Inbox => "inbox",
+            Self::Apply => "apply",
+        }
+    }
+
+    /// Parses the stored name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Ens, Self::Api, Self::Inbox, Self::Apply]
+            .into_iter()
+            .find(|v| v.as_str() == text)
+    }
+}
+
+/// One accepted data file, as the runner takes it from the store.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its number.
+    pub id: JobId,
+    /// What to publish, and from where.
+    pub file: DataFile,
+    /// How often it was started, this start included; the loop breaker looks at it.
+    pub starts: u32,
+    /// When it was accepted, in milliseconds since the epoch.
+    pub accepted_ms: i64,
+    /// Whether its version becomes `current` when it is published.
+    pub activate: bool,
+}
+
+/// Why a job failed, as it is stored, reported and shown. Never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Where on the road.
+    pub stage: Stage,
+    /// Stable name for programs; `docs/errors.md` explains each.
+    pub kind: String,
+    /// Who is to blame.
+    pub class: Class,
+    /// Whether pushing the same again may help.
+    pub retryable: bool,
+    /// What happened, for people: path or host, expected and found.
+    pub message: String,
+    /// The archive member at fault, escaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// The configuration key of the limit that was hit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// What was expected, where it is a value such as a digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// What was found instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+}
+
+impl Failure {
+    /// Makes a failure of `kind` at `stage` with `message`.
+    #[must_use]
+    pub fn new(stage: Stage, kind: &Kind, message: String) -> Self {
+        Self {
+            stage,
+            kind: kind.name.to_owned(),
+            class: kind.class,
+            retryable: kind.retry == Retry::Transient,
+            message,
+            entry: None,
+            limit: None,
+            expected: None,
+            found: None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}: {}", self.kind, self.stage, self.message)
+    }
+}
+
+/// What a successful push left on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Size and digests of the archive, as received.
+    pub content: Content,
+    /// Files in the tree.
+    pub files: u64,
+    /// Bytes in the tree's files.
+    pub bytes: u64,
+    /// Bytes that came over the network, repeated ones included.
+    pub fetched: u64,
+    /// Whether this version became `current`.
+    pub activated: bool,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The version is published.
+    Published(Published),
+    /// The version is not published, and nothing of it is left but this.
+    Failed(Failure),
+    /// An operator ended it.
+    Canceled,
+}
+
+impl Outcome {
+    /// Returns the final state.
+    #[must_use]
+    pub fn state(&self) -> JobState {
+        match self {
+            Self::Published(_) => JobState::Succeeded,
+            Self::Failed(_) => JobState::Failed,
+            Self::Canceled => JobState::Canceled,
+        }
+    }
+}
+
+/// How far a running job is; written by the stations, read by anyone, without a lock.
+#[derive(Debug, Default)]
+pub struct Progress {
+    stage: AtomicU8,
+    attempt: AtomicU32,
+    received: AtomicU64,
+    total: AtomicU64,
+    fetched: AtomicU64,
+    files: AtomicU64,
+    written: AtomicU64,
+}
+
+/// What [`Progress`] held at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The station that is at work.
+    pub stage: Stage,
+    /// Which attempt at the source this is, from 1.
+    pub attempt: u32,
+    /// Bytes of the archive that are here.
+    pub received: u64,
+    /// Length of the archive, 0 while unknown.
+    pub total: u64,
+    /// Bytes that came over the network, repeated ones included.
+    pub fetched: u64,
+    /// Files written to staging.
+    pub files: u64,
+    /// Bytes written to staging.
+    pub written: u64,
+}
+
+impl Progress {
+    /// Notes that `stage` is at work.
+    pub fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// Notes the number of the attempt at the source, from 1.
+    pub fn set_attempt(&self, attempt: u32) {
+        self.attempt.store(attempt, Ordering::Relaxed);
+    }
+
+    /// Notes how many bytes of the archive are here.
+    pub fn set_received(&self, bytes: u64) {
+        self.received.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes the length of the archive.
+    pub fn set_total(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds bytes that came over the network.
+    pub fn add_fetched(&self, bytes: u64) {
+        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds files and bytes written to staging.
+    pub fn add_written(&self, files: u64, bytes: u64) {
+        self.files.fetch_add(files, Ordering::Relaxed);
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Forgets what was written: the attempt starts again.
+    pub fn reset_written(&self) {
+        self.files.store(0, Ordering::Relaxed);
+        self.written.store(0, Ordering::Relaxed);
+    }
+
+    /// Reads all of it; the values may be of slightly different moments.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            stage: Stage::ALL[usize::from(self.stage.load(Ordering::Relaxed)).min(3)],
+            attempt: self.attempt.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+            total: self.total.load(Ordering::Relaxed),
+            fetched: self.fetched.load(Ordering::Relaxed),
+            files: self.files.load(Ordering::Relaxed),
+            written: self.written.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The running jobs and how far each is: the runner enters them, status queries read them.
+#[derive(Debug, Clone, Default)]
+pub struct Board(Arc<Mutex<HashMap<JobId, Arc<Progress>>>>);
+
+impl Board {
+    /// Enters a job; it leaves the board when the returned entry is dropped.
+    #[must_use]
+    pub fn enter(&self, id: JobId) -> BoardEntry {
+        let progress = Arc::new(Progress::default());
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, Arc::clone(&progress));
+        BoardEntry {
+            board: self.clone(),
+            id,
+            progress,
+        }
+    }
+
+    /// Returns how far a job is, if it is running.
+    #[must_use]
+    pub fn get(&self, id: JobId) -> Option<Snapshot> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .map(|p| p.snapshot())
+    }
+
+    /// Returns how many jobs are running.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Tells whether no job is running.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A job's place on the [`Board`].
+#[derive(Debug)]
+pub struct BoardEntry {
+    board: Board,
+    id: JobId,
+    /// How far the job is.
+    pub progress: Arc<Progress>,
+}
+
+impl Drop for BoardEntry {
+    fn drop(&mut self) {
+        self.board
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn final_states_are_never_left() {
+        for from in JobState::ALL {
+            for to in JobState::ALL {
+                if from.is_final() {
+                    assert!(!from.may_become(to), "{from} -> {to}");
+                }
+            }
+            assert_eq!(JobState::parse(from.as_str()), Some(from));
+        }
+        assert!(JobState::Running.may_become(JobState::Queued));
+        assert!(!JobState::Queued.may_become(JobState::Queued));
+    }
+
+    #[test]
+    fn every_state_has_the_contracts_status() {
+        let all: Vec<&str> = JobState::ALL.iter().map(|s| s.status().as_str()).collect();
+        assert_eq!(all, ["PUSHING", "PUSHING", "SUCCESS", "FAILED", "FAILED"]);
+    }
+
+    #[test]
+    fn a_job_leaves_the_board_with_its_entry() {
+        let board = Board::default();
+        let entry = board.enter(JobId(1));
+        entry.progress.set_received(5);
+        assert_eq!(board.get(JobId(1)).unwrap().received, 5);
+        drop(entry);
+        assert!(board.get(JobId(1)).is_none());
+    }
+}

@@ -1,0 +1,1 @@
+//! Staging to version directory to `current`; the manifest beside it; how many versions stay.

@@ -1,0 +1,1 @@
+//! The road: one function, fetch, verify, unpack, publish.

@@ -1,0 +1,1 @@
+//! From the outbox to signed callbacks: at least once, in order per file.

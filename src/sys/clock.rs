@@ -1,0 +1,65 @@
+//! Time: durations come from the monotonic clock, time stamps from the wall clock, and tests bring a clock of their own.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where time stamps come from.
+pub trait Clock: Send + Sync {
+    /// Returns milliseconds since 1970-01-01T00:00:00Z by the wall clock.
+    fn now_ms(&self) -> i64;
+}
+
+/// The machine's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> i64 {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// A clock that stands still until it is set: for tests of time windows.
+pub struct SetClock(std::sync::atomic::AtomicI64);
+
+impl SetClock {
+    /// Makes a clock that shows `ms`.
+    #[must_use]
+    pub fn new(ms: i64) -> Arc<Self> {
+        Arc::new(Self(ms.into()))
+    }
+
+    /// Sets what the clock shows.
+    pub fn set(&self, ms: i64) {
+        self.0.store(ms, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Clock for SetClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+/// Returns `ms` since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, the contract's form.
+#[must_use]
+pub fn stamp(ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_utc_seconds() {
+        assert_eq!(stamp(1_767_323_045_999), "2026-01-02T03:04:05Z");
+        let clock = SetClock::new(5);
+        clock.set(7);
+        assert_eq!(clock.now_ms(), 7);
+        assert!(SystemClock.now_ms() > 1_700_000_000_000);
+    }
+}

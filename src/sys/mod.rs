@@ -1,0 +1,12 @@
+//! What every station stands on: durable file operations, free space, the clock, systemd, the sandbox, and the common
+//! words for a failure. It knows nothing of pushes and imports nothing of the crate.
+
+pub mod chain;
+pub mod clock;
+pub mod durable;
+pub mod failure;
+pub mod landlock;
+pub mod space;
+pub mod systemd;
+
+pub use chain::Chain;

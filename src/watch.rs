@@ -1,0 +1,1 @@
+//! The inbox of push documents, and configuration files that change.

@@ -1,0 +1,1 @@
+//! Every integration test, in one binary: a file per station or story.
