@@ -8,5 +8,6 @@ pub mod failure;
 pub mod landlock;
 pub mod space;
 pub mod systemd;
+pub mod units;
 
 pub use chain::Chain;

@@ -1,0 +1,168 @@
+//! Humane values in configuration files: durations such as `"30s"` or `"1h 30m"`, sizes such as `"10GiB"`.
+//!
+//! Use with `#[serde(with = "crate::sys::units::duration")]` on a [`Duration`] and
+//! `#[serde(with = "crate::sys::units::bytes")]` on a `u64`.
+
+use std::time::Duration;
+
+/// What is wrong with a size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no size, expected a number of bytes or a text such as \"64MiB\" or \"10GB\"")]
+pub struct SizeError(String);
+
+const UNITS: [(&str, u64); 9] = [
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+    ("tib", 1 << 40),
+    ("kb", 1_000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("tb", 1_000_000_000_000),
+    ("b", 1),
+];
+
+/// Parses a size in bytes: a plain number, or a number with `B`, `KiB`, `MiB`, `GiB`, `TiB`, `KB`, `MB`, `GB` or `TB`, in
+/// any case, with at most one fraction such as `1.5GiB`.
+pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
+    let wrong = || SizeError(text.to_owned());
+    let lower = text.trim().to_ascii_lowercase();
+    let (number, unit) = UNITS
+        .iter()
+        .find_map(|(name, unit)| Some((lower.strip_suffix(name)?.trim_end(), *unit)))
+        .unwrap_or((&lower, 1));
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(unit).ok_or_else(wrong);
+    }
+    let plain = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let value: f64 = number.parse().map_err(|_| wrong())?;
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a fraction of a unit is a rounding anyway; the range is checked"
+    )]
+    if plain && value * (unit as f64) < 9e18 {
+        Ok((value * unit as f64) as u64)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// Formats a size with the largest binary unit that keeps it at or above 1: `1.5 GiB`, `812 B`.
+#[must_use]
+pub fn show_bytes(bytes: u64) -> String {
+    for (name, unit) in [
+        ("TiB", 1u64 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ] {
+        if bytes >= unit {
+            #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
+            return format!("{:.1} {name}", bytes as f64 / unit as f64);
+        }
+    }
+    format!("{bytes} B")
+}
+
+/// Returns `bytes` in the form that [`parse_bytes`] reads back exactly.
+fn exact_bytes(bytes: u64) -> String {
+    for (name, unit) in [
+        ("TiB", 1u64 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ] {
+        if bytes >= unit && bytes % unit == 0 {
+            return format!("{}{name}", bytes / unit);
+        }
+    }
+    format!("{bytes}B")
+}
+
+/// Serde for a size in bytes.
+pub mod bytes {
+    use serde::{Deserializer, Serializer};
+
+    /// Writes the exact size as a text.
+    pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::exact_bytes(*bytes))
+    }
+
+    /// Reads a number of bytes or a text such as `"10GiB"`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = u64;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number of bytes or a text such as \"64MiB\"")
+            }
+            fn visit_u64<E: serde::de::Error>(self, v: u64) -> Result<u64, E> {
+                Ok(v)
+            }
+            fn visit_i64<E: serde::de::Error>(self, v: i64) -> Result<u64, E> {
+                u64::try_from(v)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(v), &self))
+            }
+            fn visit_str<E: serde::de::Error>(self, v: &str) -> Result<u64, E> {
+                super::parse_bytes(v).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Serde for a duration.
+pub mod duration {
+    use super::Duration;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes a text such as `30s`.
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*duration))
+    }
+
+    /// Reads a text such as `"30s"`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(|e| {
+            serde::de::Error::custom(format!(
+                "`{text}` is no duration ({e}), expected a text such as \"30s\""
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_go_both_ways() {
+        for (text, want) in [
+            ("0", 0),
+            ("512", 512),
+            ("64MiB", 64 << 20),
+            ("1.5 GiB", 3 << 29),
+            ("10gb", 10_000_000_000),
+            ("7B", 7),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(want), "{text}");
+            assert_eq!(parse_bytes(&exact_bytes(want)), Ok(want));
+        }
+        for bad in [
+            "",
+            "x",
+            "-1",
+            "1e3",
+            "inf",
+            "GiB",
+            "1.2.3MiB",
+            "99999999TiB",
+        ] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(show_bytes(3 << 29), "1.5 GiB");
+    }
+}
