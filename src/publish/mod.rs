@@ -1,1 +1,217 @@
 //! Staging to version directory to `current`; the manifest beside it; how many versions stay.
+//!
+//! A published tree is never modified. It appears under its final name by one rename, after everything in it has been
+//! synced, and becomes live by one more rename of a link. Whatever happens in between, a reader that goes through
+//! `current` sees the old version or the new one, whole. All functions block: call them from a blocking thread.
+
+pub mod layout;
+pub mod manifest;
+pub mod recover;
+pub mod release;
+pub mod space;
+pub mod sync;
+pub mod vacuum;
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::durable;
+use crate::sys::failure::{Class, Kind, Retry};
+
+pub use layout::Layout;
+pub use release::{Publisher, Release, Staging};
+
+/// How versions are published and kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How many good versions of a name stay on the node, the live one included. At least 1; what is pinned and what a
+    /// rollback would go to stay beside them.
+    pub keep_versions: u32,
+    /// Whether the archive as received is kept under `archives/`, so that it can be downloaded and a damaged tree healed.
+    pub keep_archives: bool,
+    /// Permission bits that published files and directories never have, in octal.
+    pub umask: Umask,
+    /// Free space that a push never touches; `"0B"` stands for a twentieth of the file system, at most 1 GiB.
+    #[serde(with = "crate::sys::units::bytes")]
+    pub reserve: u64,
+    /// Whether versions are synced to the disk before they are published. Only a throw-away node may turn it off.
+    pub durable: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            keep_versions: 3,
+            keep_archives: true,
+            umask: Umask(0o022),
+            reserve: 0,
+            durable: true,
+        }
+    }
+}
+
+/// A file mode mask, written in octal such as `"0022"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Umask(pub u32);
+
+impl TryFrom<String> for Umask {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        u32::from_str_radix(&text, 8)
+            .ok()
+            .filter(|mask| *mask <= 0o077)
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is no mask, expected octal digits up to \"0077\""))
+    }
+}
+
+impl From<Umask> for String {
+    fn from(mask: Umask) -> String {
+        format!("{:04o}", mask.0)
+    }
+}
+
+const NO_SPACE: Kind = Kind {
+    name: "no-space",
+    class: Class::Device,
+    retry: Retry::Fatal,
+    help: "The file system is full or out of inodes: free space, lower `publish.keep_versions`, or move the data directory.",
+};
+const READ_ONLY: Kind = Kind {
+    name: "read-only",
+    class: Class::Device,
+    retry: Retry::Fatal,
+    help: "The file system is mounted read-only, often after an error: look at the kernel's log, repair, and mount it again.",
+};
+const IO: Kind = Kind {
+    name: "io",
+    class: Class::Device,
+    retry: Retry::Transient,
+    help: "The system refused a file operation: the message names path and reason.",
+};
+const SYNC: Kind = Kind {
+    name: "sync-failed",
+    class: Class::Device,
+    retry: Retry::Transient,
+    help: "The disk did not take what was written. The attempt was thrown away; look at the kernel's log and the disk's health.",
+};
+const CONFLICT: Kind = Kind {
+    name: "version-conflict",
+    class: Class::Request,
+    retry: Retry::Fatal,
+    help: "Another content is published under this version, and a version never changes: push a new version.",
+};
+const NOT_FOUND: Kind = Kind {
+    name: "not-published",
+    class: Class::Request,
+    retry: Retry::Fatal,
+    help: "The version is not on this node: push it first.",
+};
+const IN_USE: Kind = Kind {
+    name: "in-use",
+    class: Class::Request,
+    retry: Retry::Fatal,
+    help: "The version is live, pinned or held open by a program: activate another one, unpin it, or end the program.",
+};
+
+/// Every way in which this station fails.
+pub const KINDS: &[Kind] = &[NO_SPACE, READ_ONLY, IO, SYNC, CONFLICT, NOT_FOUND, IN_USE];
+
+/// Why a version could not be published, activated or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error(transparent)]
+    Durable(#[from] durable::Error),
+    /// There is not enough room, found out before the first byte.
+    #[error(
+        "not enough {what} on {path}: {needed} needed, {available} available (reserve {reserve}, {promised} promised to other files)"
+    )]
+    Admission {
+        /// `space` or `inodes`.
+        what: &'static str,
+        /// The data directory.
+        path: String,
+        /// What the file needs.
+        needed: String,
+        /// What may be used.
+        available: String,
+        /// What is never used.
+        reserve: String,
+        /// What running files will still use.
+        promised: String,
+    },
+    /// A sync failed; nothing of the attempt may be trusted.
+    #[error("sync the file system of `{path}`")]
+    Sync {
+        /// The data directory.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The version directory is there already, with other content.
+    #[error(
+        "version {key} is there already: {what} of the published one is {published}, of the pushed one {pushed}"
+    )]
+    Conflict {
+        /// Which version.
+        key: String,
+        /// What differs.
+        what: &'static str,
+        /// The published value.
+        published: String,
+        /// The pushed value.
+        pushed: String,
+    },
+    /// There is no such version.
+    #[error("version {key} is not published on this node")]
+    NotFound {
+        /// Which version.
+        key: String,
+    },
+    /// The version must not be removed now.
+    #[error("version {key} is in use: {why}")]
+    InUse {
+        /// Which version.
+        key: String,
+        /// By what.
+        why: &'static str,
+    },
+    /// A manifest cannot be read.
+    #[error("read manifest `{path}`")]
+    Manifest {
+        /// Its path.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The directories cannot work together.
+    #[error("{0}")]
+    Layout(String),
+}
+
+impl Error {
+    /// Returns the row of [`KINDS`].
+    #[must_use]
+    pub fn kind(&self) -> &'static Kind {
+        match self {
+            Self::Admission { .. } => &NO_SPACE,
+            Self::Durable(e) => match e.source.kind() {
+                _ if durable::is_no_space(&e.source) => &NO_SPACE,
+                io::ErrorKind::ReadOnlyFilesystem => &READ_ONLY,
+                _ => &IO,
+            },
+            Self::Sync { source, .. } if durable::is_no_space(source) => &NO_SPACE,
+            Self::Sync { .. } => &SYNC,
+            Self::Conflict { .. } => &CONFLICT,
+            Self::NotFound { .. } => &NOT_FOUND,
+            Self::InUse { .. } => &IN_USE,
+            Self::Manifest { .. } | Self::Layout(_) => &IO,
+        }
+    }
+}

@@ -123,6 +123,13 @@ pub fn rename_no_replace(from: &Path, to: &Path) -> Result<(), Error> {
     }
 }
 
+/// Exchanges what is at `a` and at `b` in one atomic step.
+pub fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)
+        .map_err(|e| at("exchange with", b)(e.into()))
+}
+
 /// Makes the symbolic link `link` point to `target` in one atomic step. The caller syncs the directory.
 pub fn replace_symlink(target: &Path, link: &Path) -> Result<(), Error> {
     let temporary = temporary_sibling(link);

@@ -1,0 +1,101 @@
+//! What the disk says when the database is lost or doubted: every version that has a manifest, and what is live.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::manifest::{self, Head};
+use super::{Error, Publisher};
+use crate::datafile::Key;
+use crate::sys::durable;
+
+/// What a walk over manifests and trees has found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Published versions, and whether each is live.
+    pub versions: Vec<(Head, bool)>,
+    /// Manifests without a tree, and those that cannot be read.
+    pub orphans: Vec<PathBuf>,
+}
+
+impl Publisher {
+    /// Walks all manifests and returns the versions that they and the trees agree on.
+    pub fn survey(&self) -> Result<Found, Error> {
+        let mut found = Found::default();
+        for app in subdirectories(&self.layout().manifests())? {
+            for name in subdirectories(&app)? {
+                self.survey_name(&name, &mut found)?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn survey_name(&self, manifests: &Path, found: &mut Found) -> Result<(), Error> {
+        for path in list(manifests)? {
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            match manifest::read_head(&path) {
+                Ok(head) if self.layout().version_dir(&head.key).is_dir() => {
+                    let live = self.live(&head.key.app, &head.key.name).as_ref()
+                        == Some(&head.key.version);
+                    found.versions.push((head, live));
+                }
+                Ok(_) | Err(Error::Manifest { .. }) => found.orphans.push(path),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sweeps what an interrupted publication of `key` may have left beside its tree: temporary files and links, and a
+    /// manifest or archive without a tree.
+    pub fn sweep_key(&self, key: &Key) -> Result<(), Error> {
+        let layout = self.layout();
+        let manifest = layout.manifest(key);
+        let archive = layout.archive(key);
+        for dir in [
+            manifest.parent(),
+            archive.parent(),
+            Some(layout.name_dir(&key.app, &key.name).as_path()),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            for path in list(dir)? {
+                let temporary = path
+                    .file_name()
+                    .and_then(|n| n.to_str())
+                    .is_some_and(durable::is_temporary);
+                if temporary {
+                    fs::remove_file(&path).map_err(durable::at("remove", &path))?;
+                }
+            }
+        }
+        if fs::symlink_metadata(layout.version_dir(key)).is_err() {
+            for path in [manifest, archive] {
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(durable::at("remove", &path)(e).into());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(durable::at("read directory", dir)(e).into()),
+    };
+    let paths: Result<Vec<PathBuf>, std::io::Error> =
+        entries.map(|e| e.map(|e| e.path())).collect();
+    Ok(paths.map_err(durable::at("read directory", dir))?)
+}
+
+fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(list(dir)?.into_iter().filter(|p| p.is_dir()).collect())
+}

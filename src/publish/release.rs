@@ -1,0 +1,405 @@
+//! Publishes, activates and removes versions. Each step is one rename; what goes before it is synced.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::manifest::{self, Entry, Head};
+use super::space::Space;
+use super::sync::{Session, Syncer};
+use super::{Config, Error, Layout};
+use crate::datafile::{AppId, ArchiveType, DataName, DataVersion, Key, from_path_component};
+use crate::sys::durable;
+use crate::verify::Verified;
+
+/// Publishes, activates and removes versions below one data directory.
+pub struct Publisher {
+    layout: Layout,
+    config: Config,
+    syncer: Syncer,
+    space: Space,
+    attempts: AtomicU64,
+}
+
+/// A private directory in which a tree is written. It removes itself unless it is published.
+#[derive(Debug)]
+pub struct Staging {
+    path: PathBuf,
+    published: bool,
+}
+
+impl Staging {
+    /// Opens the directory, for a writer that works by descriptors only.
+    pub fn open(&self) -> Result<OwnedFd, Error> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(&self.path, flags, Mode::empty())
+            .map_err(|e| durable::at("open", &self.path)(e.into()).into())
+    }
+
+    /// Returns its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.published {
+            remove_tree(&self.path);
+        }
+    }
+}
+
+/// Removes a tree that may hold directories without permissions; what cannot be removed is swept at the next start.
+fn remove_tree(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "could not remove a staging directory; it is swept at the next start");
+    }
+}
+
+/// What is known of a tree that is about to be published.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// Under which key.
+    pub key: &'a Key,
+    /// How it was packed.
+    pub archive_type: ArchiveType,
+    /// By which job.
+    pub job: i64,
+    /// When that was accepted.
+    pub accepted_ms: i64,
+    /// The moment of publication.
+    pub now_ms: i64,
+    /// What the tree holds.
+    pub entries: &'a [Entry],
+    /// Whether a tree that is there already is exchanged: it was found damaged, and this one has the same content.
+    pub heal: bool,
+}
+
+/// A published version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// What its manifest says.
+    pub head: Head,
+    /// Its tree.
+    pub path: PathBuf,
+}
+
+/// One flip of `current`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flip {
+    /// The version that was live before, where there was one.
+    pub from: Option<DataVersion>,
+    /// Whether `current` changed at all.
+    pub changed: bool,
+}
+
+impl Publisher {
+    /// Opens the data directory, sweeps what earlier attempts have left in staging, and starts the sync thread.
+    pub fn open(root: &Path, config: Config) -> Result<Self, Error> {
+        let layout = Layout::open(root)?;
+        let syncer = Syncer::start(layout.root(), config.durable)
+            .map_err(durable::at("start the sync thread for", layout.root()))?;
+        let space = Space::new(layout.root(), config.reserve);
+        let publisher = Self {
+            layout,
+            config,
+            syncer,
+            space,
+            attempts: AtomicU64::new(0),
+        };
+        publisher.sweep_staging()?;
+        Ok(publisher)
+    }
+
+    /// Returns where things are.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Returns how versions are kept.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns the room of the file system.
+    #[must_use]
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Opens a sync session for one attempt; with `early`, what is written is synced in the background meanwhile.
+    #[must_use]
+    pub fn session(&self, early: bool) -> Session {
+        self.syncer.session(early)
+    }
+
+    /// Makes a private staging directory for `job`, with a name that no other attempt has.
+    pub fn stage(&self, job: i64) -> Result<Staging, Error> {
+        let n = self.attempts.fetch_add(1, Ordering::Relaxed);
+        let path = self.layout.staging().join(format!("{job}-{n}"));
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(durable::at("make directory", &path))?;
+        Ok(Staging {
+            path,
+            published: false,
+        })
+    }
+
+    fn sweep_staging(&self) -> Result<(), Error> {
+        let staging = self.layout.staging();
+        for entry in fs::read_dir(&staging).map_err(durable::at("read directory", &staging))? {
+            let path = entry
+                .map_err(durable::at("read directory", &staging))?
+                .path();
+            let result = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            result.map_err(durable::at("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the tree in `staging` the version `record.key`: writes its manifest, waits until all of it is on the disk,
+    /// and renames it into place. `archive` is kept where the configuration says so. The version is not live yet, and
+    /// lasts only after [`Publisher::settle`].
+    pub fn publish(
+        &self,
+        mut staging: Staging,
+        verified: Verified,
+        record: &Record<'_>,
+        archive: Option<&Path>,
+        session: &Session,
+    ) -> Result<Release, Error> {
+        let key = record.key;
+        let head = head_of(record, verified);
+        let manifest = self.layout.manifest(key);
+        let written = durable::temporary_sibling(&manifest);
+        let version = self.layout.version_dir(key);
+        let kept = self.config.keep_archives.then(|| self.layout.archive(key));
+        let exchange = match self.find(key)? {
+            Some(there) if !record.heal => return Err(conflict(&there.head, &head)),
+            there => there.is_some(),
+        };
+        for path in [Some(&manifest), Some(&version), kept.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            make_dirs(parent)?;
+        }
+        let result = (|| {
+            manifest::write(&written, &head, record.entries.iter())?;
+            open_up(&staging.path, self.config.umask.0)?;
+            session.wait().map_err(|source| self.sync_error(source))?;
+            durable::rename(&written, &manifest)?;
+            if let (Some(archive), Some(kept)) = (archive, &kept) {
+                durable::rename(archive, kept)?;
+            }
+            if exchange {
+                durable::exchange(&staging.path, &version)?;
+            } else {
+                durable::rename_no_replace(&staging.path, &version)?;
+            }
+            Ok(())
+        })();
+        if let Err(error) = result {
+            let _ = fs::remove_file(&written);
+            if fs::symlink_metadata(&version).is_err() {
+                let _ = fs::remove_file(&manifest);
+            }
+            return Err(error);
+        }
+        // After an exchange the staging directory holds the damaged tree, and goes with it.
+        staging.published = !exchange;
+        Ok(Release {
+            head,
+            path: version,
+        })
+    }
+
+    /// Returns the version `key` if it is on the disk already: published by an earlier life of this process that could
+    /// not record it any more.
+    pub fn find(&self, key: &Key) -> Result<Option<Release>, Error> {
+        let path = self.layout.version_dir(key);
+        if fs::symlink_metadata(&path).is_err() {
+            return Ok(None);
+        }
+        let head = manifest::read_head(&self.layout.manifest(key))?;
+        Ok(Some(Release { head, path }))
+    }
+
+    /// Makes `key` the live version of its name in one atomic step; it lasts only after [`Publisher::settle`].
+    pub fn activate(&self, key: &Key) -> Result<Flip, Error> {
+        if !self.layout.version_dir(key).is_dir() {
+            return Err(Error::NotFound {
+                key: key.to_string(),
+            });
+        }
+        let link = self.layout.current(&key.app, &key.name);
+        let target = Layout::current_target(key);
+        let from = self.live(&key.app, &key.name);
+        if fs::read_link(&link).is_ok_and(|now| now == target) {
+            return Ok(Flip {
+                from,
+                changed: false,
+            });
+        }
+        durable::replace_symlink(&target, &link)?;
+        Ok(Flip {
+            from,
+            changed: true,
+        })
+    }
+
+    /// Returns the live version of a name, by what `current` says.
+    #[must_use]
+    pub fn live(&self, app: &AppId, name: &DataName) -> Option<DataVersion> {
+        let target = fs::read_link(self.layout.current(app, name)).ok()?;
+        let component = target.file_name()?.to_str()?.to_owned();
+        match from_path_component(&component) {
+            Some(text) => DataVersion::parse(&text).ok(),
+            // Cut: the manifest knows the whole text.
+            None => {
+                let dir = self
+                    .layout
+                    .manifests()
+                    .join(app.path_component())
+                    .join(name.path_component());
+                manifest::read_head(&dir.join(format!("{component}.json")))
+                    .ok()
+                    .map(|head| head.key.version)
+            }
+        }
+    }
+
+    /// Waits until the renames of this session are on the disk. Only then may an outcome be recorded.
+    pub fn settle(&self, session: &Session) -> Result<(), Error> {
+        session.wait().map_err(|source| self.sync_error(source))
+    }
+
+    /// Waits until a flip of this name is on the disk, without waiting for what others write.
+    pub fn settle_name(&self, app: &AppId, name: &DataName) -> Result<(), Error> {
+        if self.config.durable {
+            durable::sync_dir(&self.layout.name_dir(app, name))?;
+        }
+        Ok(())
+    }
+
+    fn sync_error(&self, source: io::Error) -> Error {
+        Error::Sync {
+            path: self.layout.root().display().to_string(),
+            source,
+        }
+    }
+
+    /// Takes the version `key` off the node: out of sight in one step, then its manifest and archive, and returns the
+    /// directory that is left to be deleted at leisure with [`Publisher::delete`].
+    pub fn remove(&self, key: &Key) -> Result<PathBuf, Error> {
+        let version = self.layout.version_dir(key);
+        let in_use = |why| Error::InUse {
+            key: key.to_string(),
+            why,
+        };
+        if fs::symlink_metadata(&version).is_err() {
+            return Err(Error::NotFound {
+                key: key.to_string(),
+            });
+        }
+        if fs::read_link(self.layout.current(&key.app, &key.name))
+            .is_ok_and(|t| t == Layout::current_target(key))
+        {
+            return Err(in_use("it is live"));
+        }
+        if is_locked(&version) {
+            return Err(in_use("a program holds a lock on its directory"));
+        }
+        let n = self.attempts.fetch_add(1, Ordering::Relaxed);
+        let trash = self.layout.staging().join(format!("trash-{n}"));
+        durable::rename(&version, &trash)?;
+        for path in [self.layout.manifest(key), self.layout.archive(key)] {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(durable::at("remove", &path)(e).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(trash)
+    }
+
+    /// Deletes a directory that [`Publisher::remove`] has taken out of sight.
+    pub fn delete(&self, trash: &Path) {
+        remove_tree(trash);
+    }
+}
+
+fn head_of(record: &Record<'_>, verified: Verified) -> Head {
+    let sizes = record.entries.iter().filter_map(|e| match &e.kind {
+        manifest::EntryKind::File { size, .. } => Some(*size),
+        manifest::EntryKind::Dir | manifest::EntryKind::Symlink { .. } => None,
+    });
+    let (files, bytes) = sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size));
+    Head {
+        format: manifest::FORMAT,
+        key: record.key.clone(),
+        archive_type: record.archive_type,
+        source: verified.content(),
+        job: record.job,
+        accepted_ms: record.accepted_ms,
+        published_ms: record.now_ms,
+        files,
+        bytes,
+    }
+}
+
+fn conflict(published: &Head, pushed: &Head) -> Error {
+    let (a, b) = (published.source.md5, pushed.source.md5);
+    let show = |md5: Option<crate::datafile::Md5>| {
+        md5.map_or_else(|| "unknown".to_owned(), |d| d.to_string())
+    };
+    Error::Conflict {
+        key: pushed.key.to_string(),
+        what: "md5",
+        published: show(a),
+        pushed: show(b),
+    }
+}
+
+/// The sync round that follows makes the new directories last, so they need no sync of their own.
+fn make_dirs(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(durable::at("make directory", path))?;
+    Ok(())
+}
+
+/// A staging directory is private; a version directory may be read as the mask allows.
+fn open_up(path: &Path, umask: u32) -> Result<(), Error> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755 & !umask))
+        .map_err(durable::at("set mode of", path))?;
+    Ok(())
+}
+
+/// Tells whether a program holds a `flock` on the directory, which is how a reader keeps a version.
+fn is_locked(dir: &Path) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    let Ok(file) = fs::File::open(dir) else {
+        return false;
+    };
+    flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+use super::*;
+use crate::datafile::Content;
+use crate::verify::Hasher;
+
+fn key(version: &str) -> Key {
+    Key {
+        app: AppId::parse("app").unwrap(),
+        name: DataName::parse("site/pages").unwrap(),
+        version: DataVersion::parse(version).unwrap(),
+    }
+}
+
+fn publisher(root: &Path) -> Publisher {
+    Publisher::open(root, Config::default()).unwrap()
+}
+
+fn publish(publisher: &Publisher, version: &str) -> Result<Release, Error> {
+    publish_as(publisher, version, version, false)
+}
+
+fn publish_as(
+    publisher: &Publisher,
+    version: &str,
+    text: &str,
+    heal: bool,
+) -> Result<Release, Error> {
+    let session = publisher.session(false);
+    let staging = publisher.stage(1).unwrap();
+    fs::write(staging.path().join("index.html"), text).unwrap();
+    let archive = publisher
+        .layout()
+        .spool()
+        .join(format!("{version}.partial"));
+    fs::write(&archive, b"archive").unwrap();
+    let mut hasher = Hasher::new(Content::default());
+    hasher.update(b"archive");
+    let key = key(version);
+    let record = Record {
+        key: &key,
+        archive_type: ArchiveType::Zip,
+        job: 1,
+        accepted_ms: 1,
+        now_ms: 2,
+        entries: &[],
+        heal,
+    };
+    let release = publisher.publish(
+        staging,
+        hasher.finish().unwrap(),
+        &record,
+        Some(&archive),
+        &session,
+    )?;
+    publisher.settle(&session)?;
+    Ok(release)
+}
+
+fn staged(publisher: &Publisher) -> usize {
+    fs::read_dir(publisher.layout().staging()).unwrap().count()
+}
+
+#[test]
+fn publishes_flips_and_removes() {
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = publisher(dir.path());
+    publish(&publisher, "1").unwrap();
+    publish(&publisher, "2").unwrap();
+    let (one, two) = (key("1"), key("2"));
+    assert!(
+        publisher.live(&one.app, &one.name).is_none(),
+        "publishing alone makes nothing live"
+    );
+
+    assert_eq!(
+        publisher.activate(&one).unwrap(),
+        Flip {
+            from: None,
+            changed: true
+        }
+    );
+    assert_eq!(
+        publisher.activate(&two).unwrap().from,
+        Some(one.version.clone())
+    );
+    assert!(!publisher.activate(&two).unwrap().changed);
+    let current = publisher.layout().current(&one.app, &one.name);
+    assert_eq!(fs::read_to_string(current.join("index.html")).unwrap(), "2");
+    assert_eq!(
+        publisher.live(&one.app, &one.name),
+        Some(two.version.clone())
+    );
+
+    assert!(matches!(publisher.remove(&two), Err(Error::InUse { .. })));
+    let trash = publisher.remove(&one).unwrap();
+    publisher.delete(&trash);
+    assert!(publisher.find(&one).unwrap().is_none());
+    assert!(!publisher.layout().manifest(&one).exists());
+    assert!(!publisher.layout().archive(&one).exists());
+    assert!(publisher.layout().archive(&two).exists());
+    assert_eq!(staged(&publisher), 0);
+    assert!(matches!(
+        publisher.activate(&one),
+        Err(Error::NotFound { .. })
+    ));
+}
+
+#[test]
+fn never_publishes_over_a_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = publisher(dir.path());
+    let first = publish(&publisher, "1").unwrap();
+    assert!(publish(&publisher, "1").is_err());
+    assert_eq!(
+        fs::read_to_string(first.path.join("index.html")).unwrap(),
+        "1"
+    );
+    assert_eq!(publisher.find(&key("1")).unwrap().unwrap(), first);
+    assert_eq!(staged(&publisher), 0, "the refused tree is gone");
+}
+
+#[test]
+fn heals_a_damaged_version_by_exchange() {
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = publisher(dir.path());
+    publish_as(&publisher, "1", "damaged", false).unwrap();
+    publisher.activate(&key("1")).unwrap();
+    let healed = publish_as(&publisher, "1", "whole", true).unwrap();
+    assert_eq!(
+        fs::read_to_string(healed.path.join("index.html")).unwrap(),
+        "whole"
+    );
+    assert_eq!(
+        publisher.live(&key("1").app, &key("1").name),
+        Some(key("1").version)
+    );
+    assert_eq!(staged(&publisher), 0, "the damaged tree is gone");
+}
+
+#[test]
+fn keeps_a_version_that_a_reader_has_locked() {
+    use rustix::fs::{FlockOperation, flock};
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = publisher(dir.path());
+    let release = publish(&publisher, "1").unwrap();
+    let reader = fs::File::open(&release.path).unwrap();
+    flock(&reader, FlockOperation::LockShared).unwrap();
+    assert!(matches!(
+        publisher.remove(&key("1")),
+        Err(Error::InUse { .. })
+    ));
+    drop(reader);
+    publisher.remove(&key("1")).unwrap();
+}
+
+#[test]
+fn sweeps_staging_at_start_and_drops_unpublished_trees() {
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = publisher(dir.path());
+    let staging = publisher.stage(7).unwrap();
+    fs::write(staging.path().join("x"), "x").unwrap();
+    std::mem::forget(staging);
+    drop(publisher.stage(8).unwrap());
+    assert_eq!(staged(&publisher), 1);
+    assert_eq!(staged(&self::publisher(dir.path())), 0);
+}

@@ -1,0 +1,200 @@
+//! One `syncfs` for everyone who waits: pushes that end together share a round, instead of one sync per file.
+//!
+//! A round that starts after a caller has asked covers all that the caller wrote before. While someone holds an early
+//! [`Session`], rounds also run on their own, so that the last one has little left to write. A failed sync fails every
+//! session that was open, and is never repeated for them: the kernel may have dropped the pages that it could not write.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// How long after one early round the next one starts.
+const EARLY_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+struct State {
+    /// How often a round was asked for; a caller waits until `done` reaches the number it was given.
+    asked: u64,
+    /// The last request that a finished round covers.
+    done: u64,
+    /// How many rounds have failed, and with what the last one did.
+    failures: u64,
+    error: i32,
+    early: usize,
+    closed: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    enabled: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The coalescer of one file system.
+pub struct Syncer {
+    shared: Arc<Shared>,
+}
+
+impl Syncer {
+    /// Starts the coalescer of the file system that holds `path`; with `enabled` false every wait returns at once.
+    pub fn start(path: &Path, enabled: bool) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            enabled,
+        });
+        if enabled {
+            let directory = File::open(path)?;
+            let theirs = Arc::clone(&shared);
+            thread::Builder::new()
+                .name("sync".into())
+                .spawn(move || run(&theirs, &directory))?;
+        }
+        Ok(Self { shared })
+    }
+
+    /// Opens a session before the first byte is written; with `early`, rounds run on their own while it is open.
+    #[must_use]
+    pub fn session(&self, early: bool) -> Session {
+        let mut state = self.shared.lock();
+        state.early += usize::from(early);
+        let failures = state.failures;
+        drop(state);
+        self.shared.changed.notify_all();
+        Session {
+            shared: Arc::clone(&self.shared),
+            failures,
+            early,
+        }
+    }
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+/// The writes of one caller.
+pub struct Session {
+    shared: Arc<Shared>,
+    failures: u64,
+    early: bool,
+}
+
+impl Session {
+    /// Returns when all that was written before this call is on the disk; fails when any sync has failed since the
+    /// session was opened.
+    pub fn wait(&self) -> io::Result<()> {
+        if !self.shared.enabled {
+            return Ok(());
+        }
+        let mut state = self.shared.lock();
+        state.asked += 1;
+        let mine = state.asked;
+        self.shared.changed.notify_all();
+        while state.done < mine && !state.closed {
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.failures != self.failures {
+            return Err(io::Error::from_raw_os_error(state.error));
+        }
+        if state.done < mine {
+            Err(io::Error::other("the sync thread has ended"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.early {
+            self.shared.lock().early -= 1;
+        }
+    }
+}
+
+fn run(shared: &Shared, directory: &File) {
+    let mut state = shared.lock();
+    while !state.closed {
+        if state.asked == state.done {
+            let (next, timeout) = shared
+                .changed
+                .wait_timeout(state, EARLY_EVERY)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            if state.asked == state.done && (state.early == 0 || !timeout.timed_out()) {
+                continue;
+            }
+        }
+        // Everyone who has asked by now is covered by the round that starts now.
+        let round = state.asked;
+        drop(state);
+        let result = rustix::fs::syncfs(directory);
+        state = shared.lock();
+        if let Err(e) = result {
+            state.failures += 1;
+            state.error = e.raw_os_error();
+        }
+        state.done = state.done.max(round);
+        shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_waiters_share_few_rounds() {
+        let dir = tempfile::tempdir().unwrap();
+        let syncer = Arc::new(Syncer::start(dir.path(), true).unwrap());
+        let waiters: Vec<_> = (0..16)
+            .map(|_| {
+                let syncer = Arc::clone(&syncer);
+                thread::spawn(move || syncer.session(false).wait())
+            })
+            .collect();
+        for waiter in waiters {
+            waiter.join().unwrap().unwrap();
+        }
+        let early = syncer.session(true);
+        early.wait().unwrap();
+        drop(early);
+        assert_eq!(syncer.shared.lock().early, 0);
+    }
+
+    #[test]
+    fn a_failed_round_fails_every_open_session_and_no_later_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let syncer = Syncer::start(dir.path(), true).unwrap();
+        let open = syncer.session(false);
+        {
+            let mut state = syncer.shared.lock();
+            state.failures += 1;
+            state.error = 5;
+        }
+        assert_eq!(open.wait().unwrap_err().raw_os_error(), Some(5));
+        assert_eq!(
+            open.wait().unwrap_err().raw_os_error(),
+            Some(5),
+            "it is not repeated until it succeeds"
+        );
+        syncer.session(false).wait().unwrap();
+    }
+}
