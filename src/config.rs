@@ -1,1 +1,154 @@
 //! The parts' configurations put together, read from files, environment and flags.
+//!
+//! Each part owns its section as `part::Config`; this file knows the parts and no part knows this file. A key is taken
+//! from the flag, else from the environment, else from the files, else from the default, and all of it is checked once,
+//! at start or reload, before anything is done with it.
+
+mod keys;
+mod load;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use keys::Keys;
+pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, Loaded, Origin, Problem, Sources};
+
+/// The whole configuration of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where everything is kept: database, spool, staging and the published trees, on one file system.
+    pub data_dir: PathBuf,
+    /// Where the agent listens.
+    pub listen: Listen,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// Where the agent listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// Address of the ENS endpoint and of the read-only status over HTTP, or "off".
+    #[serde(with = "address_or_off")]
+    pub http: Option<SocketAddr>,
+    /// Path of the unix socket of the native API; who may open it may do everything.
+    pub socket: PathBuf,
+}
+
+/// What is logged to the standard error output, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// The least important level that is shown: "error", "warn", "info", "debug" or "trace".
+    pub level: Level,
+    /// "text" for people and the journal, "json" for collectors.
+    pub format: Format,
+}
+
+/// How important a line of the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Someone must act.
+    Error,
+    /// Unexpected, and handled.
+    Warn,
+    /// A step that someone caused has ended.
+    Info,
+    /// Every request.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One line of text.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/edgepush".into(),
+            listen: Listen::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            http: Some(SocketAddr::from(([127, 0, 0, 1], 7480))),
+            socket: "/run/edgepush/edgepush.sock".into(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: Level::Info,
+            format: Format::Text,
+        }
+    }
+}
+
+/// Longest path of a unix socket that the kernel takes, in bytes.
+const MAX_SOCKET_PATH: usize = 107;
+
+impl Config {
+    /// Returns what is wrong between values that are each right by themselves, as (key, what is wrong).
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        if self.data_dir.as_os_str().is_empty() {
+            found.push(("data_dir", "is empty, expected a directory".to_owned()));
+        }
+        let socket = self.listen.socket.as_os_str().len();
+        if socket == 0 || socket > MAX_SOCKET_PATH {
+            let wish = format!("has {socket} bytes, expected a path of 1 to {MAX_SOCKET_PATH}");
+            found.push(("listen.socket", wish));
+        }
+        found
+    }
+}
+
+/// Serde for an address that may be switched off.
+mod address_or_off {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str("off"),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_| {
+            serde::de::Error::custom(format!(
+                "`{text}` is no address, expected an IP address with a port such as \"127.0.0.1:7480\", or \"off\""
+            ))
+        })
+    }
+}
