@@ -4,6 +4,7 @@
 //! synced, and becomes live by one more rename of a link. Whatever happens in between, a reader that goes through
 //! `current` sees the old version or the new one, whole. All functions block: call them from a blocking thread.
 
+pub mod check;
 pub mod layout;
 pub mod manifest;
 pub mod recover;
@@ -20,7 +21,8 @@ use crate::sys::durable;
 use crate::sys::failure::{Class, Kind, Retry};
 
 pub use layout::Layout;
-pub use release::{Publisher, Release, Staging};
+pub use release::{Flip, Publisher, Record, Release, Staging};
+pub use sync::Session;
 
 /// How versions are published and kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

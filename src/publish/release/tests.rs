@@ -163,3 +163,87 @@ fn sweeps_staging_at_start_and_drops_unpublished_trees() {
     assert_eq!(staged(&publisher), 1);
     assert_eq!(staged(&self::publisher(dir.path())), 0);
 }
+
+#[test]
+fn verification_finds_every_kind_of_damage() {
+    use crate::publish::manifest::EntryKind;
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = publisher(dir.path());
+    let session = publisher.session(false);
+    let staging = publisher.stage(1).unwrap();
+    let (names, mut entries) = (["changed", "gone", "longer", "mode", "same"], Vec::new());
+    for name in names {
+        fs::write(staging.path().join(name), "text").unwrap();
+        fs::set_permissions(staging.path().join(name), fs::Permissions::from_mode(0o644)).unwrap();
+        let sha256 = {
+            use sha2::Digest as _;
+            Some(crate::datafile::Digest(
+                sha2::Sha256::digest(b"text").into(),
+            ))
+        };
+        entries.push(Entry {
+            path: name.into(),
+            kind: EntryKind::File { size: 4, sha256 },
+            mode: 0o644,
+            mtime: 0,
+        });
+    }
+    symlink("same", staging.path().join("link")).unwrap();
+    let kind = EntryKind::Symlink {
+        target: b"same".to_vec(),
+    };
+    entries.push(Entry {
+        path: b"link".to_vec(),
+        kind,
+        mode: 0o777,
+        mtime: 0,
+    });
+    let key = key("1");
+    let record = Record {
+        key: &key,
+        archive_type: ArchiveType::Tar,
+        job: 1,
+        accepted_ms: 1,
+        now_ms: 2,
+        entries: &entries,
+        heal: false,
+    };
+    let verified = Hasher::new(Content::default()).finish().unwrap();
+    let tree = publisher
+        .publish(staging, verified, &record, None, &session)
+        .unwrap()
+        .path;
+    let verify = || publisher.verify(&key, &mut |_| true).unwrap();
+    assert_eq!(
+        (verify().damaged, verify().entries, verify().bytes),
+        (0, 6, 20)
+    );
+
+    fs::write(tree.join("changed"), "TEXT").unwrap();
+    fs::remove_file(tree.join("gone")).unwrap();
+    fs::write(tree.join("longer"), "text+").unwrap();
+    fs::set_permissions(tree.join("mode"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::remove_file(tree.join("link")).unwrap();
+    symlink("gone", tree.join("link")).unwrap();
+    fs::write(tree.join("new"), "").unwrap();
+    let mut found: Vec<_> = verify()
+        .damage
+        .into_iter()
+        .map(|d| (d.what, d.path))
+        .collect();
+    found.sort();
+    let want = [
+        ("content", "changed"),
+        ("extra", "new"),
+        ("link", "link"),
+        ("missing", "gone"),
+        ("mode", "mode"),
+        ("size", "longer"),
+    ];
+    let want: Vec<_> = want
+        .into_iter()
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .collect();
+    assert_eq!(found, want);
+}

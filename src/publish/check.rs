@@ -1,0 +1,202 @@
+//! Verifies a published tree against its manifest: every entry, its mode, its link, its bytes, and nothing beside them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use super::manifest::{self, Entry, EntryKind};
+use super::{Error, Publisher};
+use crate::datafile::{Digest, Key, Sha256};
+use crate::sys::durable;
+
+/// How many differences are told of one version; more are only counted.
+pub const MOST_DAMAGE: usize = 100;
+
+/// One difference between a tree and its manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The entry's path below the version directory, escaped.
+    pub path: String,
+    /// Stable name: `missing`, `extra`, `kind`, `mode`, `size`, `content`, `link` or `unreadable`.
+    pub what: String,
+    /// What the manifest says.
+    pub expected: String,
+    /// What the tree has.
+    pub found: String,
+}
+
+/// What the verification of one version has found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Entries that were looked at.
+    pub entries: u64,
+    /// Bytes that were hashed.
+    pub bytes: u64,
+    /// The first differences, at most [`MOST_DAMAGE`].
+    pub damage: Vec<Damage>,
+    /// How many differences there are.
+    pub damaged: u64,
+}
+
+impl Report {
+    fn add(&mut self, path: &[u8], what: &str, expected: impl ToString, found: impl ToString) {
+        self.damaged += 1;
+        if self.damage.len() < MOST_DAMAGE {
+            self.damage.push(Damage {
+                path: path.escape_ascii().to_string(),
+                what: what.to_owned(),
+                expected: expected.to_string(),
+                found: found.to_string(),
+            });
+        }
+    }
+}
+
+impl Publisher {
+    /// Compares the tree of `key` with its manifest. `pace` is called with the bytes of each block that was read, and may
+    /// sleep, to cap the load, or return false to break off.
+    pub fn verify(&self, key: &Key, pace: &mut dyn FnMut(u64) -> bool) -> Result<Report, Error> {
+        let root = self.layout().version_dir(key);
+        if !root.is_dir() {
+            return Err(Error::NotFound {
+                key: key.to_string(),
+            });
+        }
+        let (_, entries) = manifest::read(&self.layout().manifest(key))?;
+        let mut expected: BTreeMap<&[u8], &Entry> =
+            entries.iter().map(|e| (e.path.as_slice(), e)).collect();
+        let mut report = Report::default();
+        walk(&root, &mut Vec::new(), &mut expected, &mut report, pace)?;
+        for (path, entry) in expected {
+            report.add(path, "missing", describe(&entry.kind), "nothing");
+        }
+        Ok(report)
+    }
+}
+
+fn describe(kind: &EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Dir => "a directory",
+        EntryKind::File { .. } => "a file",
+        EntryKind::Symlink { .. } => "a symbolic link",
+    }
+}
+
+fn walk(
+    dir: &Path,
+    prefix: &mut Vec<u8>,
+    expected: &mut BTreeMap<&[u8], &Entry>,
+    report: &mut Report,
+    pace: &mut dyn FnMut(u64) -> bool,
+) -> Result<(), Error> {
+    let listing = fs::read_dir(dir).map_err(durable::at("read directory", dir))?;
+    for child in listing {
+        let child = child.map_err(durable::at("read directory", dir))?;
+        let length = prefix.len();
+        if length > 0 {
+            prefix.push(b'/');
+        }
+        prefix.extend_from_slice(&child.file_name().into_vec());
+        let path = child.path();
+        report.entries += 1;
+        match expected.remove(prefix.as_slice()) {
+            None => report.add(prefix, "extra", "nothing", "an entry"),
+            Some(entry) => compare(&path, prefix, entry, report, pace)?,
+        }
+        if fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir()) {
+            walk(&path, prefix, expected, report, pace)?;
+        }
+        prefix.truncate(length);
+    }
+    Ok(())
+}
+
+fn compare(
+    path: &Path,
+    name: &[u8],
+    entry: &Entry,
+    report: &mut Report,
+    pace: &mut dyn FnMut(u64) -> bool,
+) -> Result<(), Error> {
+    let meta = fs::symlink_metadata(path).map_err(durable::at("stat", path))?;
+    let found = match () {
+        () if meta.is_dir() => "a directory",
+        () if meta.is_file() => "a file",
+        () if meta.is_symlink() => "a symbolic link",
+        () => "a special file",
+    };
+    if found != describe(&entry.kind) {
+        report.add(name, "kind", describe(&entry.kind), found);
+        return Ok(());
+    }
+    let mode = meta.mode() & 0o7777;
+    if !meta.is_symlink() && mode != entry.mode {
+        report.add(
+            name,
+            "mode",
+            format!("{:04o}", entry.mode),
+            format!("{mode:04o}"),
+        );
+    }
+    match &entry.kind {
+        EntryKind::Dir => {}
+        EntryKind::Symlink { target } => {
+            let found = fs::read_link(path).map_err(durable::at("read link", path))?;
+            if found.as_os_str().as_bytes() != target {
+                report.add(
+                    name,
+                    "link",
+                    target.escape_ascii(),
+                    found.as_os_str().as_bytes().escape_ascii(),
+                );
+            }
+        }
+        EntryKind::File { size, .. } if *size != meta.len() => {
+            report.add(name, "size", size, meta.len())
+        }
+        EntryKind::File { sha256: None, .. } => {}
+        EntryKind::File {
+            sha256: Some(digest),
+            ..
+        } => match hash(path, report, pace) {
+            Ok(found) if found == *digest => {}
+            Ok(found) => report.add(name, "content", digest, found),
+            // A bad sector is damage of this entry; the others are still worth looking at.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                report.add(name, "unreadable", digest, error);
+            }
+            Err(error) => return Err(durable::at("read", path)(error).into()),
+        },
+    }
+    Ok(())
+}
+
+fn hash(path: &Path, report: &mut Report, pace: &mut dyn FnMut(u64) -> bool) -> io::Result<Sha256> {
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits();
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(flags.cast_signed())
+        .open(path)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut block = vec![0; 256 << 10];
+    loop {
+        let n = file.read(&mut block)?;
+        if n == 0 {
+            return Ok(Digest(hasher.finalize().into()));
+        }
+        hasher.update(&block[..n]);
+        report.bytes += n as u64;
+        if !pace(n as u64) {
+            return Err(io::Error::new(
+                io::ErrorKind::Interrupted,
+                "the verification was broken off",
+            ));
+        }
+    }
+}
