@@ -1,1 +1,4 @@
 //! Every integration test, in one binary: a file per station or story.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
+mod wire_samples;
