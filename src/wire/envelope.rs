@@ -242,7 +242,7 @@ fn status_stat<'a>(row: &'a Row, status: &'static str) -> Option<StatusStat<'a>>
             status_descrip: &region.descrip,
         })
         .collect();
-    (!regions.is_empty()).then(|| StatusStat {
+    (!regions.is_empty()).then_some(StatusStat {
         status,
         region_id_count: regions.len(),
         region_ids: RegionIds { region_id: regions },
