@@ -1,12 +1,18 @@
 //! The ENS contract byte for byte: requests, answers, codes, error body, both signature schemes. No input or output.
 //!
-//! [`push`] and [`document`] read what is pushed, [`strategy`] where it goes, [`describe`] and [`download`] the two
-//! queries; [`envelope`] spells the answers, [`errors`] the refusals, and [`sign`] tells who asks. What the vendor's own
+//! [`parameters`] decodes a call and [`sign`] tells who asks. [`push`] and [`document`] read what is pushed, [`strategy`]
+//! where it goes, [`describe`] and [`download`] the two queries; [`envelope`] spells the answers, [`errors`] the refusals. What the vendor's own
 //! clients send and accept was measured, and the odd spellings here are theirs. Nothing in here knows a socket, a clock or
 //! the store: everything that varies is an argument, so that each rule is a table in a test.
 
+pub mod describe;
 pub mod document;
+pub mod download;
+pub mod envelope;
+pub mod errors;
+pub mod parameters;
 pub mod push;
+pub mod sign;
 pub mod strategy;
 
 pub use document::PushDocument;

@@ -16,6 +16,9 @@ use crate::datafile::{
     MAX_TIMEOUT, SourceUrl, shorten,
 };
 
+use super::describe;
+use super::errors::Refusal;
+use super::parameters::Parameters;
 pub use super::strategy::Strategy;
 
 /// Most elements of one `Data`; what the largest request body could hold beyond that is refused before it takes memory.
@@ -30,6 +33,28 @@ pub struct Push {
     pub items: Vec<Item>,
     /// To which regions; absent means every region.
     pub strategy: Option<Strategy>,
+}
+
+impl Push {
+    /// Reads the parameters of `PushApplicationData`. Whether the strategy selects a region that exists is the caller's
+    /// to judge.
+    pub fn read(parameters: &Parameters) -> Result<Self, Refusal> {
+        let app = describe::app(parameters)?;
+        let items = parse_data(&app, parameters.required("Data")?)
+            .map_err(|e| Refusal::parameter("Data", e))?;
+        let strategy = parameters
+            .optional("PushStrategy")?
+            .map(Strategy::parse)
+            .transpose()
+            .map_err(|e| Refusal::parameter("PushStrategy", e))?;
+        // Documented as having no effect; it must be a number all the same.
+        parameters.integer("Timeout")?;
+        Ok(Self {
+            app,
+            items,
+            strategy,
+        })
+    }
 }
 
 /// One element of `Data`.
@@ -296,6 +321,29 @@ mod tests {
                 .starts_with("element 1: version is missing"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn reads_the_parameters_of_a_call() {
+        let read = |query: &str| {
+            Push::read(&Parameters::read(query, b"").unwrap())
+                .map_err(|e| e.code.name().into_owned())
+        };
+        let good = format!("AppId=a&Data=[{GOOD}]");
+        let push = read(&format!("{good}&PushStrategy=&Timeout=9")).unwrap();
+        assert_eq!((push.items.len(), push.strategy), (1, None));
+        for (query, code) in [
+            ("", "MissingAppId"),
+            ("AppId=a", "MissingData"),
+            ("AppId=a&Data=[]", "InvalidParameter.Data"),
+            (
+                &format!("{good}&PushStrategy={{"),
+                "InvalidParameter.PushStrategy",
+            ),
+            (&format!("{good}&Timeout=x"), "InvalidParameter.Timeout"),
+        ] {
+            assert_eq!(read(query), Err(code.to_owned()));
+        }
     }
 
     #[test]

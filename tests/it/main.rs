@@ -1,3 +1,6 @@
 //! Every integration test, in one binary: a file per station or story.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 mod support;
+
+mod wire_samples;

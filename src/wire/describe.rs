@@ -1,0 +1,169 @@
+//! What `DescribeDataPushResult` asks: filters, days and pages.
+
+use super::errors::Refusal;
+use super::parameters::Parameters;
+use crate::datafile::AppId;
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// A query for the state of pushes. Filters are ANDed; absent means all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Of which application.
+    pub app: AppId,
+    /// Exact names.
+    pub names: Option<Vec<String>>,
+    /// Exact versions.
+    pub versions: Option<Vec<String>>,
+    /// Exact regions.
+    pub regions: Option<Vec<String>>,
+    /// Begun at or after this moment, in milliseconds.
+    pub since_ms: Option<i64>,
+    /// Begun before this moment, in milliseconds.
+    pub before_ms: Option<i64>,
+    /// Which page; absent means everything.
+    pub page: Option<Paging>,
+}
+
+/// One page of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paging {
+    /// Which page, from 1.
+    pub number: usize,
+    /// Rows on a full page.
+    pub size: usize,
+}
+
+impl Query {
+    /// Reads the query's parameters.
+    pub fn read(parameters: &Parameters) -> Result<Self, Refusal> {
+        Ok(Self {
+            app: app(parameters)?,
+            names: parameters.list("DataNames")?,
+            versions: parameters.list("DataVersions")?,
+            regions: parameters.list("RegionIds")?,
+            since_ms: day(parameters, "MinDate")?,
+            // The last day is included.
+            before_ms: day(parameters, "MaxDate")?.map(|start| start + DAY_MS),
+            page: paging(parameters)?,
+        })
+    }
+
+    /// Tells whether the query is about `region` too.
+    #[must_use]
+    pub fn wants_region(&self, region: &str) -> bool {
+        let Some(regions) = &self.regions else {
+            return true;
+        };
+        regions.iter().any(|r| r == region)
+    }
+}
+
+/// Reads the `AppId` that every action needs.
+pub(super) fn app(parameters: &Parameters) -> Result<AppId, Refusal> {
+    AppId::parse(parameters.required("AppId")?).map_err(|e| Refusal::parameter("AppId", e))
+}
+
+/// Returns the first millisecond of a UTC day.
+fn day(parameters: &Parameters, name: &'static str) -> Result<Option<i64>, Refusal> {
+    let Some(text) = parameters.optional(name)? else {
+        return Ok(None);
+    };
+    let shape = text
+        .bytes()
+        .map(|b| if b.is_ascii_digit() { b'0' } else { b });
+    let start = if shape.eq(*b"0000-00-00") {
+        format!("{text}T00:00:00Z").parse::<jiff::Timestamp>().ok()
+    } else {
+        None
+    };
+    match start {
+        Some(start) => Ok(Some(start.as_millisecond())),
+        None => Err(Refusal::parameter(name, "Expected YYYY-MM-DD.")),
+    }
+}
+
+fn paging(parameters: &Parameters) -> Result<Option<Paging>, Refusal> {
+    let number = positive(parameters, "PageNumber")?;
+    let size = positive(parameters, "PageSize")?;
+    Ok(match (number, size) {
+        (None, None) => None,
+        _ => Some(Paging {
+            number: number.unwrap_or(1),
+            size: size.unwrap_or(10),
+        }),
+    })
+}
+
+fn positive(parameters: &Parameters, name: &'static str) -> Result<Option<usize>, Refusal> {
+    match parameters.integer(name)? {
+        Some(0) => Err(Refusal::parameter(name, "It starts at 1.")),
+        other => Ok(other.and_then(|n| usize::try_from(n).ok())),
+    }
+}
+
+impl Paging {
+    /// Returns how many rows come before this page.
+    #[must_use]
+    pub fn offset(self) -> usize {
+        (self.number - 1).saturating_mul(self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<Query, String> {
+        Query::read(&Parameters::read(query, b"").unwrap()).map_err(|e| e.code.name().into_owned())
+    }
+
+    #[test]
+    fn reads_filters_and_days_with_both_ends() {
+        let q = read("AppId=a&DataNames=x/y,z&RegionIds=r&MinDate=2026-01-02&MaxDate=2026-01-02")
+            .unwrap();
+        assert_eq!(q.names.as_deref().unwrap(), ["x/y", "z"]);
+        assert_eq!(q.versions, None);
+        assert!(q.wants_region("r") && !q.wants_region("s"));
+        assert_eq!(q.since_ms, Some(1_767_312_000_000));
+        assert_eq!(q.before_ms, Some(1_767_312_000_000 + DAY_MS));
+        assert!(read("AppId=a").unwrap().wants_region("any"));
+    }
+
+    #[test]
+    fn pages_as_the_contract_says() {
+        let page = |query: &str| read(&format!("AppId=a&{query}")).map(|q| q.page);
+        let some = |number, size| Ok(Some(Paging { number, size }));
+        assert_eq!(page(""), Ok(None));
+        assert_eq!(page("PageNumber=&PageSize="), Ok(None));
+        assert_eq!(page("PageNumber=3"), some(3, 10));
+        assert_eq!(page("PageSize=7"), some(1, 7));
+        assert_eq!(page("PageNumber=2&PageSize=3"), some(2, 3));
+        let third = Paging { number: 3, size: 7 };
+        assert_eq!(third.offset(), 14);
+        for name in ["PageNumber", "PageSize"] {
+            for value in ["0", "-1", "x", "1.0", "9999999999", "%2B1"] {
+                let error = page(&format!("{name}={value}")).unwrap_err();
+                assert_eq!(error, format!("InvalidParameter.{name}"), "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_days_that_are_none() {
+        for name in ["MinDate", "MaxDate"] {
+            for value in [
+                "01/02/2026",
+                "2026-1-2",
+                "2026-02-30",
+                "2026-01-02T00:00:00Z",
+                "x",
+            ] {
+                let error = read(&format!("AppId=a&{name}={value}")).unwrap_err();
+                assert_eq!(error, format!("InvalidParameter.{name}"), "{value}");
+            }
+        }
+        assert_eq!(read(""), Err("MissingAppId".to_owned()));
+        assert_eq!(read("AppId=+"), Err("MissingAppId".to_owned()));
+    }
+}

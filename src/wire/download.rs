@@ -1,0 +1,209 @@
+//! What `DescribeDataDownloadURL` asks, and the signed path that it answers with.
+//!
+//! ```text
+//! /file/1/<AppId>/<md5(name)>/<md5(version)>?ak=<key id>&ts=<expiry>&sign=base64(HMAC-SHA1(file key, path "\n" ts))
+//! ```
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::Digest as _;
+use subtle::ConstantTimeEq;
+
+use super::describe::app;
+use super::errors::Refusal;
+use super::parameters::Parameters;
+use super::sign::percent_encode;
+use super::strategy::Strategy;
+use crate::datafile::AppId;
+
+/// How long a path is served when the call does not say.
+pub const DEFAULT_EXPIRE_S: u32 = 600;
+/// How long a path is served at most.
+pub const MAX_EXPIRE_S: u32 = 7 * 24 * 3600;
+/// Under which path archives are served.
+pub const PREFIX: &str = "/file/1/";
+
+/// A query for a download path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Of which application.
+    pub app: AppId,
+    /// The data file's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Which servers to name; absent means all.
+    pub servers: Option<Strategy>,
+    /// How long the path is served, in seconds.
+    pub expire_s: u32,
+}
+
+impl Query {
+    /// Reads the query's parameters.
+    pub fn read(parameters: &Parameters) -> Result<Self, Refusal> {
+        let app = app(parameters)?;
+        let name = parameters.required("DataName")?.to_owned();
+        let version = parameters.required("DataVersion")?.to_owned();
+        let servers = parameters
+            .optional("ServerFilterStrategy")?
+            .map(Strategy::parse)
+            .transpose()
+            .map_err(|e| Refusal::parameter("ServerFilterStrategy", e))?;
+        let expire_s = match parameters.integer("ExpireTimeout")? {
+            None | Some(0) => DEFAULT_EXPIRE_S,
+            Some(seconds) => seconds.min(MAX_EXPIRE_S),
+        };
+        Ok(Self {
+            app,
+            name,
+            version,
+            servers,
+            expire_s,
+        })
+    }
+}
+
+/// Returns the path of an archive, without its signature.
+#[must_use]
+pub fn path(app: &AppId, name: &str, version: &str) -> String {
+    let mut path = PREFIX.as_bytes().to_vec();
+    percent_encode(app.as_str().as_bytes(), &mut path);
+    let path = String::from_utf8(path).expect("percent-encoding leaves ASCII");
+    format!("{path}/{}/{}", md5_hex(name), md5_hex(version))
+}
+
+/// Returns the MD5 of a name or version, as it stands in a path.
+#[must_use]
+pub fn md5_hex(text: &str) -> String {
+    hex::encode(Md5::digest(text.as_bytes()))
+}
+
+/// The key that signs download paths. Whoever has it can read every kept archive.
+pub struct FileKey(Vec<u8>);
+
+impl FileKey {
+    /// Makes a key of its bytes.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns `path` with its signed query, good until `expire_s` (Unix seconds). `key_id` tells for whom it was made.
+    #[must_use]
+    pub fn sign(&self, path: &str, key_id: &str, expire_s: i64) -> String {
+        let sign = STANDARD.encode(self.mac(path, expire_s));
+        let [mut ak, mut escaped] = [Vec::new(), Vec::new()];
+        percent_encode(key_id.as_bytes(), &mut ak);
+        percent_encode(sign.as_bytes(), &mut escaped);
+        let [ak, sign] = [ak, escaped].map(|text| String::from_utf8_lossy(&text).into_owned());
+        format!("{path}?ak={ak}&ts={expire_s}&sign={sign}")
+    }
+
+    /// Tells whether `query` is a signature of `path` that is good at `now_s` (Unix seconds).
+    #[must_use]
+    pub fn allows(&self, path: &str, query: &str, now_s: i64) -> bool {
+        let Some((expire_s, sign)) = read_signature(query) else {
+            return false;
+        };
+        let right: bool = self.mac(path, expire_s).ct_eq(&sign).into();
+        right && now_s <= expire_s
+    }
+
+    fn mac(&self, path: &str, expire_s: i64) -> [u8; 20] {
+        let mut mac = <Hmac<Sha1> as KeyInit>::new_from_slice(&self.0)
+            .expect("an HMAC takes a key of any length");
+        mac.update(path.as_bytes());
+        mac.update(b"\n");
+        mac.update(expire_s.to_string().as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+}
+
+fn read_signature(query: &str) -> Option<(i64, [u8; 20])> {
+    let parameters = Parameters::read(query, b"").ok()?;
+    let expire_s = i64::from(parameters.optional("ts").ok()??.parse::<u32>().ok()?);
+    let sign = STANDARD.decode(parameters.optional("sign").ok()??).ok()?;
+    Some((expire_s, sign.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> FileKey {
+        FileKey::new(b"k".to_vec())
+    }
+
+    #[test]
+    fn a_path_is_what_the_vendor_shows() {
+        let app = AppId::parse("a/b").unwrap();
+        assert_eq!(
+            path(&app, "app01", "1.0"),
+            "/file/1/a%2Fb/63051fd85f8e2119762f2866d682a7fa/e4c2e8edac362acab7123654b9e73432"
+        );
+    }
+
+    #[test]
+    fn signs_as_the_contract_says() {
+        // printf '/file/1/a\n1700000000' | openssl dgst -sha1 -hmac k -binary | base64
+        let url = key().sign("/file/1/a", "me", 1_700_000_000);
+        assert_eq!(
+            url,
+            "/file/1/a?ak=me&ts=1700000000&sign=YVNcnMzZtd7ns3LK4LQ4ok40s5U%3D"
+        );
+    }
+
+    #[test]
+    fn serves_only_what_was_signed_and_only_in_time() {
+        let url = key().sign("/file/1/a", "me", 1000);
+        let query = url.split_once('?').unwrap().1;
+        assert!(key().allows("/file/1/a", query, 1000));
+        assert!(!key().allows("/file/1/a", query, 1001));
+        assert!(!key().allows("/file/1/b", query, 1000));
+        assert!(!FileKey::new(b"l".to_vec()).allows("/file/1/a", query, 1000));
+        for bad in [
+            "",
+            "ts=1000",
+            "sign=x&ts=1000",
+            &query.replace("ts=1000", "ts=2000"),
+            &query.replace("ts=1000", "ts=-1"),
+            &query.replace("sign=", "sign=zz"),
+            &format!("{query}&ts=2000"),
+        ] {
+            assert!(!key().allows("/file/1/a", bad, 1000), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reads_its_parameters() {
+        let read = |query: &str| {
+            Query::read(&Parameters::read(query, b"").unwrap())
+                .map_err(|e| e.code.name().into_owned())
+        };
+        let all = "AppId=a&DataName=n&DataVersion=1";
+        assert_eq!(read(all).unwrap().expire_s, DEFAULT_EXPIRE_S);
+        let with = |more: &str| read(&format!("{all}&{more}"));
+        assert_eq!(with("ExpireTimeout=60").unwrap().expire_s, 60);
+        assert_eq!(
+            with("ExpireTimeout=999999999").unwrap().expire_s,
+            MAX_EXPIRE_S
+        );
+        assert_eq!(
+            with("ExpireTimeout=x"),
+            Err("InvalidParameter.ExpireTimeout".to_owned())
+        );
+        let strategy = with("ServerFilterStrategy=%7B%7D");
+        assert_eq!(
+            strategy,
+            Err("InvalidParameter.ServerFilterStrategy".to_owned())
+        );
+        assert_eq!(
+            read("AppId=a&DataName=n"),
+            Err("MissingDataVersion".to_owned())
+        );
+        assert_eq!(read("AppId=a"), Err("MissingDataName".to_owned()));
+    }
+}
