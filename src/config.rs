@@ -12,11 +12,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::publish;
+
 pub use keys::Keys;
 pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, Loaded, Origin, Problem, Sources};
 
 /// The whole configuration of a node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where everything is kept: database, spool, staging and the published trees, on one file system.
@@ -25,6 +27,8 @@ pub struct Config {
     pub listen: Listen,
     /// What is logged, and how.
     pub log: Log,
+    /// How trees are published and how many versions stay.
+    pub publish: publish::Config,
 }
 
 /// Where the agent listens.
@@ -80,6 +84,7 @@ impl Default for Config {
             data_dir: "/var/lib/edgepush".into(),
             listen: Listen::default(),
             log: Log::default(),
+            publish: publish::Config::default(),
         }
     }
 }

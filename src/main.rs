@@ -1,3 +1,7 @@
 //! Parses the arguments, runs, and maps the error to an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    edgepush::cli::main()
+}

@@ -1,1 +1,134 @@
 //! The subcommands and how they show things.
+//!
+//! A subcommand is a file: its arguments, what it asks of the agent or of the parts, and the rendering of the answer for
+//! people and as JSON. What a command prints goes through [`out::Out`]; how it ends is one of the codes of [`exit`].
+
+mod config;
+mod docs;
+pub mod exit;
+mod log;
+pub mod out;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use toml::Value;
+
+use crate::config::{Format, Level, Loaded, Sources};
+use crate::sys::Chain;
+use exit::{Error, Exit};
+use out::Out;
+
+/// A file-server agent for edge nodes: fetches, verifies, unpacks and atomically publishes pushed data files.
+#[derive(Debug, Parser)]
+#[command(name = "edgepush", version, after_help = docs::exit_codes(), max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Debug, Clone, Args)]
+struct Global {
+    /// Configuration file; `conf.d/*.toml` beside it is read too [default: /etc/edgepush/edgepush.toml if it is there]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "EDGEPUSH_CONFIG",
+        hide_env = true
+    )]
+    config: Option<PathBuf>,
+    /// Where everything is kept, instead of the configured place
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The agent's socket, instead of the configured one
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    /// Use no colours; the variable NO_COLOR does the same
+    #[arg(long, global = true)]
+    no_color: bool,
+    /// Log more: once for each step, twice for each request, three times for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Print the completions of a shell
+    Completions(docs::Completions),
+    /// Print the manual page, or write one page per subcommand into a directory
+    Man(docs::Man),
+}
+
+/// Parses the command line of this process, runs it, and returns how it ended.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            let exit = if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::DONE
+            };
+            return exit.into();
+        }
+    };
+    let mut out = Out::stdout(arguments.global.json, arguments.global.no_color);
+    match arguments.run(&mut out) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("edgepush: {}", Chain(error.source.as_ref()));
+            error.exit.into()
+        }
+    }
+}
+
+impl Arguments {
+    fn run(self, out: &mut Out) -> Result<Exit, Error> {
+        let global = self.global;
+        log::start(Level::Warn, Format::Text, global.verbose);
+        match self.command {
+            Command::Config(command) => command.run(&global, out),
+            Command::Completions(command) => command.run(out),
+            Command::Man(command) => command.run(out),
+        }
+    }
+}
+
+impl Global {
+    /// Returns where the configuration is read from: the file that was named or the usual one, the environment, and the
+    /// flags.
+    fn sources(&self) -> Sources {
+        self.with_flags(Sources::of_process(self.config.clone()))
+    }
+
+    fn with_flags(&self, sources: Sources) -> Sources {
+        let path = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
+        let data_dir = self.data_dir.as_ref();
+        let socket = self.socket.as_ref();
+        let flags = [
+            data_dir.map(|dir| ("--data-dir", "data_dir", path(dir))),
+            socket.map(|socket| ("--socket", "listen.socket", path(socket))),
+        ];
+        Sources {
+            flags: flags.into_iter().flatten().collect(),
+            ..sources
+        }
+    }
+
+    fn load(&self) -> Result<Loaded, Error> {
+        Ok(self.sources().load()?)
+    }
+}

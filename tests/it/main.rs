@@ -4,3 +4,5 @@
 mod support;
 
 mod wire_samples;
+
+mod layers;
