@@ -3,6 +3,7 @@
 
 mod support;
 
-mod wire_samples;
-
+mod config;
 mod layers;
+mod systemd;
+mod wire_samples;
