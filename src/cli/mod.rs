@@ -5,6 +5,7 @@
 
 mod config;
 mod docs;
+mod doctor;
 pub mod exit;
 mod log;
 pub mod out;
@@ -64,6 +65,8 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Examine what the agent stands on: configuration, disk, socket, limits
+    Doctor,
     /// Print the completions of a shell
     Completions(docs::Completions),
     /// Print the manual page, or write one page per subcommand into a directory
@@ -101,6 +104,7 @@ impl Arguments {
         log::start(Level::Warn, Format::Text, global.verbose);
         match self.command {
             Command::Config(command) => command.run(&global, out),
+            Command::Doctor => doctor::run(&global, out),
             Command::Completions(command) => command.run(out),
             Command::Man(command) => command.run(out),
         }

@@ -1,0 +1,274 @@
+//! `edgepush doctor`: looks at what the agent stands on and says what is wrong and what to do about it.
+
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::Global;
+use super::exit::{self, Error, Exit};
+use super::out::{Out, Paint, printable};
+use crate::config::Config;
+use crate::sys::units::show_bytes;
+use crate::sys::{Chain, space};
+
+/// Free space below which a node is about to refuse pushes.
+const LOW_SPACE: u64 = 1 << 30;
+/// Free inodes below which a node is about to refuse pushes.
+const LOW_INODES: u64 = 10_000;
+/// Open files that a busy agent needs.
+const LOW_FILES: u64 = 4_096;
+
+/// What was found out about one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Good,
+    Doubtful,
+    Bad,
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    text: String,
+}
+
+fn finding(what: &'static str, verdict: Verdict, text: impl Into<String>) -> Finding {
+    let text = text.into();
+    Finding {
+        what,
+        verdict,
+        text,
+    }
+}
+
+/// Runs the command: it fails if anything is bad.
+pub(super) fn run(global: &Global, out: &mut Out) -> Result<Exit, Error> {
+    let sources = global.sources();
+    let mut found = Vec::new();
+    match sources.load() {
+        Ok(loaded) => {
+            let from = match &sources.file {
+                Some(file) => file.display().to_string(),
+                None => "no file, the defaults apply".to_owned(),
+            };
+            found.push(finding("configuration", Verdict::Good, from));
+            examine(&loaded.config, &mut found);
+        }
+        Err(error) => {
+            let text = Chain(&error).to_string();
+            found.push(finding("configuration", Verdict::Bad, text));
+        }
+    }
+    show(&found, out)?;
+    let bad = found.iter().any(|f| f.verdict == Verdict::Bad);
+    Ok(if bad { exit::FAILED } else { exit::DONE })
+}
+
+fn examine(config: &Config, found: &mut Vec<Finding>) {
+    found.extend([
+        directory(&config.data_dir),
+        file_system(&config.data_dir),
+        one_file_system(&config.data_dir),
+        free_space(&config.data_dir),
+        socket(&config.listen.socket),
+        open_files(),
+    ]);
+}
+
+fn show(found: &[Finding], out: &mut Out) -> Result<(), Error> {
+    if out.json {
+        return Ok(out.json(&found)?);
+    }
+    for line in found {
+        let (mark, paint) = match line.verdict {
+            Verdict::Good => ("good", Paint::Good),
+            Verdict::Doubtful => ("doubt", Paint::Busy),
+            Verdict::Bad => ("bad", Paint::Bad),
+        };
+        let mark = out.paint(paint, &format!("{mark:<5}"));
+        out.line(format!(
+            "{mark}  {:<15}  {}",
+            line.what,
+            printable(&line.text)
+        ))?;
+    }
+    Ok(())
+}
+
+/// The nearest directory above `path` that is there: what the agent makes at its first start does not exist yet.
+fn existing(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = absolute.ancestors().find(|p| p.exists());
+    there.unwrap_or(Path::new("/")).to_owned()
+}
+
+fn directory(path: &Path) -> Finding {
+    use rustix::fs::{Access, access};
+    let what = "data directory";
+    let there = existing(path);
+    let shown = path.display();
+    if access(&there, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        let there = there.display();
+        let text = format!("{shown}: this user may not write in {there}; ask as the agent's user");
+        return finding(what, Verdict::Doubtful, text);
+    }
+    let made = if there == *path {
+        ""
+    } else {
+        ", made at the first start"
+    };
+    finding(what, Verdict::Good, format!("{shown}{made}"))
+}
+
+/// Which file systems were crash-tested, which are known to be doubtful, and why.
+fn file_system(path: &Path) -> Finding {
+    let what = "file system";
+    let there = existing(path);
+    let kind = match rustix::fs::statfs(&there) {
+        Ok(stat) => stat.f_type,
+        Err(error) => return finding(what, Verdict::Bad, format!("{}: {error}", there.display())),
+    };
+    let (verdict, text) = match kind {
+        0xef53 => (Verdict::Good, "ext4"),
+        0x5846_5342 => (Verdict::Good, "xfs"),
+        0x9123_683e => (Verdict::Doubtful, "btrfs: not tested against power cuts"),
+        0xf2f5_2010 => (Verdict::Doubtful, "f2fs: not tested against power cuts"),
+        0x2fc1_2fc1 => (Verdict::Doubtful, "zfs: not tested against power cuts"),
+        0x794c_7630 => (
+            Verdict::Doubtful,
+            "overlayfs: give the data directory a volume of its own",
+        ),
+        0x0102_1994 => (
+            Verdict::Doubtful,
+            "tmpfs: everything is gone after a restart of the machine",
+        ),
+        0x6969 => (
+            Verdict::Bad,
+            "nfs: renames and syncs do not keep what is promised; use a local disk",
+        ),
+        0x6573_5546 => (
+            Verdict::Doubtful,
+            "fuse: syncs may not keep what is promised",
+        ),
+        _ => (
+            Verdict::Doubtful,
+            "unknown kind: not tested against power cuts",
+        ),
+    };
+    finding(what, verdict, text)
+}
+
+/// A rename is atomic only inside one file system.
+fn one_file_system(root: &Path) -> Finding {
+    let what = "one file system";
+    let parts = ["spool", "staging", "data", "manifests", "archives"];
+    let there: Vec<_> = parts
+        .iter()
+        .filter_map(|part| Some((part, std::fs::metadata(root.join(part)).ok()?.dev())))
+        .collect();
+    match there.iter().find(|(_, dev)| *dev != there[0].1) {
+        None => finding(
+            what,
+            Verdict::Good,
+            format!("{} parts are there", there.len()),
+        ),
+        Some((part, _)) => {
+            let text = format!("{part} is on another file system than {}", there[0].0);
+            finding(what, Verdict::Bad, text)
+        }
+    }
+}
+
+fn free_space(path: &Path) -> Finding {
+    let what = "free space";
+    let there = existing(path);
+    match space::free(&there) {
+        Err(error) => finding(what, Verdict::Bad, error.to_string()),
+        Ok(free) => {
+            let low = free.bytes < LOW_SPACE || free.inodes < LOW_INODES;
+            let inodes = match free.inodes {
+                u64::MAX => "inodes not counted".to_owned(),
+                n => format!("{n} inodes"),
+            };
+            let text = format!(
+                "{} of {}, {inodes}",
+                show_bytes(free.bytes),
+                show_bytes(free.total)
+            );
+            finding(
+                what,
+                if low {
+                    Verdict::Doubtful
+                } else {
+                    Verdict::Good
+                },
+                text,
+            )
+        }
+    }
+}
+
+fn socket(path: &Path) -> Finding {
+    use std::io::ErrorKind;
+    let what = "agent";
+    let shown = path.display();
+    match UnixStream::connect(path) {
+        Ok(_) => finding(what, Verdict::Good, format!("listens at {shown}")),
+        Err(e) if e.kind() == ErrorKind::NotFound => finding(
+            what,
+            Verdict::Doubtful,
+            format!("not running: no socket at {shown}"),
+        ),
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+            let text = format!("not running: nobody listens at {shown}");
+            finding(what, Verdict::Doubtful, text)
+        }
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            let text = format!("{shown}: this user may not open it; join the group of the socket");
+            finding(what, Verdict::Doubtful, text)
+        }
+        Err(e) => finding(what, Verdict::Bad, format!("{shown}: {e}")),
+    }
+}
+
+fn open_files() -> Finding {
+    use rustix::process::{Resource, getrlimit};
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if limit < LOW_FILES {
+        let text = format!("{limit}; a busy agent needs {LOW_FILES}: LimitNOFILE= or `ulimit -n`");
+        return finding("open files", Verdict::Doubtful, text);
+    }
+    finding("open files", Verdict::Good, limit.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn tells_a_running_agent_from_a_left_over_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        assert!(socket(&path).text.contains("no socket"));
+        let listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(socket(&path).verdict, Verdict::Good);
+        drop(listener);
+        assert!(socket(&path).text.contains("nobody listens"));
+    }
+
+    #[test]
+    fn looks_at_a_directory_that_is_not_there_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("a/b");
+        assert_eq!(existing(&missing), dir.path());
+        assert!(directory(&missing).text.contains("first start"));
+        assert_eq!(one_file_system(&missing).verdict, Verdict::Good);
+        assert_ne!(free_space(&missing).verdict, Verdict::Bad);
+    }
+}
