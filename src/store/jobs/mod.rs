@@ -119,6 +119,16 @@ pub fn due(
     Ok(due.take(limit).collect())
 }
 
+/// Returns the keys of the files that are waiting or at work.
+pub fn open_keys(reader: &Reader<'_>) -> Result<Vec<Key>, Error> {
+    reader.many(
+        "find open files",
+        "SELECT f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file WHERE j.state IN ('queued', 'running')",
+        [],
+        read_key,
+    )
+}
+
 /// Returns when the next waiting job is due, in milliseconds since the epoch.
 pub fn next_due_ms(reader: &Reader<'_>) -> Result<Option<i64>, Error> {
     let next = reader.one(
