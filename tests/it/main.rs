@@ -1,6 +1,7 @@
 //! Every integration test, in one binary: a file per station or story.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
+mod fetch;
 mod support;
 
 mod config;

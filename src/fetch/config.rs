@@ -1,0 +1,352 @@
+//! What can be set below `fetch`. Secrets are named by file, never written here: the whole of it may be shown.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Cause, Error};
+use super::policy::{Bypass, Rule};
+use crate::datafile::AppId;
+
+/// From where and how archives are fetched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long finding and opening a connection may take, name lookup and proxy included.
+    #[serde(with = "crate::sys::units::duration")]
+    pub connect_timeout: Duration,
+    /// How long the TLS handshake may take.
+    #[serde(with = "crate::sys::units::duration")]
+    pub tls_timeout: Duration,
+    /// How long an origin may take to begin its answer.
+    #[serde(with = "crate::sys::units::duration")]
+    pub first_byte_timeout: Duration,
+    /// When a body counts as stalled.
+    pub stall: Stall,
+    /// How many redirects are followed in a row; each is checked like the URL itself.
+    pub max_redirects: u32,
+    /// When it is tried again. The file's own `timeout` ends it.
+    pub retry: Retry,
+    /// Hosts (`cdn.example`, `*.cdn.example`), addresses and networks that may be fetched from although they are denied
+    /// by default: loopback, link-local, 100.64.0.0/10, unspecified, multicast, reserved, and metadata services.
+    pub allow: Vec<Rule>,
+    /// Hosts, addresses and networks that must not be fetched from; wins over `allow`.
+    pub deny: Vec<Rule>,
+    /// Fetch from nothing but what `allow` names.
+    pub only_allowed: bool,
+    /// The proxy for downloads. Callbacks have their own.
+    pub proxy: Proxy,
+    /// Other places for URLs that begin with a prefix, tried before the URL itself.
+    pub mirrors: Vec<Mirror>,
+    /// PEM files with certificates to trust beside the system's; read again when they change.
+    pub extra_ca: Vec<PathBuf>,
+    /// PEM file with the client certificate and its chain; read again when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<PathBuf>,
+    /// PEM file with the private key of `client_certificate`; read again when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<PathBuf>,
+    /// Headers to send to a host (`cdn.example`, `*.cdn.example`, an address): name, and the file that holds the value.
+    /// The files are read again when they change. A redirect to another host does not take them along.
+    pub headers: BTreeMap<Rule, BTreeMap<String, PathBuf>>,
+    /// How fast to fetch.
+    pub bandwidth: Bandwidth,
+    /// What to send as User-Agent.
+    pub user_agent: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            tls_timeout: Duration::from_secs(10),
+            first_byte_timeout: Duration::from_secs(30),
+            stall: Stall::default(),
+            max_redirects: 5,
+            retry: Retry::default(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            only_allowed: false,
+            proxy: Proxy::default(),
+            mirrors: Vec::new(),
+            extra_ca: Vec::new(),
+            client_certificate: None,
+            client_key: None,
+            headers: BTreeMap::new(),
+            bandwidth: Bandwidth::default(),
+            user_agent: concat!("edgepush/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// When a body counts as stalled: less than `rate` a second over `window` of waiting for the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stall {
+    /// Bytes a second that are enough.
+    #[serde(with = "crate::sys::units::bytes")]
+    pub rate: u64,
+    /// Over how long it is looked at.
+    #[serde(with = "crate::sys::units::duration")]
+    pub window: Duration,
+}
+
+impl Default for Stall {
+    fn default() -> Self {
+        Self {
+            rate: 1024,
+            window: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Stall {
+    /// Returns how many bytes must come in a window.
+    pub(super) fn bytes(&self) -> u64 {
+        let millis = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);
+        (self.rate.saturating_mul(millis) / 1000).max(1)
+    }
+}
+
+/// When it is tried again: after a random time between 0 and `base * 2^n`, at most `cap`. Progress starts n afresh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// The first bound.
+    #[serde(with = "crate::sys::units::duration")]
+    pub base: Duration,
+    /// The last bound.
+    #[serde(with = "crate::sys::units::duration")]
+    pub cap: Duration,
+    /// How many requests without progress a file makes in a minute, and all files together make to a host that does not
+    /// answer at all.
+    pub per_minute: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(1),
+            cap: Duration::from_secs(60),
+            per_minute: 8,
+        }
+    }
+}
+
+/// Which proxy downloads go through.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Proxy {
+    /// `http://host:port` or `https://host:port`, without credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downloads: Option<String>,
+    /// A file with the same in its first line, where credentials are allowed; read again when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downloads_file: Option<PathBuf>,
+    /// Destinations that are dialled directly: `*`, hosts with their subdomains, `host:port`, addresses and networks.
+    pub no_proxy: Vec<Bypass>,
+    /// Obey HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the environment where `downloads` is not set.
+    pub use_environment: bool,
+}
+
+/// Other places for the same files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// URLs that begin with this text, such as `https://cdn.example/files/`.
+    pub prefix: String,
+    /// What to put in its place, in the order to try.
+    pub to: Vec<String>,
+    /// Whether the URL itself is tried last.
+    #[serde(default = "yes")]
+    pub origin: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How fast to fetch. Without any of it, as fast as it goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bandwidth {
+    /// Bytes a second for all downloads together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// Bytes a second for the downloads of an application.
+    pub apps: BTreeMap<AppId, Rate>,
+    /// Other values of `rate` by the time of day; the first one that fits is taken.
+    pub table: Vec<Hours>,
+}
+
+/// Bytes a second, such as `"1MiB"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Rate(#[serde(with = "crate::sys::units::bytes")] pub u64);
+
+/// A rate for some hours of the day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hours {
+    /// From when, as `"08:00"` of the node's local time.
+    pub from: Clock,
+    /// Until when; before `from` it is the next day, equal to it the whole day.
+    pub to: Clock,
+    /// Bytes a second; without it there is no limit in these hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+}
+
+/// A time of day in minutes, written as `"08:30"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Clock(pub u16);
+
+impl TryFrom<String> for Clock {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let parse = || {
+            let (hours, minutes) = text.split_once(':')?;
+            let digits = |t: &str| {
+                (t.len() == 2 && t.bytes().all(|b| b.is_ascii_digit())).then(|| t.parse().ok())
+            };
+            let (hours, minutes): (u16, u16) = (digits(hours)??, digits(minutes)??);
+            let all = hours * 60 + minutes;
+            (minutes < 60 && all <= 24 * 60).then_some(Self(all % (24 * 60)))
+        };
+        parse()
+            .ok_or_else(|| format!("`{text}` is no time of day, expected a text such as \"08:30\""))
+    }
+}
+
+impl From<Clock> for String {
+    fn from(clock: Clock) -> String {
+        format!("{:02}:{:02}", clock.0 / 60, clock.0 % 60)
+    }
+}
+
+impl Hours {
+    /// Tells whether a minute of the day is in these hours.
+    pub(super) fn hold(&self, minute: u16) -> bool {
+        let (from, to) = (self.from.0, self.to.0);
+        if from < to {
+            (from..to).contains(&minute)
+        } else {
+            minute >= from || minute < to
+        }
+    }
+}
+
+impl Config {
+    /// Finds what cannot be used without looking at any file.
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |key, why: &str| {
+            Err(Error::of_node(Cause::Config {
+                key,
+                why: why.to_owned(),
+            }))
+        };
+        for (key, timeout) in [
+            ("connect_timeout", self.connect_timeout),
+            ("tls_timeout", self.tls_timeout),
+            ("first_byte_timeout", self.first_byte_timeout),
+            ("stall.window", self.stall.window),
+        ] {
+            if timeout.is_zero() {
+                return wrong(key, "must be longer than nothing");
+            }
+        }
+        if self.retry.per_minute == 0 {
+            return wrong("retry.per_minute", "must be at least 1");
+        }
+        if self.retry.base > self.retry.cap {
+            return wrong("retry.base", "must not be longer than `fetch.retry.cap`");
+        }
+        if self.client_certificate.is_some() != self.client_key.is_some() {
+            return wrong(
+                "client_certificate",
+                "needs `fetch.client_key`, and the other way round",
+            );
+        }
+        if self.proxy.downloads.is_some() && self.proxy.downloads_file.is_some() {
+            return wrong(
+                "proxy.downloads",
+                "stands beside `fetch.proxy.downloads_file`: state one of the two",
+            );
+        }
+        let zero = |rate: &Rate| rate.0 == 0;
+        let band = &self.bandwidth;
+        if band.rate.as_ref().is_some_and(zero)
+            || band.apps.values().any(zero)
+            || band.table.iter().filter_map(|h| h.rate.as_ref()).any(zero)
+        {
+            return wrong(
+                "bandwidth",
+                "a rate of 0 would fetch nothing: leave the key out for no limit",
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_all_keys_and_writes_them_back() {
+        let text = r#"
+            connect_timeout = "50ms"
+            allow = ["127.0.0.0/8", "*.cdn.example"]
+            only_allowed = true
+            [stall]
+            rate = "2KiB"
+            [proxy]
+            downloads = "http://127.0.0.1:4001"
+            no_proxy = ["10.0.0.0/8", ".lan", "*"]
+            [[mirrors]]
+            prefix = "https://cdn.example/"
+            to = ["http://mirror.lan/cdn/"]
+            [headers."*.cdn.example"]
+            authorization = "/run/credentials/edgepush/token"
+            [bandwidth]
+            rate = "1MiB"
+            apps = { app01 = "512KiB" }
+            table = [{ from = "22:00", to = "06:00" }, { from = "08:00", to = "18:00", rate = "256KiB" }]
+        "#;
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.stall.bytes(), 60 * 1024);
+        assert!(config.mirrors[0].origin);
+        assert!(config.bandwidth.table[0].hold(23 * 60));
+        assert!(config.bandwidth.table[0].hold(5 * 60));
+        assert!(!config.bandwidth.table[0].hold(12 * 60));
+        config.check().unwrap();
+        let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn refuses_what_cannot_work() {
+        for bad in [
+            "connect_timeout = \"0s\"",
+            "retry = { per_minute = 0 }",
+            "retry = { base = \"2m\" }",
+            "client_key = \"/k\"",
+            "bandwidth = { rate = 0 }",
+            "proxy = { downloads = \"http://p\", downloads_file = \"/f\" }",
+        ] {
+            let config: Config = toml::from_str(bad).unwrap();
+            assert!(config.check().is_err(), "{bad}");
+        }
+        for bad in [
+            "bandwidth = { table = [{ from = \"8:00\", to = \"25:00\" }] }",
+            "allow = [\"10.0.0.0/99\"]",
+            "allow = [\"\"]",
+            "speed = 1",
+        ] {
+            assert!(toml::from_str::<Config>(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! One request: its phases and their clocks, its redirects, and what kind of failure it ended in. GET only (presigned URLs
+//! answer 403 to HEAD), bytes as sent (`Accept-Encoding: identity`, nothing is decoded).
+//!
+//! Which phase a request is in is told by hooks that run inside its future: around the connector, in the resolver, and
+//! in the session store that TLS asks at the start of a handshake. So each phase gets its own clock, and an error its
+//! place.
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
+};
+use reqwest::{Response, StatusCode};
+use tokio::time::{Instant, sleep};
+use tower::{Layer, Service};
+use url::Url;
+
+use super::error::{Cause, Phase};
+use super::policy::Denied;
+use super::redact::Secrets;
+use super::roads::Roads;
+use crate::datafile::shorten;
+
+/// What is asked for.
+pub(super) struct Ask<'a> {
+    pub(super) url: &'a Url,
+    /// The first byte wanted, if not all of them.
+    pub(super) from: Option<u64>,
+    /// What the object must be for a part of it to be of use.
+    pub(super) if_range: Option<&'a str>,
+    /// Whether the URL comes from the configuration, which may name what a push may not.
+    pub(super) trusted: bool,
+}
+
+/// An answer that is no redirect.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    /// Host and port that it came from.
+    pub(super) host: String,
+    pub(super) via: Option<String>,
+}
+
+/// Why there is no answer.
+pub(super) struct NoAnswer {
+    pub(super) cause: Cause,
+    pub(super) phase: Phase,
+    /// Host and port that were asked last.
+    pub(super) host: String,
+    pub(super) via: Option<String>,
+}
+
+/// Asks, and follows redirects. Every hop is checked and gets the headers of its own host only; every URL seen on the way
+/// adds to `secrets`.
+pub(super) async fn ask(
+    roads: &Roads,
+    ask: &Ask<'_>,
+    secrets: &mut Secrets,
+) -> Result<Answer, NoAnswer> {
+    let mut url = ask.url.clone();
+    let mut credentials = take_credentials(&mut url);
+    let mut hops = 0;
+    loop {
+        let host = authority(&url);
+        let trusted = ask.trusted && hops == 0;
+        let road = roads.road_for(&url, trusted);
+        let via = road.via.map(str::to_owned);
+        let fail = |phase, cause| NoAnswer {
+            cause,
+            phase,
+            host: host.clone(),
+            via: via.clone(),
+        };
+        if !trusted {
+            roads
+                .policy
+                .check_url(&url, via.is_none())
+                .map_err(|denied| fail(Phase::Start, denied.into()))?;
+        }
+        let headers = request_headers(roads, ask, &url, credentials.as_ref());
+        let response = request(roads, road.client, &url, &headers)
+            .await
+            .map_err(|(phase, cause)| fail(phase, cause))?;
+        let Some(next) =
+            redirect_target(&url, &response).map_err(|cause| fail(Phase::FirstByte, cause))?
+        else {
+            return Ok(Answer {
+                response,
+                host,
+                via,
+            });
+        };
+        secrets.add(&next);
+        hops += 1;
+        if hops > roads.config.max_redirects {
+            let why = format!("more than {} in a row", roads.config.max_redirects);
+            return Err(fail(Phase::FirstByte, Cause::Redirect { why }));
+        }
+        if next.origin() != url.origin() {
+            credentials = None;
+        }
+        url = next;
+    }
+}
+
+/// Returns host and port of a URL, for messages and as the key of a host.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("");
+    match url.port_or_known_default() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// Takes the user information out of a URL, so that a redirect cannot carry it elsewhere.
+fn take_credentials(url: &mut Url) -> Option<HeaderValue> {
+    use base64::Engine as _;
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let mut pair = percent_decode(url.username());
+    pair.push(b':');
+    pair.extend(percent_decode(url.password().unwrap_or("")));
+    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    let mut value = HeaderValue::try_from(format!("Basic {encoded}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn percent_decode(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let escaped = tail.get(..2).and_then(|digits| hex::decode(digits).ok());
+        match escaped {
+            Some(byte) if *first == b'%' => {
+                out.extend(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+fn request_headers(
+    roads: &Roads,
+    ask: &Ask<'_>,
+    url: &Url,
+    credentials: Option<&HeaderValue>,
+) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(value) = credentials {
+        headers.insert(AUTHORIZATION, value.clone());
+    }
+    for more in roads.headers_for(url) {
+        headers.extend(more.clone());
+    }
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some(from) = ask.from
+        && let Ok(range) = HeaderValue::try_from(format!("bytes={from}-"))
+    {
+        headers.insert(RANGE, range);
+        if let Some(Ok(condition)) = ask.if_range.map(HeaderValue::from_str) {
+            headers.insert(IF_RANGE, condition);
+        }
+    }
+    headers
+}
+
+/// Sends one request. A kept connection may have been closed by the origin in the very moment: that is no failure of the
+/// origin, so the request is sent once more at once.
+async fn request(
+    roads: &Roads,
+    client: &reqwest::Client,
+    url: &Url,
+    headers: &HeaderMap,
+) -> Result<Response, (Phase, Cause)> {
+    let mut again = true;
+    loop {
+        let progress = Arc::new(Progress::default());
+        let sending = client.get(url.clone()).headers(headers.clone()).send();
+        match with_clocks(roads, &progress, sending).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) => {
+                let phase = progress.phase();
+                let kept = phase == Phase::FirstByte && !progress.dialled();
+                let cause = classify(error.without_url(), phase);
+                if kept && again && matches!(cause, Cause::NoAnswer(_)) {
+                    again = false;
+                    continue;
+                }
+                return Err((phase_of(&cause, phase), cause));
+            }
+            Err(phase) => return Err((phase, timed_out(roads, phase))),
+        }
+    }
+}
+
+fn timed_out(roads: &Roads, phase: Phase) -> Cause {
+    let config = &roads.config;
+    match phase {
+        Phase::Start | Phase::Resolve | Phase::Connect => Cause::ConnectTimeout {
+            limit: config.connect_timeout,
+        },
+        Phase::Tls => Cause::TlsTimeout {
+            limit: config.tls_timeout,
+        },
+        Phase::FirstByte | Phase::Body => Cause::FirstByteTimeout {
+            limit: config.first_byte_timeout,
+        },
+    }
+}
+
+/// A policy's refusal comes out of the resolver; nothing was dialled.
+fn phase_of(cause: &Cause, phase: Phase) -> Phase {
+    match cause {
+        Cause::Denied(_) => Phase::Resolve,
+        _ => phase,
+    }
+}
+
+/// Tells what kind of failure an error of the client is.
+pub(super) fn classify(error: reqwest::Error, phase: Phase) -> Cause {
+    if phase == Phase::Body {
+        return Cause::Cut(Some(error));
+    }
+    if let Some(denied) = find::<Denied>(&error) {
+        return Cause::Denied(denied.clone());
+    }
+    match find::<rustls::Error>(&error) {
+        Some(e @ rustls::Error::InvalidCertificate(why)) => {
+            use rustls::CertificateError as C;
+            return match why {
+                C::Expired
+                | C::ExpiredContext { .. }
+                | C::NotValidYet
+                | C::NotValidYetContext { .. } => Cause::CertificateTime(e.clone()),
+                _ => Cause::Certificate(e.clone()),
+            };
+        }
+        Some(_) => return Cause::Tls(error),
+        None => {}
+    }
+    let garbled =
+        find::<hyper::Error>(&error).is_some_and(|e| e.is_parse() || e.is_parse_too_large());
+    match phase {
+        Phase::Start | Phase::Resolve => match find::<io::Error>(&error) {
+            Some(e) => Cause::Resolve(io::Error::new(e.kind(), e.to_string())),
+            None => Cause::Connect(error),
+        },
+        Phase::Connect => Cause::Connect(error),
+        Phase::Tls => Cause::Tls(error),
+        Phase::FirstByte | Phase::Body if garbled => Cause::BadAnswer(error),
+        Phase::FirstByte | Phase::Body => Cause::NoAnswer(error),
+    }
+}
+
+/// Finds an error of type `E` among the causes, also inside an [`io::Error`], whose `source` skips what it wraps.
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    if let Some(found) = error.downcast_ref::<E>() {
+        return Some(found);
+    }
+    let inner: Option<&(dyn StdError + 'static)> = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+        .map(|e| e as _);
+    find(inner.or_else(|| error.source())?)
+}
+
+/// Returns where a redirect leads, or `None` when the answer is none.
+fn redirect_target(url: &Url, response: &Response) -> Result<Option<Url>, Cause> {
+    let redirects = matches!(
+        response.status(),
+        StatusCode::MOVED_PERMANENTLY
+            | StatusCode::FOUND
+            | StatusCode::SEE_OTHER
+            | StatusCode::TEMPORARY_REDIRECT
+            | StatusCode::PERMANENT_REDIRECT
+    );
+    if !redirects {
+        return Ok(None);
+    }
+    let refuse = |why: &str| {
+        Err(Cause::Redirect {
+            why: why.to_owned(),
+        })
+    };
+    let Some(location) = response.headers().get(LOCATION) else {
+        return refuse("no Location");
+    };
+    let Some(Ok(mut next)) = location.to_str().ok().map(|text| url.join(text)) else {
+        return refuse("Location is no URL");
+    };
+    match next.scheme() {
+        "https" => {}
+        "http" if url.scheme() == "http" => {}
+        "http" => return refuse("from https to http"),
+        other => return refuse(&format!("to scheme `{}`", shorten(other))),
+    }
+    let _ = next.set_username("");
+    let _ = next.set_password(None);
+    next.set_fragment(None);
+    Ok(Some(next))
+}
+
+tokio::task_local! {
+    static PROGRESS: Arc<Progress>;
+}
+
+/// How far a request is.
+#[derive(Default)]
+struct Progress(AtomicU8);
+
+const DIALLED: u8 = 0x80;
+const PHASES: [Phase; 4] = [Phase::FirstByte, Phase::Resolve, Phase::Connect, Phase::Tls];
+
+impl Progress {
+    /// A request that is in no other phase uses a kept connection and waits for its answer.
+    fn phase(&self) -> Phase {
+        PHASES[usize::from(self.0.load(Ordering::Relaxed) & !DIALLED) % PHASES.len()]
+    }
+
+    fn dialled(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & DIALLED != 0
+    }
+
+    fn set(&self, phase: Phase) {
+        if let Some(n) = PHASES.iter().position(|p| *p == phase) {
+            self.0.store(DIALLED | n as u8, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Notes the phase of the request that is being polled. A connection that is finished in the background, for whoever
+/// comes next, has none.
+pub(super) fn enter(phase: Phase) {
+    let _ = PROGRESS.try_with(|progress| progress.set(phase));
+}
+
+/// Runs a request with the clock of each phase; returns the phase whose clock ran out.
+async fn with_clocks<F: Future>(
+    roads: &Roads,
+    progress: &Arc<Progress>,
+    request: F,
+) -> Result<F::Output, Phase> {
+    // Finding the address and connecting share one clock.
+    let clock = |phase| match phase {
+        Phase::Resolve => Phase::Connect,
+        other => other,
+    };
+    let limit = |phase| -> Duration {
+        match phase {
+            Phase::Tls => roads.config.tls_timeout,
+            Phase::FirstByte | Phase::Body => roads.config.first_byte_timeout,
+            Phase::Start | Phase::Resolve | Phase::Connect => roads.config.connect_timeout,
+        }
+    };
+    let mut request = pin!(PROGRESS.scope(Arc::clone(progress), request));
+    let mut running = clock(progress.phase());
+    let mut alarm = pin!(sleep(limit(running)));
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = request.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        let now = clock(progress.phase());
+        if now != running {
+            running = now;
+            alarm.as_mut().reset(Instant::now() + limit(now));
+        }
+        ready!(alarm.as_mut().poll(cx));
+        Poll::Ready(Err(progress.phase()))
+    })
+    .await
+}
+
+/// Notes when a connection is begun and when it is open.
+#[derive(Clone)]
+pub(super) struct Phases;
+
+impl<S> Layer<S> for Phases {
+    type Service = Phased<S>;
+    fn layer(&self, inner: S) -> Phased<S> {
+        Phased(inner)
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Phased<S>(S);
+
+impl<S, R> Service<R> for Phased<S>
+where
+    S: Service<R>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, destination: R) -> Self::Future {
+        let connecting = self.0.call(destination);
+        Box::pin(async move {
+            enter(Phase::Connect);
+            let connection = connecting.await?;
+            enter(Phase::FirstByte);
+            Ok(connection)
+        })
+    }
+}

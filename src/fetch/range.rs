@@ -1,0 +1,180 @@
+//! Parts of a file: what makes an object the same as before, and what a 206 says that it is.
+
+use jiff::fmt::rfc2822;
+use reqwest::header::{CONTENT_RANGE, DATE, ETAG, HeaderMap, LAST_MODIFIED};
+use serde::{Deserialize, Serialize};
+
+use crate::datafile::shorten;
+
+/// A modification time is only a strong validator when the object had been left alone for a while (RFC 9110 §8.8.2.2).
+const SETTLED_SECONDS: i64 = 60;
+
+/// What an origin says of an object so that it can be recognised: kept with the partial file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Validator {
+    /// The host and port that said it; another host may have another ETag for the same content.
+    pub host: String,
+    /// The ETag, weak ones included.
+    pub etag: Option<String>,
+    /// Last-Modified, where it is strong.
+    pub last_modified: Option<String>,
+}
+
+impl Validator {
+    /// Reads an answer.
+    pub(super) fn of(headers: &HeaderMap, host: &str) -> Option<Self> {
+        let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+        let seconds = |text: &str| rfc2822::parse(text).ok().map(|z| z.timestamp().as_second());
+        let last_modified = text(LAST_MODIFIED).filter(|modified| {
+            let age = seconds(modified).zip(text(DATE).and_then(seconds));
+            age.is_some_and(|(modified, date)| date - modified >= SETTLED_SECONDS)
+        });
+        let validator = Self {
+            host: host.to_owned(),
+            etag: text(ETAG).map(str::to_owned),
+            last_modified: last_modified.map(str::to_owned),
+        };
+        (validator.etag.is_some() || validator.last_modified.is_some()).then_some(validator)
+    }
+
+    /// Returns what to send as If-Range to `host`.
+    pub(super) fn if_range(&self, host: &str) -> Option<&str> {
+        let strong = self.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
+        strong
+            .or(self.last_modified.as_deref())
+            .filter(|_| self.host == host)
+    }
+
+    /// Tells whether an answer is of another object: both sides say something, and it differs. Not every server that
+    /// sends parts looks at If-Range.
+    pub(super) fn contradicts(&self, now: &Self) -> bool {
+        if self.host != now.host {
+            return false;
+        }
+        match (&self.etag, &now.etag) {
+            (Some(before), Some(now)) => before != now,
+            _ => {
+                let both = self.last_modified.as_ref().zip(now.last_modified.as_ref());
+                both.is_some_and(|(before, now)| before != now)
+            }
+        }
+    }
+}
+
+/// A Content-Range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ContentRange {
+    /// First byte and the byte after the last; `None` in a 416.
+    pub(super) part: Option<(u64, u64)>,
+    /// Length of the whole, unless it is `*`.
+    pub(super) total: Option<u64>,
+}
+
+impl ContentRange {
+    /// Reads an answer; `Err` is the text that cannot be read, shortened.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, String> {
+        let mut values = headers.get_all(CONTENT_RANGE).iter();
+        let text = values.next().and_then(|v| v.to_str().ok()).unwrap_or("");
+        match Self::parse(text) {
+            Some(range) if values.next().is_none() => Ok(range),
+            _ => Err(shorten(text)),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let number = |t: &str| -> Option<u64> {
+            (!t.is_empty() && t.bytes().all(|b| b.is_ascii_digit())).then(|| t.parse().ok())?
+        };
+        let (part, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+        let total = match total {
+            "*" => None,
+            digits => Some(number(digits)?),
+        };
+        if part == "*" {
+            return Some(Self { part: None, total });
+        }
+        let (first, last) = part.split_once('-')?;
+        let (first, end) = (number(first)?, number(last)?.checked_add(1)?);
+        let sound = first < end && total.is_none_or(|t| end <= t);
+        sound.then_some(Self {
+            part: Some((first, end)),
+            total,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_content_ranges_strictly() {
+        let range = |text| ContentRange::parse(text).map(|r| (r.part, r.total));
+        assert_eq!(range("bytes 5-9/10"), Some((Some((5, 10)), Some(10))));
+        assert_eq!(range("bytes 5-9/*"), Some((Some((5, 10)), None)));
+        assert_eq!(range("bytes */10"), Some((None, Some(10))));
+        for bad in [
+            "",
+            "5-9/10",
+            "bytes 5-9",
+            "bytes 9-5/10",
+            "bytes 5-10/10",
+            "bytes -5-9/10",
+            "bytes +5-9/10",
+            "bytes 5-/10",
+            "bytes 5-9/",
+            "bytes 0-18446744073709551615/*",
+            "items 5-9/10",
+        ] {
+            assert_eq!(range(bad), None, "{bad}");
+        }
+    }
+
+    fn validator(headers: &[(&'static str, &'static str)]) -> Option<Validator> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().unwrap());
+        }
+        Validator::of(&map, "h:80")
+    }
+
+    #[test]
+    fn only_strong_validators_make_a_condition() {
+        const OLD: (&str, &str) = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+        const DATE: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:51:37 GMT");
+        const SAME: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:49:38 GMT");
+        let condition = |headers: &[_]| {
+            let validator = validator(headers)?;
+            validator.if_range("h:80").map(str::to_owned)
+        };
+        assert_eq!(condition(&[("etag", "\"a\"")]).as_deref(), Some("\"a\""));
+        assert_eq!(condition(&[("etag", "W/\"a\"")]), None);
+        assert_eq!(condition(&[OLD, DATE]).as_deref(), Some(OLD.1));
+        assert_eq!(
+            condition(&[("etag", "W/\"a\""), OLD, DATE]).as_deref(),
+            Some(OLD.1)
+        );
+        assert_eq!(condition(&[OLD, SAME]), None);
+        assert_eq!(condition(&[OLD]), None);
+        assert_eq!(condition(&[]), None);
+        assert_eq!(
+            validator(&[("etag", "\"a\"")])
+                .unwrap()
+                .if_range("other:80"),
+            None
+        );
+    }
+
+    #[test]
+    fn notices_another_object() {
+        let a = validator(&[("etag", "\"a\"")]).unwrap();
+        let b = validator(&[("etag", "\"b\"")]).unwrap();
+        assert!(a.contradicts(&b) && !a.contradicts(&a));
+        let elsewhere = Validator {
+            host: "other:80".to_owned(),
+            ..b
+        };
+        assert!(!a.contradicts(&elsewhere));
+    }
+}

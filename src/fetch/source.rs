@@ -1,0 +1,833 @@
+//! One file on its way in. The state machine behind [`Source::next`]: ask, judge the answer, read the body, and on any
+//! trouble decide between going on where it stopped, beginning again, and giving up.
+//!
+//! A resume is only trusted when it is proven to continue the same object: by If-Range on a strong validator, or, where
+//! a digest of the whole will be checked, by the stated size. Start, end and total of each part are compared with what
+//! was asked for; an origin that sends anything else gets one request for the whole file, and no more ranges.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Response;
+use reqwest::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING,
+};
+use tokio::time::{Instant, sleep_until, timeout};
+use url::Url;
+
+use super::error::{Cause, Error, Phase, Place};
+use super::http::{self, Ask, authority};
+use super::limit::Meter;
+use super::local::Local;
+use super::policy::Denied;
+use super::range::{ContentRange, Validator};
+use super::redact::Secrets;
+use super::retry::Backoff;
+use super::roads::Roads;
+use super::stall::StallClock;
+use super::{Event, Fetcher, Request};
+use crate::datafile::shorten;
+use crate::sys::failure::Retry;
+
+/// So many bytes in one answer show that the way is open.
+const PROGRESS: u64 = 64 * 1024;
+/// So much of a page is kept to explain it.
+const KEPT: usize = 1024;
+/// So much of it is shown.
+const SHOWN: usize = 160;
+/// How long the text of an error answer is waited for.
+const EXCERPT: Duration = Duration::from_secs(2);
+/// So many answers in a row that are not HTTP are enough.
+const BAD_ANSWERS: u32 = 3;
+
+/// A file that is being fetched. Everything about it is asked for by [`Source::next`].
+pub struct Source {
+    fetcher: Arc<Fetcher>,
+    request: Request,
+    url: Url,
+    secrets: Secrets,
+    meter: Meter,
+    backoff: Backoff,
+    state: State,
+    /// Where the next byte belongs.
+    position: u64,
+    /// Where the next byte belonged when the present request was made.
+    asked_from: u64,
+    total: Option<u64>,
+    validator: Option<Validator>,
+    /// Whether the origin is still asked for parts.
+    ranges: bool,
+    /// Which of the mirrors and the origin is asked, and how many there are.
+    place: usize,
+    places: usize,
+    attempts: u32,
+    fetched: u64,
+    bad_answers: u32,
+    looks: Option<Looks>,
+    last: Option<Error>,
+    host: String,
+    via: Option<String>,
+    phase: Phase,
+}
+
+enum State {
+    Ask,
+    Wait(Instant),
+    Body(Box<Body>),
+    Local(Local),
+    End,
+    Over,
+}
+
+struct Body {
+    response: Response,
+    stall: StallClock,
+    /// Where it must end, if that is known.
+    end: Option<u64>,
+    /// Whether it is a part of the file.
+    part: bool,
+    /// Whether its end is told apart from the end of the connection.
+    framed: bool,
+}
+
+/// What a whole answer looks like, to explain bytes that are not the file.
+#[derive(Default)]
+struct Looks {
+    content_type: Option<String>,
+    beginning: Vec<u8>,
+}
+
+impl Source {
+    pub(super) fn new(fetcher: Arc<Fetcher>, request: Request) -> Self {
+        let url = request.url.url().clone();
+        let mut secrets = Secrets::default();
+        secrets.add(&url);
+        Self {
+            meter: fetcher.limits.meter(&request.app),
+            secrets,
+            backoff: Backoff::default(),
+            state: State::Ask,
+            position: request.offset,
+            asked_from: request.offset,
+            total: request.size,
+            validator: request.validator.clone(),
+            ranges: true,
+            place: 0,
+            places: 1,
+            attempts: 0,
+            fetched: 0,
+            bad_answers: 0,
+            looks: None,
+            last: None,
+            host: authority(&url),
+            via: None,
+            phase: Phase::Start,
+            url,
+            request,
+            fetcher,
+        }
+    }
+
+    /// Waits for what happens next. Retries by itself until the deadline; an error is the end. May be dropped and called
+    /// again: a request under way is then made again, a body goes on.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        let cancel = self.request.cancel.clone();
+        let deadline = self.request.deadline;
+        if matches!(self.state, State::End) {
+            return Ok(Event::End);
+        }
+        let event = if Instant::now() >= deadline {
+            Err(self.deadline(false))
+        } else {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(self.error(Cause::Canceled)),
+                event = self.step() => event,
+                () = sleep_until(deadline) => Err(self.deadline(false)),
+            }
+        };
+        if event.is_err() {
+            self.state = State::Over;
+        }
+        event
+    }
+
+    /// Returns what the origin said of the object that the bytes are from: keep it with them.
+    #[must_use]
+    pub fn validator(&self) -> Option<&Validator> {
+        self.validator.as_ref()
+    }
+
+    /// Returns the length of the file, once it is known.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// Returns how many bytes are here, those before the start included.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Returns how many requests were made.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Returns how many bytes of bodies came, repeated ones included.
+    #[must_use]
+    pub fn fetched(&self) -> u64 {
+        self.fetched
+    }
+
+    /// Returns why the bytes may not be an archive at all, for the message when their digest is wrong: an error page of
+    /// a server or a login page of a network. Holds no secret.
+    #[must_use]
+    pub fn suspicion(&self) -> Option<String> {
+        self.looks.as_ref()?.describe(&self.secrets)
+    }
+
+    async fn step(&mut self) -> Result<Event, Error> {
+        loop {
+            let event = match &mut self.state {
+                State::End => Some(Event::End),
+                State::Over => return Err(self.error(Cause::Over)),
+                State::Wait(until) => {
+                    sleep_until(*until).await;
+                    self.state = State::Ask;
+                    None
+                }
+                State::Ask => self.ask().await?,
+                State::Body(_) => self.read().await?,
+                State::Local(_) => Some(self.read_local().await?),
+            };
+            if let Some(event) = event {
+                return Ok(event);
+            }
+        }
+    }
+
+    async fn ask(&mut self) -> Result<Option<Event>, Error> {
+        if let Some(path) = self.request.url.file_path() {
+            return self.open_local(path).await;
+        }
+        if self.position > 0 && self.total == Some(self.position) {
+            self.state = State::End;
+            return Ok(None);
+        }
+        let roads = self.fetcher.roads().await;
+        let place = self.choose_place(&roads);
+        let asked = authority(&place);
+        let condition = self
+            .validator
+            .as_ref()
+            .and_then(|v| v.if_range(&asked))
+            .map(str::to_owned);
+        if self.position > 0 && !self.may_resume(condition.is_some()) {
+            return Ok(Some(
+                self.restart("the origin cannot be asked for the rest"),
+            ));
+        }
+        let trusted = place != self.url;
+        let dialled = roads.road_for(&place, trusted).via.unwrap_or(&asked);
+        let per_minute = roads.config.retry.per_minute;
+        let pass = self.fetcher.hosts.enter(dialled, per_minute).await;
+        self.attempts += 1;
+        self.backoff.started();
+        self.asked_from = self.position;
+        self.phase = Phase::Start;
+        let ask = Ask {
+            url: &place,
+            from: (self.position > 0).then_some(self.position),
+            if_range: condition.as_deref(),
+            trusted,
+        };
+        match http::ask(&roads, &ask, &mut self.secrets).await {
+            Ok(answer) => {
+                pass.answered();
+                self.bad_answers = 0;
+                self.host.clone_from(&answer.host);
+                self.via.clone_from(&answer.via);
+                self.phase = Phase::FirstByte;
+                let conditional = condition.is_some();
+                self.judge(answer.response, &roads, &asked, conditional)
+                    .await
+            }
+            Err(no) => {
+                let spoke = no.host != asked
+                    || matches!(no.cause, Cause::Redirect { .. } | Cause::BadAnswer(_));
+                if spoke {
+                    pass.answered();
+                } else {
+                    pass.failed();
+                }
+                (self.host, self.via, self.phase) = (no.host, no.via, no.phase);
+                self.failed(no.cause, &roads)
+            }
+        }
+    }
+
+    fn choose_place(&mut self, roads: &Roads) -> Url {
+        if self.request.from_origin {
+            (self.place, self.places) = (0, 1);
+            return self.url.clone();
+        }
+        let mut places = roads.places(&self.url);
+        self.places = places.len();
+        self.place = self.place.min(self.places - 1);
+        places.swap_remove(self.place)
+    }
+
+    fn may_resume(&self, conditional: bool) -> bool {
+        self.ranges && (conditional || (self.request.proven && self.request.size.is_some()))
+    }
+
+    async fn judge(
+        &mut self,
+        response: Response,
+        roads: &Roads,
+        asked: &str,
+        conditional: bool,
+    ) -> Result<Option<Event>, Error> {
+        let asked_part = self.position > 0;
+        match response.status().as_u16() {
+            200 => self.take_whole(response, roads, asked).await,
+            206 if asked_part => self.take_part(response, roads, asked, conditional),
+            206 => {
+                let found = match ContentRange::of(response.headers()) {
+                    Ok(_) => header(response.headers(), reqwest::header::CONTENT_RANGE),
+                    Err(text) => text,
+                };
+                self.failed(Cause::Unsolicited { found }, roads)
+            }
+            412 if asked_part => Ok(Some(self.restart("the object at the origin has changed"))),
+            416 if asked_part => self.nothing_left(&response, roads),
+            code => {
+                let retry_after = retry_after(response.headers());
+                let excerpt = self.excerpt(response, false).await;
+                let cause = Cause::Status {
+                    code,
+                    retry_after,
+                    excerpt,
+                };
+                self.failed(cause, roads)
+            }
+        }
+    }
+
+    /// Takes a 200: all of the file, whether it was asked for or not.
+    async fn take_whole(
+        &mut self,
+        response: Response,
+        roads: &Roads,
+        asked: &str,
+    ) -> Result<Option<Event>, Error> {
+        let length = response.content_length();
+        if let (Some(expected), Some(found)) = (self.request.size, length)
+            && expected != found
+        {
+            let excerpt = self.excerpt(response, true).await;
+            let cause = Cause::WrongLength {
+                expected,
+                found,
+                excerpt,
+            };
+            return self.failed(cause, roads);
+        }
+        let event = (self.position > 0)
+            .then(|| self.restart("the origin sent the whole file, not the rest"));
+        self.asked_from = 0;
+        self.validator = Validator::of(response.headers(), asked);
+        self.total = self.request.size.or(length);
+        self.looks = Some(Looks::of(response.headers()));
+        let framed = length.is_some() || is_chunked(response.headers());
+        self.begin(response, roads, self.total, false, framed);
+        Ok(event)
+    }
+
+    /// Takes a 206, if it is the part that was asked for.
+    fn take_part(
+        &mut self,
+        response: Response,
+        roads: &Roads,
+        asked: &str,
+        conditional: bool,
+    ) -> Result<Option<Event>, Error> {
+        let headers = response.headers();
+        let now = Validator::of(headers, asked);
+        if let (Some(before), Some(now)) = (&self.validator, &now)
+            && before.contradicts(now)
+        {
+            return Ok(Some(self.restart("the object at the origin has changed")));
+        }
+        let range = ContentRange::of(headers);
+        let Ok(ContentRange {
+            part: Some((start, end)),
+            total,
+        }) = range
+        else {
+            return Ok(Some(
+                self.no_more_ranges("a part without a usable Content-Range"),
+            ));
+        };
+        if start != self.position {
+            return Ok(Some(self.no_more_ranges("another part than asked for")));
+        }
+        if response.content_length().is_some_and(|n| n != end - start) {
+            return Ok(Some(
+                self.no_more_ranges("a part of another length than it says"),
+            ));
+        }
+        match (total, self.total) {
+            (Some(found), Some(known)) if found != known => {
+                return self.other_length(found, roads);
+            }
+            // Only an unconditional part needs the total to be told for the same object.
+            (None, _) if !conditional => {
+                return Ok(Some(
+                    self.no_more_ranges("a part of a file of unknown length"),
+                ));
+            }
+            (None, Some(known)) if end > known => {
+                return Ok(Some(self.no_more_ranges("a part beyond the end")));
+            }
+            (None, _) => {}
+            (Some(found), _) => self.total = Some(found),
+        }
+        if now.is_some() {
+            self.validator = now;
+        }
+        let framed = response.content_length().is_some() || is_chunked(response.headers());
+        self.begin(response, roads, Some(end), true, framed);
+        Ok(None)
+    }
+
+    /// Judges a 416: all is here, or what is here is not of the origin's object.
+    fn nothing_left(&mut self, response: &Response, roads: &Roads) -> Result<Option<Event>, Error> {
+        match ContentRange::of(response.headers())
+            .ok()
+            .and_then(|r| r.total)
+        {
+            Some(total)
+                if total == self.position && self.request.size.is_none_or(|s| s == total) =>
+            {
+                self.total = Some(total);
+                self.state = State::End;
+                Ok(None)
+            }
+            Some(total) => self.other_length(total, roads),
+            None => Ok(Some(self.no_more_ranges("no rest"))),
+        }
+    }
+
+    /// The origin's object is not as long as known: against the push that is final, otherwise it has changed.
+    fn other_length(&mut self, found: u64, roads: &Roads) -> Result<Option<Event>, Error> {
+        match self.request.size {
+            Some(expected) if expected != found => {
+                let cause = Cause::WrongLength {
+                    expected,
+                    found,
+                    excerpt: None,
+                };
+                self.failed(cause, roads)
+            }
+            _ => Ok(Some(self.restart("the object at the origin has changed"))),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        response: Response,
+        roads: &Roads,
+        end: Option<u64>,
+        part: bool,
+        framed: bool,
+    ) {
+        self.phase = Phase::Body;
+        self.state = State::Body(Box::new(Body {
+            response,
+            stall: StallClock::new(&roads.config.stall),
+            end,
+            part,
+            framed,
+        }));
+    }
+
+    async fn read(&mut self) -> Result<Option<Event>, Error> {
+        self.meter.pay().await;
+        let State::Body(body) = &mut self.state else {
+            return Ok(None);
+        };
+        match body.stall.watch(body.response.chunk()).await {
+            Ok(Ok(Some(bytes))) => {
+                body.stall.came(bytes.len());
+                self.take_bytes(bytes)
+            }
+            Ok(Ok(None)) => self.body_ended(),
+            Ok(Err(e)) => {
+                self.fetcher
+                    .hosts
+                    .doubt(self.via.as_ref().unwrap_or(&self.host));
+                let cause = http::classify(e.without_url(), Phase::Body);
+                self.failed(cause, &self.fetcher.current())
+            }
+            Err(_) => {
+                let roads = self.fetcher.current();
+                let stall = &roads.config.stall;
+                let cause = Cause::Stalled {
+                    rate: stall.rate,
+                    window: stall.window,
+                };
+                self.failed(cause, &roads)
+            }
+        }
+    }
+
+    fn take_bytes(&mut self, bytes: Bytes) -> Result<Option<Event>, Error> {
+        let State::Body(body) = &self.state else {
+            return Ok(None);
+        };
+        let length = bytes.len() as u64;
+        let (end, part) = (body.end, body.part);
+        self.fetched += length;
+        self.meter.owe(bytes.len());
+        if let Some(looks) = &mut self.looks {
+            looks.note(&bytes);
+        }
+        if let Some(end) = end
+            && length > end - self.position
+        {
+            if part {
+                return Ok(Some(self.no_more_ranges("a part longer than it says")));
+            }
+            let cause = Cause::TooLong {
+                expected: end,
+                excerpt: self.suspicion(),
+            };
+            return self.failed(cause, &self.fetcher.current());
+        }
+        self.position += length;
+        if self.has_progressed() {
+            self.backoff.progressed();
+        }
+        Ok((length > 0).then_some(Event::Bytes(bytes)))
+    }
+
+    fn has_progressed(&self) -> bool {
+        self.position - self.asked_from >= PROGRESS
+    }
+
+    /// The body is over; whether the file is, is the question.
+    fn body_ended(&mut self) -> Result<Option<Event>, Error> {
+        let State::Body(body) = &self.state else {
+            return Ok(None);
+        };
+        let (end, part, framed) = (body.end, body.part, body.framed);
+        let roads = self.fetcher.current();
+        if let Some(expected) = end
+            && self.position < expected
+        {
+            // A whole body that the origin itself ended is a shorter file; all else is a cut.
+            return if framed && !part {
+                let cause = Cause::WrongLength {
+                    expected,
+                    found: self.position,
+                    excerpt: self.suspicion(),
+                };
+                self.failed(cause, &roads)
+            } else {
+                self.failed(Cause::Cut(None), &roads)
+            };
+        }
+        if part && self.total != Some(self.position) {
+            // A server may send less than asked for; it is asked for the rest.
+            if self.has_progressed() {
+                self.state = State::Ask;
+                return Ok(None);
+            }
+            return self.failed(Cause::Cut(None), &roads);
+        }
+        self.total = Some(self.position);
+        self.state = State::End;
+        Ok(None)
+    }
+
+    /// Decides what follows a failure: the next place, another try, or the end.
+    fn failed(&mut self, cause: Cause, roads: &Roads) -> Result<Option<Event>, Error> {
+        let asked = match &cause {
+            Cause::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        if matches!(cause, Cause::BadAnswer(_)) {
+            self.bad_answers += 1;
+        }
+        let progressed = self.has_progressed();
+        let error = self.error(cause);
+        self.last = Some(error.clone());
+        let wait = if self.place + 1 < self.places && !progressed {
+            self.place += 1;
+            Duration::ZERO
+        } else {
+            if error.kind().retry == Retry::Fatal || self.bad_answers >= BAD_ANSWERS {
+                return Err(error);
+            }
+            if !progressed {
+                self.place = 0;
+            }
+            match self
+                .backoff
+                .wait(&roads.config.retry, asked, self.request.deadline)
+            {
+                Some(wait) => wait,
+                None => return Err(self.deadline(true)),
+            }
+        };
+        self.state = State::Wait(Instant::now() + wait);
+        Ok(Some(Event::Retrying {
+            attempt: self.attempts,
+            error,
+            wait,
+        }))
+    }
+
+    /// Makes everything so far void. Whatever comes next begins with the first byte.
+    fn restart(&mut self, why: &str) -> Event {
+        self.position = 0;
+        self.asked_from = 0;
+        self.validator = None;
+        self.looks = None;
+        self.total = self.request.size;
+        self.state = State::Ask;
+        Event::Restart {
+            why: why.to_owned(),
+        }
+    }
+
+    fn no_more_ranges(&mut self, sent: &str) -> Event {
+        self.ranges = false;
+        self.restart(&format!("the origin sent {sent}"))
+    }
+
+    fn error(&self, cause: Cause) -> Error {
+        let place = Place {
+            host: self.host.clone(),
+            via: self.via.clone(),
+            phase: self.phase,
+            done: self.position,
+            total: self.total,
+            attempts: self.attempts,
+        };
+        Error::new(cause, place)
+    }
+
+    fn deadline(&self, waiting: bool) -> Error {
+        self.error(Cause::Deadline {
+            waiting,
+            last: self.last.clone(),
+        })
+    }
+
+    /// Reads the beginning of an answer that is not the file; with `pages`, only where it looks like a page.
+    async fn excerpt(&mut self, mut response: Response, pages: bool) -> Option<String> {
+        let mut looks = Looks::of(response.headers());
+        let _ = timeout(EXCERPT, async {
+            while looks.beginning.len() < KEPT
+                && let Ok(Some(bytes)) = response.chunk().await
+            {
+                looks.note(&bytes);
+            }
+        })
+        .await;
+        self.fetched += looks.beginning.len() as u64;
+        if pages {
+            looks.describe(&self.secrets)
+        } else {
+            looks.text(&self.secrets)
+        }
+    }
+
+    async fn open_local(&mut self, path: std::path::PathBuf) -> Result<Option<Event>, Error> {
+        self.host = path.display().to_string();
+        if !self.request.allow_local {
+            return Err(self.error(Denied::local_file().into()));
+        }
+        self.attempts += 1;
+        let (local, found) = Local::open(path, self.position)
+            .await
+            .map_err(|cause| self.error(cause))?;
+        if let Some(expected) = self.request.size
+            && expected != found
+        {
+            return Err(self.error(Cause::WrongLength {
+                expected,
+                found,
+                excerpt: None,
+            }));
+        }
+        self.total = Some(found);
+        self.phase = Phase::Body;
+        self.state = State::Local(local);
+        Ok(None)
+    }
+
+    async fn read_local(&mut self) -> Result<Event, Error> {
+        let State::Local(local) = &mut self.state else {
+            return Err(self.error(Cause::Over));
+        };
+        let bytes = match local.read().await {
+            Ok(bytes) => bytes,
+            Err(cause) => return Err(self.error(cause)),
+        };
+        self.position += bytes.len() as u64;
+        if !bytes.is_empty() {
+            return Ok(Event::Bytes(bytes));
+        }
+        // A file that is written to while it is read ends elsewhere; the check of the size says so.
+        self.total = Some(self.position);
+        self.state = State::End;
+        Ok(Event::End)
+    }
+}
+
+impl Looks {
+    fn of(headers: &HeaderMap) -> Self {
+        Self {
+            content_type: Some(header(headers, CONTENT_TYPE)).filter(|t| !t.is_empty()),
+            beginning: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        let room = KEPT.saturating_sub(self.beginning.len());
+        self.beginning
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn is_page(&self) -> bool {
+        let kind = self
+            .content_type
+            .as_deref()
+            .unwrap_or("")
+            .to_ascii_lowercase();
+        let told = ["text/", "html", "json", "xml"]
+            .iter()
+            .any(|k| kind.contains(k));
+        let first = self.beginning.iter().find(|b| !b.is_ascii_whitespace());
+        let shown = matches!(first, Some(b'<' | b'{')) && !self.beginning.contains(&0);
+        told || shown
+    }
+
+    fn describe(&self, secrets: &Secrets) -> Option<String> {
+        if !self.is_page() {
+            return None;
+        }
+        let kind = match &self.content_type {
+            Some(kind) => format!("content type `{}`", secrets.hide(kind)),
+            None => "no content type".to_owned(),
+        };
+        Some(match self.text(secrets) {
+            Some(text) => format!("{kind}, {text}"),
+            None => kind,
+        })
+    }
+
+    /// Returns the beginning where it is text. Secrets go before it is cut: half of one is still too much.
+    fn text(&self, secrets: &Secrets) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.beginning);
+        // What was kept may end in the middle of a character.
+        let text = text.trim_end_matches('\u{fffd}');
+        let clean = secrets.hide(text);
+        let words: Vec<&str> = clean.split_whitespace().collect();
+        let line: String = words
+            .join(" ")
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect();
+        let is_text = !line.is_empty() && !line.contains('\u{fffd}');
+        let shown: String = line.chars().take(SHOWN).collect();
+        let more = if shown.len() < line.len() { "…" } else { "" };
+        is_text.then(|| format!("body starts with `{shown}{more}`"))
+    }
+}
+
+fn header(headers: &HeaderMap, name: reqwest::header::HeaderName) -> String {
+    let value = headers
+        .get(name)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
+    shorten(value)
+}
+
+fn is_chunked(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) && !headers.contains_key(CONTENT_LENGTH)
+}
+
+/// Reads Retry-After: seconds, or a date that is compared with the origin's own clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let parse = |t: &str| jiff::fmt::rfc2822::parse(t).ok().map(|z| z.timestamp());
+    let until = parse(text)?;
+    let now = headers
+        .get(DATE)
+        .and_then(|d| d.to_str().ok())
+        .and_then(parse)
+        .unwrap_or_else(jiff::Timestamp::now);
+    u64::try_from(until.as_second() - now.as_second())
+        .ok()
+        .map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_retry_after_as_seconds_or_date() {
+        let read = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
+            headers.insert(RETRY_AFTER, value.parse().unwrap());
+            retry_after(&headers).map(|d| d.as_secs())
+        };
+        assert_eq!(read("120"), Some(120));
+        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(read("Sun, 06 Nov 1994 08:40:37 GMT"), None);
+        assert_eq!(read("soon"), None);
+    }
+
+    #[test]
+    fn tells_a_page_from_an_archive() {
+        let describe = |kind: Option<&str>, body: &[u8]| {
+            let mut looks = Looks {
+                content_type: kind.map(str::to_owned),
+                ..Looks::default()
+            };
+            looks.note(body);
+            let mut secrets = Secrets::default();
+            secrets.add(&Url::parse("http://h/?sign=SECRET").unwrap());
+            looks.describe(&secrets)
+        };
+        assert_eq!(
+            describe(Some("text/html"), b"<html>\n sign=SECRET"),
+            Some("content type `text/html`, body starts with `<html> …`".to_owned())
+        );
+        assert_eq!(
+            describe(None, b" {\"error\": 1}"),
+            Some("no content type, body starts with `{\"error\": 1}`".to_owned())
+        );
+        assert_eq!(
+            describe(Some("application/octet-stream"), b"PK\x03\x04"),
+            None
+        );
+        assert_eq!(
+            describe(Some("text/plain"), &[0x1f, 0x8b, 0xff]),
+            Some("content type `text/plain`".to_owned())
+        );
+    }
+}

@@ -1,0 +1,428 @@
+//! The partial file: bytes as received, kept so that the next start of the process goes on where this one stopped.
+//!
+//! `<name>.partial` holds the bytes, `<name>.meta` says of which content they are: of its digests and size where the push
+//! states a digest, whatever the URL; otherwise of one URL. Nothing is synced: after a kill the length on disk is what
+//! counts, after a power cut the bytes may be garbage, and the digest of the whole finds out. Blocking calls only.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use super::range::Validator;
+use crate::datafile::{Content, SourceUrl};
+use crate::sys::durable::{self, Error, at};
+
+/// Written at a time: each write has its price, and a small file may end before the first one.
+const PIECE: usize = 1 << 20;
+/// Bytes may hold a customer's data.
+const MODE: u32 = 0o600;
+
+/// Of which content a partial file is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// What the push states.
+    content: Content,
+    /// SHA-256 of the URL, where no digest is stated: then nothing else tells one content from another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+}
+
+impl Identity {
+    /// Makes the identity of what a push states.
+    #[must_use]
+    pub fn new(content: &Content, url: &SourceUrl) -> Self {
+        let stated = content.md5.is_some() || content.sha256.is_some();
+        Self {
+            content: *content,
+            url: (!stated).then(|| hex::encode(sha2::Sha256::digest(url.expose()))),
+        }
+    }
+
+    /// Returns a file name that this identity has alone.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        hex::encode(&sha2::Sha256::digest(text)[..16])
+    }
+}
+
+/// What stands in the `.meta` file. Fields are only ever added; what cannot be read begins anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Meta {
+    #[serde(flatten)]
+    identity: Identity,
+    #[serde(default)]
+    validator: Option<Validator>,
+}
+
+/// An open partial file. Dropping it keeps what came.
+#[derive(Debug)]
+pub struct Spool {
+    partial: PathBuf,
+    meta_path: PathBuf,
+    file: File,
+    meta: Meta,
+    /// Whether the `.meta` file says what `meta` says.
+    meta_written: bool,
+    written: u64,
+    buffer: Vec<u8>,
+    /// Whether the files are gone from here.
+    gone: bool,
+}
+
+impl Spool {
+    /// Opens the partial file `name` in `dir` for the content `identity`. What is there of another content is thrown away.
+    pub fn open(dir: &Path, name: &str, identity: &Identity) -> Result<Self, Error> {
+        let partial = dir.join(format!("{name}.partial"));
+        let meta_path = dir.join(format!("{name}.meta"));
+        let kept = read_meta(&meta_path).filter(|meta| meta.identity == *identity);
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(MODE)
+            .open(&partial)
+            .map_err(at("open", &partial))?;
+        let written = match &kept {
+            Some(_) => file.metadata().map_err(at("stat", &partial))?.len(),
+            None => {
+                file.set_len(0).map_err(at("truncate", &partial))?;
+                0
+            }
+        };
+        Ok(Self {
+            meta_written: kept.is_some(),
+            meta: kept.unwrap_or_else(|| Meta {
+                identity: identity.clone(),
+                validator: None,
+            }),
+            partial,
+            meta_path,
+            file,
+            written,
+            buffer: Vec::new(),
+            gone: false,
+        })
+    }
+
+    /// Returns how many bytes there are, those not yet written out included.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Tells whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns what the origin said of the object that the bytes are from.
+    #[must_use]
+    pub fn validator(&self) -> Option<&Validator> {
+        self.meta.validator.as_ref()
+    }
+
+    /// Notes what the origin says of the object that the bytes are from. After [`Spool::reset`], when it is another one.
+    pub fn set_validator(&mut self, validator: Option<&Validator>) -> Result<(), Error> {
+        if self.meta.validator.as_ref() == validator {
+            return Ok(());
+        }
+        self.meta.validator = validator.cloned();
+        if self.meta_written {
+            self.meta_written = false;
+            self.write_meta()?;
+        }
+        Ok(())
+    }
+
+    /// Adds bytes; they are written out in large pieces.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if self.buffer.is_empty() && bytes.len() >= PIECE {
+            return self.write(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes out what is buffered.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let result = self.write(&buffer);
+        buffer.clear();
+        self.buffer = buffer;
+        result
+    }
+
+    /// Returns another handle at the first byte, to read what there is. What is buffered is written out first.
+    pub fn reader(&mut self) -> Result<File, Error> {
+        self.flush()?;
+        File::open(&self.partial).map_err(at("open", &self.partial))
+    }
+
+    /// Returns the file. What is buffered is not in it yet.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Throws away every byte, and what the origin said of them.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        self.buffer.clear();
+        self.written = 0;
+        self.file
+            .set_len(0)
+            .map_err(at("truncate", &self.partial))?;
+        self.set_validator(None)
+    }
+
+    /// Removes the files.
+    pub fn discard(mut self) -> Result<(), Error> {
+        self.gone = true;
+        remove(&self.partial)?;
+        remove(&self.meta_path)
+    }
+
+    /// Moves the file to `to`. The caller syncs it and the directory.
+    pub fn persist(mut self, to: &Path) -> Result<(), Error> {
+        self.flush()?;
+        durable::rename(&self.partial, to)?;
+        self.gone = true;
+        remove(&self.meta_path)
+    }
+
+    /// Removes every partial file in `dir` whose name is not `wanted`, and returns the names.
+    pub fn sweep(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, Error> {
+        let mut swept = Vec::new();
+        for entry in fs::read_dir(dir).map_err(at("list", dir))? {
+            let path = entry.map_err(at("list", dir))?.path();
+            let file_name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let name = file_name
+                .strip_suffix(".partial")
+                .or_else(|| file_name.strip_suffix(".meta"));
+            match name {
+                Some(name) if !wanted(name) => {
+                    remove(&path)?;
+                    swept.push(name.to_owned());
+                }
+                None if durable::is_temporary(&file_name) => remove(&path)?,
+                _ => {}
+            }
+        }
+        swept.sort();
+        swept.dedup();
+        Ok(swept)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        // Before the bytes: there is never a byte whose content is not told.
+        self.write_meta()?;
+        let result = self.file.write_all(bytes);
+        if result.is_err() {
+            // Part of them may be there; those are as good as the rest.
+            self.written = self.file.metadata().map_or(self.written, |m| m.len());
+        } else {
+            self.written += bytes.len() as u64;
+        }
+        result.map_err(at("write", &self.partial))
+    }
+
+    fn write_meta(&mut self) -> Result<(), Error> {
+        if self.meta_written {
+            return Ok(());
+        }
+        let text = serde_json::to_vec(&self.meta)
+            .map_err(|e| at("encode", &self.meta_path)(io::Error::other(e)))?;
+        let temporary = durable::temporary_sibling(&self.meta_path);
+        let result = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(MODE)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(&text))
+            .map_err(at("write", &temporary))
+            .and_then(|()| durable::rename(&temporary, &self.meta_path));
+        if result.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        self.meta_written = result.is_ok();
+        result
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if !self.gone {
+            let _ = self.flush();
+        }
+    }
+}
+
+fn read_meta(path: &Path) -> Option<Meta> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datafile::Md5;
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn url(text: &str) -> SourceUrl {
+        SourceUrl::parse(text).unwrap()
+    }
+
+    fn identity(md5: Option<u8>, size: u64, at: &str) -> Identity {
+        let content = Content {
+            size: Some(size),
+            md5: md5.map(|b| Md5::parse(&hex::encode([b; 16])).unwrap()),
+            sha256: None,
+        };
+        Identity::new(&content, &url(at))
+    }
+
+    fn validator(etag: &str) -> Validator {
+        Validator {
+            host: "h:80".to_owned(),
+            etag: Some(etag.to_owned()),
+            last_modified: None,
+        }
+    }
+
+    #[test]
+    fn goes_on_for_the_same_content_and_begins_anew_for_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |identity: &Identity| Spool::open(dir.path(), "7", identity).unwrap();
+        let one = identity(Some(1), 10, "http://h/a?sign=SECRET");
+        let mut spool = open(&one);
+        spool.set_validator(Some(&validator("\"v1\""))).unwrap();
+        spool.append(b"01234").unwrap();
+        assert_eq!(spool.len(), 5);
+        drop(spool);
+        let meta = fs::read_to_string(dir.path().join("7.meta")).unwrap();
+        assert!(!meta.contains("SECRET") && !meta.contains("http"), "{meta}");
+        let mode = |name: &str| {
+            fs::metadata(dir.path().join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+        };
+        assert_eq!(
+            (mode("7.meta") & 0o777, mode("7.partial") & 0o777),
+            (MODE, MODE)
+        );
+        // A fresh signed URL for the same content.
+        let mut spool = open(&identity(Some(1), 10, "http://other/b?sign=NEW"));
+        assert_eq!(spool.len(), 5);
+        assert_eq!(spool.validator(), Some(&validator("\"v1\"")));
+        let mut text = String::new();
+        spool.append(b"56789").unwrap();
+        spool.reader().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "0123456789");
+        drop(spool);
+        // Another size, another digest.
+        assert!(open(&identity(Some(1), 11, "http://h/a")).is_empty());
+        let mut spool = open(&identity(Some(2), 11, "http://h/a"));
+        assert!(spool.is_empty() && spool.validator().is_none());
+        spool.append(b"x").unwrap();
+        drop(spool);
+        assert_eq!(open(&identity(Some(2), 11, "http://h/a")).len(), 1);
+    }
+
+    #[test]
+    fn without_a_digest_only_the_same_url_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = identity(None, 10, "http://h/a?sign=1");
+        let b = identity(None, 10, "http://h/a?sign=2");
+        let mut spool = Spool::open(dir.path(), "7", &a).unwrap();
+        spool.append(b"x").unwrap();
+        drop(spool);
+        assert_eq!(Spool::open(dir.path(), "7", &a).unwrap().len(), 1);
+        assert!(Spool::open(dir.path(), "7", &b).unwrap().is_empty());
+        assert_ne!(a.name(), b.name());
+    }
+
+    #[test]
+    fn bytes_without_a_readable_meta_are_thrown_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = identity(Some(1), 10, "http://h/a");
+        for meta in [None, Some(""), Some("{}"), Some("{\"content\":")] {
+            fs::write(dir.path().join("7.partial"), b"stale").unwrap();
+            let _ = fs::remove_file(dir.path().join("7.meta"));
+            if let Some(text) = meta {
+                fs::write(dir.path().join("7.meta"), text).unwrap();
+            }
+            assert!(
+                Spool::open(dir.path(), "7", &one).unwrap().is_empty(),
+                "{meta:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn writes_in_large_pieces_and_moves_or_removes_the_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = identity(Some(1), 10, "http://h/a");
+        let on_disk = |name: &str| fs::metadata(dir.path().join(name)).map(|m| m.len()).ok();
+        let mut spool = Spool::open(dir.path(), "7", &one).unwrap();
+        spool.append(&[1; 1000]).unwrap();
+        assert_eq!((on_disk("7.partial"), on_disk("7.meta")), (Some(0), None));
+        spool.append(&vec![2; PIECE]).unwrap();
+        assert_eq!(on_disk("7.partial"), Some(PIECE as u64 + 1000));
+        spool.append(&[3; 10]).unwrap();
+        spool.reset().unwrap();
+        assert_eq!((spool.len(), on_disk("7.partial")), (0, Some(0)));
+        spool.append(b"good").unwrap();
+        spool.persist(&dir.path().join("kept")).unwrap();
+        assert_eq!(fs::read(dir.path().join("kept")).unwrap(), b"good");
+        assert_eq!((on_disk("7.partial"), on_disk("7.meta")), (None, None));
+        let mut spool = Spool::open(dir.path(), "8", &one).unwrap();
+        spool.append(b"x").unwrap();
+        spool.flush().unwrap();
+        spool.discard().unwrap();
+        assert_eq!((on_disk("8.partial"), on_disk("8.meta")), (None, None));
+    }
+
+    #[test]
+    fn sweeps_what_nobody_wants() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "1.partial",
+            "1.meta",
+            "2.partial",
+            ".2.meta.tmp-1-1",
+            "else",
+        ] {
+            fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        assert_eq!(Spool::sweep(dir.path(), |name| name == "1").unwrap(), ["2"]);
+        let mut left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["1.meta", "1.partial", "else"]);
+    }
+}
