@@ -443,3 +443,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ActivationRow> {
         superseded: row.get("superseded")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

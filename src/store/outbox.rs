@@ -571,3 +571,6 @@ fn read_row(row: &Row<'_>, uptime_ms: i64) -> rusqlite::Result<OutboxRow> {
         data: sql::json(row, "data")?.unwrap_or(Value::Null),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -417,3 +417,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ReleaseRow> {
         damage: row.get("damage")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

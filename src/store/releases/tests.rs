@@ -1,0 +1,235 @@
+//! What is live, and what was before.
+
+use super::super::testing::{Bench, NOW, file, key, published};
+use super::super::{jobs, outbox};
+use super::*;
+use crate::job::Outcome;
+
+fn names_of(rows: Vec<ReleaseRow>) -> Vec<String> {
+    rows.into_iter()
+        .map(|r| r.key.version.to_string())
+        .collect()
+}
+
+async fn live_version(bench: &Bench) -> Option<String> {
+    let key = key("n", "1");
+    let row = bench
+        .store
+        .read(move |r| live(r, &key.app, &key.name))
+        .await;
+    row.unwrap().map(|r| r.key.version.to_string())
+}
+
+async fn previous_version(bench: &Bench) -> Option<String> {
+    let key = key("n", "1");
+    let row = bench
+        .store
+        .read(move |r| previous(r, &key.app, &key.name))
+        .await;
+    row.unwrap().map(|r| r.key.version.to_string())
+}
+
+async fn flip(bench: &Bench, version: &str, reason: Reason) {
+    let key = key("n", version);
+    bench
+        .store
+        .write(move |tx| set_live(tx, &key, reason))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn exactly_one_version_of_a_name_is_live() {
+    let bench = Bench::new();
+    for version in ["1", "2", "3"] {
+        bench.publish("n", version).await;
+        bench.publish("other", version).await;
+        assert_eq!(live_version(&bench).await.as_deref(), Some(version));
+    }
+    let names = bench.store.read(names).await.unwrap();
+    let shown: Vec<_> = names
+        .iter()
+        .map(|n| {
+            (
+                n.name.as_str(),
+                n.live.as_ref().unwrap().as_str(),
+                n.versions,
+                n.bytes,
+            )
+        })
+        .collect();
+    assert_eq!(shown, [("n", "3", 3, 90), ("other", "3", 3, 90)]);
+    let forced = bench
+        .store
+        .write(|tx| tx.run("force", "UPDATE releases SET live = 1", []))
+        .await;
+    assert!(
+        forced.is_err(),
+        "the database refuses a second live version"
+    );
+}
+
+#[tokio::test]
+async fn rolling_back_twice_goes_back_two_versions() {
+    let bench = Bench::new();
+    for version in ["1", "2", "3"] {
+        bench.publish("n", version).await;
+    }
+    for want in ["2", "1"] {
+        assert_eq!(previous_version(&bench).await.as_deref(), Some(want));
+        flip(&bench, want, Reason::Rollback).await;
+    }
+    assert_eq!(previous_version(&bench).await, None);
+    // Forward again: what was live just before is where a rollback goes, however old it is.
+    flip(&bench, "3", Reason::Activate).await;
+    assert_eq!(previous_version(&bench).await.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_rollback_passes_over_what_is_damaged_or_gone() {
+    let bench = Bench::new();
+    for version in ["1", "2", "3", "4"] {
+        bench.publish("n", version).await;
+    }
+    let remove = |version: &'static str| {
+        bench
+            .store
+            .write(move |tx| remove(tx, &key("n", version), "test", "admin"))
+    };
+    assert_eq!(remove("3").await.unwrap(), Removal::Done);
+    assert_eq!(previous_version(&bench).await.as_deref(), Some("2"));
+    let damage = |damage: Option<&'static str>| {
+        bench
+            .store
+            .write(move |tx| mark_damaged(tx, &key("n", "2"), damage))
+    };
+    assert!(damage(Some("`a` differs")).await.unwrap());
+    assert!(!damage(Some("`a` differs")).await.unwrap(), "nothing new");
+    assert_eq!(previous_version(&bench).await.as_deref(), Some("1"));
+    assert!(damage(None).await.unwrap());
+    assert_eq!(previous_version(&bench).await.as_deref(), Some("2"));
+    remove("1").await.unwrap();
+    remove("2").await.unwrap();
+    assert_eq!(previous_version(&bench).await, None);
+}
+
+#[tokio::test]
+async fn without_a_chain_a_rollback_goes_to_the_newest_older_version() {
+    let bench = Bench::new();
+    for (version, age) in [("1", 30), ("2", 20), ("3", 10)] {
+        let entry = match published(false) {
+            Outcome::Published(p) => p,
+            Outcome::Failed(_) | Outcome::Canceled => unreachable!(),
+        };
+        let restored = bench
+            .store
+            .write(move |tx| restore(tx, &key("n", version), &entry, NOW - age, version == "3"))
+            .await;
+        assert!(restored.unwrap());
+    }
+    assert_eq!(live_version(&bench).await.as_deref(), Some("3"));
+    assert_eq!(previous_version(&bench).await.as_deref(), Some("2"));
+    let row = bench
+        .store
+        .read(|r| jobs::latest(r, &key("n", "1")))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (row.via, row.status),
+        (crate::job::Via::Recover, crate::job::Status::Success)
+    );
+    let listed = bench
+        .store
+        .read(|r| of_name(r, &key("n", "1").app, &key("n", "1").name))
+        .await
+        .unwrap();
+    assert_eq!(names_of(listed), ["3", "2", "1"]);
+    // A restored key can be pushed on: it is a file like any other.
+    bench.publish("n", "4").await;
+    assert_eq!(previous_version(&bench).await.as_deref(), Some("3"));
+}
+
+#[tokio::test]
+async fn live_and_pinned_versions_are_not_removed() {
+    let bench = Bench::new();
+    bench.listen().await;
+    for version in ["1", "2"] {
+        bench.publish("n", version).await;
+    }
+    let remove = |version: &'static str| {
+        bench
+            .store
+            .write(move |tx| remove(tx, &key("n", version), "retention", "vacuum"))
+    };
+    let pin = |pinned| {
+        bench
+            .store
+            .write(move |tx| set_pinned(tx, &key("n", "1"), pinned, "admin"))
+    };
+    assert_eq!(remove("2").await.unwrap(), Removal::Live);
+    assert!(pin(true).await.unwrap());
+    assert_eq!(remove("1").await.unwrap(), Removal::Pinned);
+    assert!(pin(false).await.unwrap());
+    assert_eq!(remove("1").await.unwrap(), Removal::Done);
+    assert_eq!(remove("1").await.unwrap(), Removal::Unknown);
+    let callbacks = bench
+        .store
+        .read(|r| outbox::list(r, &outbox::Filter::default(), 99))
+        .await
+        .unwrap();
+    let removed: Vec<_> = callbacks
+        .iter()
+        .filter(|c| c.kind == outbox::REMOVED)
+        .collect();
+    assert_eq!(removed.len(), 1);
+    assert_eq!(removed[0].data["reason"], "retention");
+    let row = bench
+        .store
+        .read(|r| jobs::latest(r, &key("n", "1")))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(row.release, None, "what a status query sees");
+}
+
+#[tokio::test]
+async fn a_second_push_heals_a_damaged_version() {
+    let bench = Bench::new();
+    bench.publish("n", "1").await;
+    bench
+        .store
+        .write(|tx| mark_damaged(tx, &key("n", "1"), Some("`a` is missing")))
+        .await
+        .unwrap();
+    let id = bench.accept(file("n", "1")).await;
+    bench.end(id, published(true)).await;
+    let row = bench
+        .store
+        .read(|r| get(r, &key("n", "1")))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((row.job, row.damage, row.live), (id, None, true));
+}
+
+#[tokio::test]
+async fn lists_are_paged_and_filtered() {
+    let bench = Bench::new();
+    for (name, version) in [("b", "1"), ("a", "1"), ("a", "2")] {
+        bench.publish(name, version).await;
+    }
+    let list = |name: Option<&'static str>, offset, limit| {
+        bench
+            .store
+            .read(move |r| list(r, Some("app"), name, offset, limit))
+    };
+    let show =
+        |rows: Vec<ReleaseRow>| -> Vec<String> { rows.iter().map(|r| r.key.to_string()).collect() };
+    assert_eq!(
+        show(list(None, 0, 9).await.unwrap()),
+        ["app/a@2", "app/a@1", "app/b@1"]
+    );
+    assert_eq!(show(list(None, 1, 1).await.unwrap()), ["app/a@1"]);
+    assert_eq!(show(list(Some("b"), 0, 9).await.unwrap()), ["app/b@1"]);
+}
