@@ -201,6 +201,8 @@ pub enum Via {
     Inbox,
     /// `edgepush apply` in one process.
     Apply,
+    /// Not at all: found on the disk when the database was rebuilt.
+    Recover,
 }
 
 impl Via {
@@ -212,15 +214,22 @@ impl Via {
             Self::Api => "api",
             Self::Inbox => "inbox",
             Self::Apply => "apply",
+            Self::Recover => "recover",
         }
     }
 
     /// Parses the stored name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Ens, Self::Api, Self::Inbox, Self::Apply]
-            .into_iter()
-            .find(|v| v.as_str() == text)
+        [
+            Self::Ens,
+            Self::Api,
+            Self::Inbox,
+            Self::Apply,
+            Self::Recover,
+        ]
+        .into_iter()
+        .find(|v| v.as_str() == text)
     }
 }
 

@@ -1,0 +1,445 @@
+//! Which version is live, and why: requests that the runner carries out, and the audit log of every change.
+//!
+//! Each change has a turn, `seq`, from the sequence that numbers jobs, so pushes and operators stand in one order: that of
+//! acceptance. A change whose turn was before one that has happened, or that waits, must not happen any more
+//! ([`may_activate`]): an older push that ends later never overtakes a newer one.
+
+use rusqlite::{Row, params};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::error::Error;
+use super::events::{self, Note};
+use super::releases::{self, ReleaseRow};
+use super::sql::{self, Reader, Tx};
+use super::{Topic, jobs, outbox};
+use crate::datafile::{AppId, DataName, DataVersion, Key};
+use crate::job::JobId;
+use crate::sys::clock::stamp;
+
+/// Why a version becomes live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// Its push has ended.
+    Push,
+    /// It was pushed again while it was published but not live.
+    Repush,
+    /// An operator wants it.
+    Activate,
+    /// An operator wants back what was live before.
+    Rollback,
+    /// The disk says so: the link is the truth of what is live.
+    Recover,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 5] = [
+        Self::Push,
+        Self::Repush,
+        Self::Activate,
+        Self::Rollback,
+        Self::Recover,
+    ];
+
+    /// Returns the stable lower-case name, as stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Repush => "repush",
+            Self::Activate => "activate",
+            Self::Rollback => "rollback",
+            Self::Recover => "recover",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| r.as_str() == text)
+    }
+}
+
+/// A row of the audit log, or a request that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ActivationRow {
+    /// Its number.
+    pub id: i64,
+    /// The version that becomes live.
+    #[serde(flatten)]
+    pub key: Key,
+    /// The version that was live before.
+    pub from_version: Option<DataVersion>,
+    /// Why.
+    pub reason: Reason,
+    /// By whom: a way in, or an operator.
+    pub actor: String,
+    /// The push it belongs to.
+    pub job: Option<JobId>,
+    /// Its turn.
+    pub seq: i64,
+    /// When it was asked for.
+    pub requested_ms: i64,
+    /// When it happened or was refused; none while it waits.
+    pub done_ms: Option<i64>,
+    /// Why it did not happen.
+    pub error: Option<String>,
+    /// Whether a later turn has been taken, so that this one must not happen any more.
+    pub superseded: bool,
+}
+
+/// A wish to make a version live.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The version.
+    pub key: &'a Key,
+    /// Why.
+    pub reason: Reason,
+    /// By whom.
+    pub actor: &'a str,
+    /// The push it belongs to.
+    pub job: Option<JobId>,
+}
+
+/// What became of a wish to make a version live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Requested {
+    /// It waits for the runner, under this number.
+    Waiting(i64, DataVersion),
+    /// It is live, or the latest request already wants it.
+    AlreadyLive(DataVersion),
+    /// It is not on the disk.
+    Unknown,
+    /// It is on the disk, but damaged.
+    Damaged,
+    /// There is nothing to go back to.
+    NothingBefore,
+}
+
+/// Asks the runner to make a version live.
+pub fn request(tx: &Tx<'_>, request: &Request<'_>) -> Result<Requested, Error> {
+    let Some(release) = releases::get(tx, request.key)? else {
+        return Ok(Requested::Unknown);
+    };
+    if release.damage.is_some() {
+        return Ok(Requested::Damaged);
+    }
+    let version = release.key.version.clone();
+    if wanted(tx, &release.key.app, &release.key.name)?.as_ref() == Some(&version) {
+        // Still a turn of its own where an older push is at work that would overtake it.
+        if has_open_job(tx, &release.key)? {
+            claim(tx, &release, request)?;
+        }
+        return Ok(Requested::AlreadyLive(version));
+    }
+    let id = insert(tx, request, jobs::next_seq(tx)?)?;
+    tx.touch(Topic::Activations);
+    Ok(Requested::Waiting(id, version))
+}
+
+/// Asks the runner to go back to the previous good version of a name; counted from what waiting requests will have done.
+pub fn request_rollback(
+    tx: &Tx<'_>,
+    app: &AppId,
+    name: &DataName,
+    actor: &str,
+) -> Result<Requested, Error> {
+    let Some(version) = wanted(tx, app, name)? else {
+        return Ok(Requested::Unknown);
+    };
+    let from = Key {
+        app: app.clone(),
+        name: name.clone(),
+        version,
+    };
+    let Some(previous) = releases::previous_of(tx, &from)? else {
+        return Ok(Requested::NothingBefore);
+    };
+    request(
+        tx,
+        &Request {
+            key: &previous.key,
+            reason: Reason::Rollback,
+            actor,
+            job: None,
+        },
+    )
+}
+
+/// Returns the requests that wait, in their order. One that is `superseded` must be ended with an error, not carried out.
+pub fn pending(reader: &Reader<'_>) -> Result<Vec<ActivationRow>, Error> {
+    let sql = format!("{SHOWN} WHERE a.done IS NULL ORDER BY a.seq");
+    reader.many("find waiting activations", &sql, [], read)
+}
+
+/// Ends a request: the link was flipped, or `error` says why not. Returns false if it had ended before.
+pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
+    let sql = format!("{SHOWN} WHERE a.id = ?1 AND a.done IS NULL");
+    let Some(row) = tx.one("find an activation", &sql, [id], read)? else {
+        return Ok(false);
+    };
+    let from = match error {
+        None => releases::set_live(tx, &row.key, row.reason)?,
+        Some(_) => releases::live(tx, &row.key.app, &row.key.name)?.map(|r| r.key.version),
+    };
+    tx.run(
+        "end an activation",
+        "UPDATE activations SET done = ?2, error = ?3, from_version = ?4 WHERE id = ?1",
+        params![
+            id,
+            tx.now_ms(),
+            error,
+            from.as_ref().map(DataVersion::as_str)
+        ],
+    )?;
+    let flip = Flip {
+        key: &row.key,
+        reason: row.reason,
+        actor: &row.actor,
+        job: row.job,
+        seq: row.seq,
+    };
+    match error {
+        None => tell(tx, &flip, from.as_ref(), row.requested_ms)?,
+        Some(error) => {
+            let message = format!("not made live: {error}");
+            events::add_for_file(tx, &row.key, Note::new("not-activated", &message))?;
+        }
+    }
+    Ok(true)
+}
+
+/// A change of what is live that has happened.
+#[derive(Debug, Clone, Copy)]
+pub struct Flip<'a> {
+    /// The version that is live now.
+    pub key: &'a Key,
+    /// Why.
+    pub reason: Reason,
+    /// By whom.
+    pub actor: &'a str,
+    /// The push it belongs to.
+    pub job: Option<JobId>,
+    /// Its turn.
+    pub seq: i64,
+}
+
+/// Writes down a change that has happened without a request: the release is live, the audit log, the timeline and the
+/// callbacks say so.
+pub fn record(tx: &Tx<'_>, flip: &Flip<'_>) -> Result<(), Error> {
+    let from = releases::set_live(tx, flip.key, flip.reason)?;
+    let request = Request {
+        key: flip.key,
+        reason: flip.reason,
+        actor: flip.actor,
+        job: flip.job,
+    };
+    let id = insert(tx, &request, flip.seq)?;
+    tx.run(
+        "end an activation",
+        "UPDATE activations SET done = requested, from_version = ?2 WHERE id = ?1",
+        params![id, from.as_ref().map(DataVersion::as_str)],
+    )?;
+    tell(tx, flip, from.as_ref(), tx.now_ms())
+}
+
+/// Notes at the start that `current` points to this version, where the table says otherwise: the disk is the truth.
+pub fn trust_link(tx: &Tx<'_>, key: &Key) -> Result<bool, Error> {
+    let Some(release) = releases::get(tx, key)? else {
+        return Ok(false);
+    };
+    if release.live {
+        return Ok(false);
+    }
+    let flip = Flip {
+        key,
+        reason: Reason::Recover,
+        actor: "recover",
+        job: Some(release.job),
+        seq: jobs::seq(tx, release.job)?,
+    };
+    record(tx, &flip)?;
+    Ok(true)
+}
+
+/// Tells whether a change with this turn may still happen: none with a later turn has happened or waits.
+pub fn may_activate(
+    reader: &Reader<'_>,
+    app: &AppId,
+    name: &DataName,
+    seq: i64,
+) -> Result<bool, Error> {
+    let newer = reader.number(
+        "look for a newer activation",
+        "SELECT EXISTS (SELECT 1 FROM activations WHERE app = ?1 AND name = ?2 AND seq > ?3 AND error IS NULL)",
+        params![app.as_str(), name.as_str(), seq],
+    )?;
+    Ok(newer == 0)
+}
+
+/// Tells whether the version of a job may become live when it is published; see [`may_activate`]. A job that was pushed
+/// again while it ran has the turn of that later push.
+pub fn job_may_activate(reader: &Reader<'_>, key: &Key, job: JobId) -> Result<bool, Error> {
+    may_activate(reader, &key.app, &key.name, jobs::seq(reader, job)?)
+}
+
+/// Gives a job that is pushed again while it runs a new turn, if a later one was taken meanwhile.
+pub fn renew_turn(tx: &Tx<'_>, key: &Key, job: JobId) -> Result<(), Error> {
+    if job_may_activate(tx, key, job)? {
+        return Ok(());
+    }
+    let seq = jobs::next_seq(tx)?;
+    jobs::set_seq(tx, job, seq)
+}
+
+/// Returns the audit log, newest first, of an application and a name or of all.
+pub fn log(
+    reader: &Reader<'_>,
+    app: Option<&str>,
+    name: Option<&str>,
+    limit: u32,
+) -> Result<Vec<ActivationRow>, Error> {
+    let sql = format!(
+        "{SHOWN} WHERE (?1 IS NULL OR a.app = ?1) AND (?2 IS NULL OR a.name = ?2) ORDER BY a.id DESC LIMIT ?3"
+    );
+    reader.many("read the audit log", &sql, params![app, name, limit], read)
+}
+
+/// Returns the version that is live once every waiting request is carried out.
+fn wanted(reader: &Reader<'_>, app: &AppId, name: &DataName) -> Result<Option<DataVersion>, Error> {
+    let waiting = reader.one(
+        "find the latest request",
+        "SELECT to_version FROM activations WHERE app = ?1 AND name = ?2 AND done IS NULL ORDER BY seq DESC LIMIT 1",
+        params![app.as_str(), name.as_str()],
+        |r| sql::typed(r, "to_version"),
+    )?;
+    match waiting {
+        Some(version) => Ok(Some(version)),
+        None => Ok(releases::live(reader, app, name)?.map(|r| r.key.version)),
+    }
+}
+
+/// Tells whether a push of another version of the name is at work that would become live.
+fn has_open_job(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
+    let open = reader.number(
+        "look for running pushes of a name",
+        "SELECT EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file
+             WHERE j.state IN ('queued', 'running') AND j.activate = 1
+               AND f.app = ?1 AND f.name = ?2 AND f.version <> ?3)",
+        params![key.app.as_str(), key.name.as_str(), key.version.as_str()],
+    )?;
+    Ok(open == 1)
+}
+
+/// Takes a turn for a version that is live already or about to be.
+fn claim(tx: &Tx<'_>, release: &ReleaseRow, request: &Request<'_>) -> Result<(), Error> {
+    let id = insert(tx, request, jobs::next_seq(tx)?)?;
+    if release.live {
+        tx.run(
+            "end an activation",
+            "UPDATE activations SET done = requested, from_version = to_version WHERE id = ?1",
+            [id],
+        )?;
+    } else {
+        tx.touch(Topic::Activations);
+    }
+    Ok(())
+}
+
+fn insert(tx: &Tx<'_>, request: &Request<'_>, seq: i64) -> Result<i64, Error> {
+    let key = request.key;
+    let id = tx.insert(
+        "enter an activation",
+        "INSERT INTO activations (app, name, to_version, reason, actor, job, seq, requested)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            key.app.as_str(),
+            key.name.as_str(),
+            key.version.as_str(),
+            request.reason.as_str(),
+            request.actor,
+            request.job.map(|j| j.0),
+            seq,
+            tx.now_ms(),
+        ],
+    )?;
+    tx.run(
+        "trim the audit log",
+        "DELETE FROM activations WHERE done IS NOT NULL AND id IN (
+             SELECT id FROM activations WHERE app = ?1 AND name = ?2 ORDER BY seq DESC LIMIT -1 OFFSET ?3)",
+        params![
+            key.app.as_str(),
+            key.name.as_str(),
+            tx.config().audit_per_name.max(1)
+        ],
+    )?;
+    Ok(id)
+}
+
+fn tell(
+    tx: &Tx<'_>,
+    flip: &Flip<'_>,
+    from: Option<&DataVersion>,
+    requested_ms: i64,
+) -> Result<(), Error> {
+    let key = flip.key;
+    let (kind, event) = match flip.reason {
+        Reason::Rollback => (outbox::ROLLED_BACK, "rolled-back"),
+        Reason::Push | Reason::Repush | Reason::Activate | Reason::Recover => {
+            (outbox::ACTIVATED, "activated")
+        }
+    };
+    let message = match from {
+        Some(from) if *from != key.version => {
+            format!(
+                "live instead of {from} ({} by {})",
+                flip.reason.as_str(),
+                flip.actor
+            )
+        }
+        _ => format!("live ({} by {})", flip.reason.as_str(), flip.actor),
+    };
+    let data = json!({
+        "app": key.app,
+        "name": key.name,
+        "version": key.version,
+        "from_version": from,
+        "reason": flip.reason,
+        "actor": flip.actor,
+        "job": flip.job,
+        "seq": flip.seq,
+        "requested_at": stamp(requested_ms),
+        "activated_at": stamp(tx.now_ms()),
+    });
+    let file = jobs::file_id(tx, key)?;
+    if let Some(file) = file {
+        let note = Note::new(event, &message).data(data.clone());
+        events::write(tx, Some((file, key.clone())), flip.job, note)?;
+    }
+    outbox::enqueue(tx, kind, file, flip.job, &data)
+}
+
+const SHOWN: &str = "SELECT a.*, EXISTS (SELECT 1 FROM activations b
+         WHERE b.app = a.app AND b.name = a.name AND b.seq > a.seq AND b.error IS NULL AND a.done IS NULL) AS superseded
+     FROM activations a";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<ActivationRow> {
+    Ok(ActivationRow {
+        id: row.get("id")?,
+        key: Key {
+            app: sql::typed(row, "app")?,
+            name: sql::typed(row, "name")?,
+            version: sql::typed(row, "to_version")?,
+        },
+        from_version: sql::parsed_option(row, "from_version", DataVersion::parse)?,
+        reason: sql::parsed(row, "reason", sql::word("reason", Reason::parse))?,
+        actor: row.get("actor")?,
+        job: row.get::<_, Option<i64>>("job")?.map(JobId),
+        seq: row.get("seq")?,
+        requested_ms: row.get("requested")?,
+        done_ms: row.get("done")?,
+        error: row.get("error")?,
+        superseded: row.get("superseded")?,
+    })
+}

@@ -1,0 +1,284 @@
+//! The timeline: what happened to a job, a file or the node, in order, for people and for `watch`. It is bounded per job;
+//! everyone who subscribed hears of an event after its commit.
+
+use rusqlite::{Row, params};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::error::Error;
+use super::sql::{self, Reader, Tx, read_key};
+use crate::datafile::Key;
+use crate::job::{JobId, Stage};
+
+/// Progress events kept per job: the newest.
+const PROGRESS: u32 = 20;
+
+/// An event of a timeline that is to be written.
+#[derive(Debug, Clone)]
+pub struct Note<'a> {
+    kind: &'a str,
+    message: &'a str,
+    stage: Option<Stage>,
+    attempt: Option<u32>,
+    bytes: Option<u64>,
+    data: Option<Value>,
+}
+
+impl<'a> Note<'a> {
+    /// Makes a note of type `kind` (kebab-case, for programs) with a sentence for people.
+    #[must_use]
+    pub fn new(kind: &'a str, message: &'a str) -> Self {
+        Self {
+            kind,
+            message,
+            stage: None,
+            attempt: None,
+            bytes: None,
+            data: None,
+        }
+    }
+
+    /// Adds where on the road it happened.
+    #[must_use]
+    pub fn stage(mut self, stage: Stage) -> Self {
+        self.stage = Some(stage);
+        self
+    }
+
+    /// Adds the number of the attempt.
+    #[must_use]
+    pub fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = Some(attempt);
+        self
+    }
+
+    /// Adds a number of bytes.
+    #[must_use]
+    pub fn bytes(mut self, bytes: u64) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// Adds values for programs.
+    #[must_use]
+    pub fn data(mut self, data: Value) -> Self {
+        self.data = Some(data);
+        self
+    }
+}
+
+/// An event of the timeline.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EventRow {
+    /// Its number, growing with time: what a watcher that comes back has to name.
+    pub id: i64,
+    /// When, in milliseconds since the epoch.
+    pub ts_ms: i64,
+    /// The job it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+    /// The file it belongs to; none for an event of the node.
+    #[serde(flatten)]
+    pub key: Option<Key>,
+    /// What happened, for programs.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Where on the road.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// In which attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// How many bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// What happened, for people.
+    pub message: String,
+    /// Values for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+}
+
+/// Adds an event to the timeline of a job.
+pub fn add(tx: &Tx<'_>, job: JobId, note: Note<'_>) -> Result<(), Error> {
+    let found = tx.one(
+        "find the file of a job",
+        "SELECT f.id, f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file WHERE j.id = ?1",
+        [job.0],
+        |r| Ok((r.get(0)?, read_key(r)?)),
+    )?;
+    match found {
+        Some((file, key)) => write(tx, Some((file, key)), Some(job), note),
+        None => Ok(()),
+    }
+}
+
+/// Adds an event to the timeline of a file, beside its jobs.
+pub fn add_for_file(tx: &Tx<'_>, key: &Key, note: Note<'_>) -> Result<(), Error> {
+    match super::jobs::file_id(tx, key)? {
+        Some(file) => write(tx, Some((file, key.clone())), None, note),
+        None => Ok(()),
+    }
+}
+
+/// Adds an event of the node.
+pub fn add_for_node(tx: &Tx<'_>, note: Note<'_>) -> Result<(), Error> {
+    write(tx, None, None, note)
+}
+
+/// Returns the timeline of a job after event `after`, oldest first.
+pub fn of_job(
+    reader: &Reader<'_>,
+    job: JobId,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<EventRow>, Error> {
+    select(
+        reader,
+        "WHERE e.job = ?1 AND e.id > ?2 ORDER BY e.id LIMIT ?3",
+        params![job.0, after, limit],
+    )
+}
+
+/// Returns the timeline of a file over all its jobs after event `after`, oldest first.
+pub fn of_file(
+    reader: &Reader<'_>,
+    key: &Key,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<EventRow>, Error> {
+    let Some(file) = super::jobs::file_id(reader, key)? else {
+        return Ok(Vec::new());
+    };
+    select(
+        reader,
+        "WHERE e.file = ?1 AND e.id > ?2 ORDER BY e.id LIMIT ?3",
+        params![file, after, limit],
+    )
+}
+
+/// Returns the events after event `after`, oldest first.
+pub fn since(reader: &Reader<'_>, after: i64, limit: u32) -> Result<Vec<EventRow>, Error> {
+    select(
+        reader,
+        "WHERE e.id > ?1 ORDER BY e.id LIMIT ?2",
+        params![after, limit],
+    )
+}
+
+/// Returns the newest `limit` events, oldest of them first.
+pub fn newest(reader: &Reader<'_>, limit: u32) -> Result<Vec<EventRow>, Error> {
+    let mut rows = select(reader, "ORDER BY e.id DESC LIMIT ?1", params![limit])?;
+    rows.reverse();
+    Ok(rows)
+}
+
+fn select(
+    reader: &Reader<'_>,
+    rest: &'static str,
+    params: impl rusqlite::Params,
+) -> Result<Vec<EventRow>, Error> {
+    let sql = format!(
+        "SELECT e.*, f.app, f.name, f.version FROM events e LEFT JOIN files f ON f.id = e.file {rest}"
+    );
+    reader.many("read the timeline", &sql, params, read)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<EventRow> {
+    let of_file = row.get::<_, Option<i64>>("file")?.is_some();
+    Ok(EventRow {
+        id: row.get("id")?,
+        ts_ms: row.get("ts")?,
+        job: row.get::<_, Option<i64>>("job")?.map(JobId),
+        key: if of_file { Some(read_key(row)?) } else { None },
+        kind: row.get("type")?,
+        stage: sql::stage(row)?,
+        attempt: row.get("attempt")?,
+        bytes: row.get("bytes")?,
+        message: row.get("message")?,
+        data: sql::json(row, "data")?,
+    })
+}
+
+pub(super) fn write(
+    tx: &Tx<'_>,
+    file: Option<(i64, Key)>,
+    job: Option<JobId>,
+    note: Note<'_>,
+) -> Result<(), Error> {
+    let data = match &note.data {
+        Some(data) => Some(sql::to_json("event data", data)?),
+        None => None,
+    };
+    let (file, key) = file.unzip();
+    let id = tx.insert(
+        "add to the timeline",
+        "INSERT INTO events (ts, file, job, type, stage, attempt, bytes, message, data)
+         VALUES (?1, ?2, (SELECT id FROM jobs WHERE id = ?3), ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            tx.now_ms(),
+            file,
+            job.map(|j| j.0),
+            note.kind,
+            note.stage.map(Stage::as_str),
+            note.attempt,
+            note.bytes,
+            note.message,
+            data,
+        ],
+    )?;
+    trim(tx, file, job, note.kind)?;
+    tx.emit(EventRow {
+        id,
+        ts_ms: tx.now_ms(),
+        job,
+        key,
+        kind: note.kind.to_owned(),
+        stage: note.stage,
+        attempt: note.attempt,
+        bytes: note.bytes,
+        message: note.message.to_owned(),
+        data: note.data,
+    });
+    Ok(())
+}
+
+/// Keeps the timeline bounded: progress goes first, then whatever is oldest; how it began and how it ended stay longest.
+fn trim(tx: &Tx<'_>, file: Option<i64>, job: Option<JobId>, kind: &str) -> Result<(), Error> {
+    let most = tx.config().events_per_job;
+    match (file, job) {
+        (_, Some(job)) => {
+            if kind == "progress" {
+                tx.run(
+                    "trim the timeline",
+                    "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE job = ?1 AND type = 'progress'
+                     ORDER BY id DESC LIMIT -1 OFFSET ?2)",
+                    params![job.0, PROGRESS],
+                )?;
+            }
+            tx.run(
+                "trim the timeline",
+                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE job = ?1 AND type <> 'accepted'
+                 ORDER BY id DESC LIMIT -1 OFFSET ?2)",
+                params![job.0, most],
+            )?;
+        }
+        (Some(file), None) => {
+            tx.run(
+                "trim the timeline",
+                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE file = ?1 AND job IS NULL
+                 ORDER BY id DESC LIMIT -1 OFFSET ?2)",
+                params![file, most],
+            )?;
+        }
+        (None, None) => {
+            tx.run(
+                "trim the timeline",
+                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE file IS NULL
+                 ORDER BY id DESC LIMIT -1 OFFSET ?1)",
+                params![most],
+            )?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! Jobs as they are shown: one, the jobs of a file or a push, and lists of files by their latest job.
+
+use rusqlite::types::Value as Sql;
+use rusqlite::{Row, params, params_from_iter};
+use serde::Serialize;
+
+use super::super::error::Error;
+use super::super::sql::{self, Reader, read_content, read_key};
+use crate::datafile::{ArchiveType, Content, Key};
+use crate::job::{Failure, JobId, JobState, Published, Stage, Status, Via};
+
+/// A job as it is shown. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JobRow {
+    /// Its number; acceptance order.
+    pub id: JobId,
+    /// The file.
+    #[serde(flatten)]
+    pub key: Key,
+    /// The id of the push it came with.
+    pub push: String,
+    /// By which way it came in.
+    pub via: Via,
+    /// How the archive is packed.
+    pub archive_type: ArchiveType,
+    /// What the push stated of the archive.
+    pub stated: Content,
+    /// Where it is fetched from, without anything secret.
+    pub source: String,
+    /// How long the whole push of this file may take.
+    pub timeout_ms: i64,
+    /// Whether its version becomes `current` when it is published.
+    pub activate: bool,
+    /// Where it stands.
+    pub state: JobState,
+    /// The contract's status.
+    pub status: Status,
+    /// Where on the road it is, or where it ended.
+    pub stage: Option<Stage>,
+    /// How often it was started.
+    pub starts: u32,
+    /// Attempts at the source.
+    pub attempts: u32,
+    /// When it is due again, if it waits for that.
+    pub not_before_ms: Option<i64>,
+    /// Whether an operator wants it to end.
+    pub cancel_requested: bool,
+    /// When it was accepted.
+    pub accepted_ms: i64,
+    /// When it was first started.
+    pub started_ms: Option<i64>,
+    /// When anything of this last changed.
+    pub updated_ms: i64,
+    /// When it ended.
+    pub finished_ms: Option<i64>,
+    /// Bytes of the archive that were here when this was written.
+    pub received: u64,
+    /// Length of the archive, 0 while unknown.
+    pub total: u64,
+    /// Bytes that came over the network, repeated ones included.
+    pub fetched: u64,
+    /// Files written.
+    pub files: u64,
+    /// Bytes written in them.
+    pub written: u64,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// What it left.
+    pub published: Option<Published>,
+    /// The release of this file, whichever job made it.
+    pub release: Option<OnDisk>,
+}
+
+/// What is on the disk under a job's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OnDisk {
+    /// Whether it is `current`.
+    pub live: bool,
+    /// Whether retention must leave it alone.
+    pub pinned: bool,
+    /// What `verify` found wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// Which files a list shows; what is empty or none does not restrict.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Of this application.
+    pub app: Option<String>,
+    /// With one of these names.
+    pub names: Vec<String>,
+    /// With one of these versions.
+    pub versions: Vec<String>,
+    /// Whose latest job is in one of these states.
+    pub states: Vec<JobState>,
+    /// Whose latest job was accepted at or after this.
+    pub from_ms: Option<i64>,
+    /// Whose latest job was accepted before this.
+    pub before_ms: Option<i64>,
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// Rows to leave out at the beginning.
+    pub offset: u64,
+    /// Rows to show at most.
+    pub limit: u64,
+    /// Newest first instead of in the order of first pushes.
+    pub newest_first: bool,
+}
+
+impl Page {
+    /// Everything, in the order of first pushes.
+    pub const ALL: Self = Self {
+        offset: 0,
+        limit: i64::MAX as u64,
+        newest_first: false,
+    };
+}
+
+/// A part of a list, and how many rows the whole has.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// Rows that pass the filter.
+    pub total: u64,
+    /// Those of the page.
+    pub rows: Vec<JobRow>,
+}
+
+/// Returns a job.
+pub fn get(reader: &Reader<'_>, id: JobId) -> Result<Option<JobRow>, Error> {
+    let sql = format!("{SHOWN} WHERE j.id = ?1");
+    reader.one("read a job", &sql, [id.0], read)
+}
+
+/// Returns the latest job of a file.
+pub fn latest(reader: &Reader<'_>, key: &Key) -> Result<Option<JobRow>, Error> {
+    let sql =
+        format!("{SHOWN} WHERE f.app = ?1 AND f.name = ?2 AND f.version = ?3 AND j.id = f.job");
+    let params = params![key.app.as_str(), key.name.as_str(), key.version.as_str()];
+    reader.one("read the latest job of a file", &sql, params, read)
+}
+
+/// Returns every job of a file that is kept, oldest first.
+pub fn history(reader: &Reader<'_>, key: &Key) -> Result<Vec<JobRow>, Error> {
+    let sql = format!("{SHOWN} WHERE f.app = ?1 AND f.name = ?2 AND f.version = ?3 ORDER BY j.id");
+    let params = params![key.app.as_str(), key.name.as_str(), key.version.as_str()];
+    reader.many("read the jobs of a file", &sql, params, read)
+}
+
+/// Returns the jobs of one push, in the order of its elements.
+pub fn of_push(reader: &Reader<'_>, push: &str) -> Result<Vec<JobRow>, Error> {
+    let sql = format!("{SHOWN} WHERE j.push = ?1 ORDER BY j.id");
+    reader.many("read the jobs of a push", &sql, [push], read)
+}
+
+/// Returns files by their latest job, in the order of their first push unless the page says otherwise.
+pub fn list(reader: &Reader<'_>, filter: &Filter, page: Page) -> Result<Listed, Error> {
+    let (condition, mut params) = condition(filter)?;
+    let count =
+        format!("SELECT count(*) FROM files f JOIN jobs j ON j.id = f.job WHERE {condition}");
+    let total = reader.number("count files", &count, params_from_iter(params.iter()))?;
+    let order = if page.newest_first {
+        "j.id DESC"
+    } else {
+        "f.id"
+    };
+    params.push(Sql::Integer(bounded(page.limit)));
+    params.push(Sql::Integer(bounded(page.offset)));
+    let n = params.len();
+    let sql = format!(
+        "{SHOWN} WHERE j.id = f.job AND {condition} ORDER BY {order} LIMIT ?{} OFFSET ?{n}",
+        n - 1
+    );
+    let rows = reader.many("list files", &sql, params_from_iter(params.iter()), read)?;
+    Ok(Listed {
+        total: u64::try_from(total).unwrap_or(0),
+        rows,
+    })
+}
+
+/// Returns how many files there are in each state.
+pub fn counts(reader: &Reader<'_>) -> Result<Vec<(JobState, u64)>, Error> {
+    reader.many(
+        "count files by state",
+        "SELECT state, count(*) FROM files GROUP BY state",
+        [],
+        |r| {
+            let state = sql::parsed(r, "state", sql::word("state", JobState::parse))?;
+            Ok((state, r.get(1)?))
+        },
+    )
+}
+
+/// Returns whether an application and a name were ever pushed, the name's versions aside: (application, name).
+pub fn known(reader: &Reader<'_>, app: &str, name: &str) -> Result<(bool, bool), Error> {
+    let app_known = reader.number(
+        "look for an application",
+        "SELECT EXISTS (SELECT 1 FROM files WHERE app = ?1)",
+        [app],
+    )?;
+    let name_known = reader.number(
+        "look for a name",
+        "SELECT EXISTS (SELECT 1 FROM files WHERE app = ?1 AND name = ?2)",
+        [app, name],
+    )?;
+    Ok((app_known == 1, name_known == 1))
+}
+
+/// The WHERE clause of a filter and its parameters.
+fn condition(filter: &Filter) -> Result<(String, Vec<Sql>), Error> {
+    let (mut clauses, mut params) = (vec!["1".to_owned()], Vec::new());
+    let mut add = |clause: &str, value: Sql| {
+        params.push(value);
+        clauses.push(clause.replace('#', &format!("?{}", params.len())));
+    };
+    if let Some(app) = &filter.app {
+        add("f.app = #", Sql::Text(app.clone()));
+    }
+    for (column, values) in [("f.name", &filter.names), ("f.version", &filter.versions)] {
+        if !values.is_empty() {
+            let clause = format!("{column} IN (SELECT value FROM json_each(#))");
+            add(&clause, Sql::Text(sql::to_json("filter", values)?));
+        }
+    }
+    if !filter.states.is_empty() {
+        let states: Vec<&str> = filter.states.iter().map(|s| s.as_str()).collect();
+        add(
+            "f.state IN (SELECT value FROM json_each(#))",
+            Sql::Text(sql::to_json("filter", &states)?),
+        );
+    }
+    if let Some(from) = filter.from_ms {
+        add("j.accepted >= #", Sql::Integer(from));
+    }
+    if let Some(before) = filter.before_ms {
+        add("j.accepted < #", Sql::Integer(before));
+    }
+    Ok((clauses.join(" AND "), params))
+}
+
+const SHOWN: &str = "SELECT j.*, f.app, f.name, f.version, r.live, r.pinned, r.damage
+     FROM files f JOIN jobs j ON j.file = f.id LEFT JOIN releases r ON r.file = f.id";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<JobRow> {
+    let state = sql::parsed(row, "state", sql::word("state", JobState::parse))?;
+    let not_before: i64 = row.get("not_before")?;
+    let live: Option<bool> = row.get("live")?;
+    let release = match live {
+        Some(live) => Some(OnDisk {
+            live,
+            pinned: row.get("pinned")?,
+            damage: row.get("damage")?,
+        }),
+        None => None,
+    };
+    Ok(JobRow {
+        id: JobId(row.get("id")?),
+        key: read_key(row)?,
+        push: row.get("push")?,
+        via: sql::parsed(row, "via", sql::word("way in", Via::parse))?,
+        archive_type: sql::parsed(row, "archive_type", ArchiveType::parse)?,
+        stated: read_content(row)?,
+        source: row.get("source")?,
+        timeout_ms: row.get("timeout_ms")?,
+        activate: row.get("activate")?,
+        state,
+        status: state.status(),
+        stage: sql::stage(row)?,
+        starts: row.get("starts")?,
+        attempts: row.get("attempts")?,
+        not_before_ms: (not_before > 0).then_some(not_before),
+        cancel_requested: row.get("cancel_requested")?,
+        accepted_ms: row.get("accepted")?,
+        started_ms: row.get("started")?,
+        updated_ms: row.get("updated")?,
+        finished_ms: row.get("finished")?,
+        received: row.get("received")?,
+        total: row.get("total")?,
+        fetched: row.get("fetched")?,
+        files: row.get("files")?,
+        written: row.get("written")?,
+        failure: sql::json(row, "failure")?,
+        published: sql::json(row, "published")?,
+        release,
+    })
+}
+
+fn bounded(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,508 @@
+//! The life of a job in the database.
+
+use std::collections::HashSet;
+
+use super::super::events;
+use super::super::testing::{Bench, NOW, accept, file, key, md5, published};
+use super::*;
+use crate::job::Failure;
+use crate::sys::failure::{Class, Kind, Retry};
+
+const KIND: Kind = Kind {
+    name: "digest-mismatch",
+    class: Class::Content,
+    retry: Retry::Fatal,
+    help: "",
+};
+
+fn failed() -> Outcome {
+    Outcome::Failed(Failure::new(Stage::Verify, &KIND, "md5 differs".to_owned()))
+}
+
+async fn get(bench: &Bench, id: JobId) -> JobRow {
+    let row = bench.store.read(move |r| super::get(r, id)).await;
+    row.unwrap().unwrap()
+}
+
+async fn kinds(bench: &Bench, id: JobId) -> Vec<String> {
+    let rows = bench
+        .store
+        .read(move |r| events::of_job(r, id, 0, 1000))
+        .await;
+    rows.unwrap().into_iter().map(|e| e.kind).collect()
+}
+
+async fn due(bench: &Bench, now: i64, limit: usize, running: &[JobId]) -> Vec<JobId> {
+    let running: HashSet<JobId> = running.iter().copied().collect();
+    let jobs = bench
+        .store
+        .read(move |r| super::due(r, now, limit, &running))
+        .await;
+    jobs.unwrap().into_iter().map(|j| j.id).collect()
+}
+
+#[tokio::test]
+async fn a_final_state_is_never_left() {
+    let bench = Bench::new();
+    bench.listen().await;
+    for outcome in [published(true), failed(), Outcome::Canceled] {
+        let id = bench.accept(file("n", outcome.state().as_str())).await;
+        assert!(bench.end(id, outcome.clone()).await);
+        let (row, timeline) = (get(&bench, id).await, kinds(&bench, id).await);
+        for second in [published(true), failed(), Outcome::Canceled] {
+            assert!(!bench.end(id, second).await);
+        }
+        bench
+            .store
+            .write(move |tx| {
+                assert_eq!(start(tx, id, NOW)?, None);
+                assert!(!requeue(tx, id, 0, "")?);
+                assert_eq!(cancel_request(tx, id, "me")?, Cancel::Ended);
+                assert!(interrupted(tx)?.is_empty());
+                // And by the database itself, whatever a statement to come says.
+                let forced = tx.run(
+                    "force",
+                    "UPDATE jobs SET state = 'running' WHERE id = ?1",
+                    [id.0],
+                );
+                assert!(forced.is_err());
+                Ok(())
+            })
+            .await
+            .unwrap();
+        assert_eq!(get(&bench, id).await, row);
+        assert_eq!(kinds(&bench, id).await, timeline);
+    }
+}
+
+#[tokio::test]
+async fn the_secret_url_is_kept_only_while_the_job_is_open() {
+    let bench = Bench::new();
+    let id = bench.accept(file("n", "1")).await;
+    let jobs = bench
+        .store
+        .read(|r| super::due(r, NOW, 9, &HashSet::new()))
+        .await
+        .unwrap();
+    assert_eq!(jobs[0].file, file("n", "1"), "the runner gets all of it");
+    assert!(!format!("{:?}", get(&bench, id).await).contains("SECRET"));
+    bench.end(id, failed()).await;
+    bench.store.close().await;
+    let bytes = std::fs::read(bench.store.path()).unwrap();
+    assert!(
+        !bytes.windows(6).any(|w| w == b"SECRET"),
+        "wiped, not only unlinked"
+    );
+}
+
+#[tokio::test]
+async fn jobs_are_due_in_the_order_of_acceptance_and_not_before_their_time() {
+    let bench = Bench::new();
+    let mut ids = Vec::new();
+    for version in ["1", "2", "3", "4"] {
+        ids.push(bench.accept(file("n", version)).await);
+    }
+    assert_eq!(due(&bench, NOW, 9, &[]).await, ids);
+    assert_eq!(due(&bench, NOW, 2, &ids[..1]).await, ids[1..3]);
+    let (first, second) = (ids[0], ids[1]);
+    bench
+        .store
+        .write(move |tx| {
+            assert_eq!(start(tx, first, NOW)?, Some(1));
+            assert_eq!(start(tx, first, NOW)?, None, "started once");
+            assert!(requeue(tx, first, NOW + 500, "later")?);
+            start(tx, second, NOW)?;
+            requeue(tx, second, i64::MAX, "much later")
+        })
+        .await
+        .unwrap();
+    assert_eq!(due(&bench, NOW + 499, 9, &[]).await, ids[2..]);
+    assert_eq!(
+        due(&bench, NOW + 500, 9, &[]).await,
+        [ids[0], ids[2], ids[3]]
+    );
+    assert_eq!(
+        due(&bench, NOW + 3_600_000, 9, &[]).await,
+        ids,
+        "an hour is the longest wait"
+    );
+    // The clock goes back by ten days: what waits for a time that far away is due.
+    assert_eq!(due(&bench, NOW - 864_000_000, 9, &[]).await, ids);
+}
+
+#[tokio::test]
+async fn interrupted_jobs_wait_again_and_count_their_starts() {
+    let bench = Bench::new();
+    let id = bench.accept(file("n", "1")).await;
+    let other = bench.accept(file("n", "2")).await;
+    for round in 1..=3 {
+        let starts = bench
+            .store
+            .write(move |tx| start(tx, id, NOW))
+            .await
+            .unwrap();
+        assert_eq!(starts, Some(round));
+        let back = bench.store.write(interrupted_ids).await.unwrap();
+        assert_eq!(back, [id]);
+    }
+    assert_eq!(due(&bench, NOW, 9, &[]).await, [id, other]);
+}
+
+fn interrupted_ids(tx: &Tx<'_>) -> Result<Vec<JobId>, Error> {
+    Ok(interrupted(tx)?.into_iter().map(|j| j.id).collect())
+}
+
+#[tokio::test]
+async fn the_end_is_one_transaction_with_release_timeline_and_callback() {
+    let bench = Bench::new();
+    bench.listen().await;
+    let id = bench.publish("n", "1").await;
+    let row = get(&bench, id).await;
+    assert_eq!(
+        (row.state, row.received, row.files, row.written),
+        (JobState::Succeeded, 10, 3, 30)
+    );
+    assert!(row.release.as_ref().is_some_and(|r| r.live));
+    assert_eq!(
+        kinds(&bench, id).await,
+        ["accepted", "started", "published", "activated"]
+    );
+    let callbacks = bench
+        .store
+        .read(|r| outbox::list(r, &outbox::Filter::default(), 99))
+        .await
+        .unwrap();
+    let types: Vec<&str> = callbacks.iter().map(|c| c.kind.as_str()).collect();
+    assert_eq!(
+        types,
+        [outbox::ACCEPTED, outbox::PUBLISHED, outbox::ACTIVATED]
+    );
+    assert_eq!(callbacks[1].data["result_code"], 0);
+    assert_eq!(callbacks[1].data["status"], "SUCCESS");
+    assert_eq!(callbacks[1].data["md5"], md5(1).to_string());
+    assert_eq!(callbacks[2].data["reason"], "push");
+}
+
+#[tokio::test]
+async fn an_undone_end_leaves_nothing() {
+    let bench = Bench::new();
+    bench.listen().await;
+    let id = bench.accept(file("n", "1")).await;
+    let before = (get(&bench, id).await, kinds(&bench, id).await);
+    let undone = bench
+        .store
+        .write(move |tx| {
+            assert!(finish(tx, id, &published(true), NOW)?);
+            Err::<(), _>(Error::Closed)
+        })
+        .await;
+    assert!(undone.is_err());
+    assert_eq!((get(&bench, id).await, kinds(&bench, id).await), before);
+    let waiting = bench.store.read(outbox::pending).await.unwrap();
+    assert_eq!(waiting, 1, "accepted only");
+}
+
+#[tokio::test]
+async fn progress_is_noted_and_reported_at_most_every_ten_seconds() {
+    let bench = Bench::new();
+    bench.listen().await;
+    let id = bench.accept(file("n", "1")).await;
+    let note = move |received: u64| {
+        move |tx: &Tx<'_>| {
+            let snapshot = Snapshot {
+                stage: Stage::Fetch,
+                attempt: 2,
+                received,
+                total: 100,
+                fetched: received,
+                files: 1,
+                written: 5,
+            };
+            progress_event(tx, id, &snapshot, tx.now_ms())
+        }
+    };
+    bench.store.write(note(1)).await.unwrap();
+    assert_eq!(get(&bench, id).await.received, 0, "not running yet");
+    bench
+        .store
+        .write(move |tx| start(tx, id, NOW))
+        .await
+        .unwrap();
+    for received in 1..=50 {
+        bench.store.write(note(received)).await.unwrap();
+    }
+    let row = get(&bench, id).await;
+    assert_eq!(
+        (row.received, row.attempts, row.stage),
+        (50, 2, Some(Stage::Fetch))
+    );
+    assert_eq!(
+        kinds(&bench, id).await.len(),
+        2 + 20,
+        "the timeline is bounded"
+    );
+    let progress = || async {
+        let rows = bench
+            .store
+            .read(|r| outbox::list(r, &outbox::Filter::default(), 99))
+            .await
+            .unwrap();
+        let rows = rows.into_iter().filter(|r| r.kind == outbox::PROGRESS);
+        rows.map(|r| r.data["received"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(progress().await, [1], "one report in ten seconds");
+    bench
+        .store
+        .write(move |tx| {
+            tx.run(
+                "age",
+                "UPDATE jobs SET progress_at = progress_at - 10000",
+                [],
+            )
+        })
+        .await
+        .unwrap();
+    bench.store.write(note(60)).await.unwrap();
+    assert_eq!(progress().await, [60], "newer progress replaces what waits");
+    bench.end(id, failed()).await;
+    bench
+        .store
+        .write(move |tx| finish(tx, id, &failed(), NOW))
+        .await
+        .unwrap();
+    assert_eq!(progress().await, [0u64; 0], "and its end replaces all");
+}
+
+#[tokio::test]
+async fn cancelling_ends_what_waits_and_asks_what_runs() {
+    let bench = Bench::new();
+    let waiting = bench.accept(file("n", "1")).await;
+    let running = bench.accept(file("n", "2")).await;
+    bench
+        .store
+        .write(move |tx| start(tx, running, NOW))
+        .await
+        .unwrap();
+    let cancel = |id| bench.store.write(move |tx| cancel_request(tx, id, "admin"));
+    assert_eq!(cancel(JobId(99)).await.unwrap(), Cancel::Unknown);
+    assert_eq!(cancel(waiting).await.unwrap(), Cancel::Done);
+    assert_eq!(cancel(running).await.unwrap(), Cancel::Requested);
+    assert_eq!(cancel(running).await.unwrap(), Cancel::Requested);
+    assert_eq!(get(&bench, waiting).await.state, JobState::Canceled);
+    assert_eq!(bench.store.read(to_cancel).await.unwrap(), [running]);
+    assert_eq!(
+        kinds(&bench, running).await,
+        ["accepted", "started", "cancel-requested"]
+    );
+    bench.end(running, Outcome::Canceled).await;
+    assert!(bench.store.read(to_cancel).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn lists_stand_in_the_order_of_first_pushes_and_pages_add_up() {
+    let bench = Bench::new();
+    let mut keys = Vec::new();
+    for name in ["b", "a", "c"] {
+        for version in ["2", "1"] {
+            let id = bench.accept(file(name, version)).await;
+            bench.end(id, failed()).await;
+            keys.push(key(name, version));
+        }
+    }
+    // A second push of the first key changes its job, and not its place.
+    bench.clock.set(NOW + 5000);
+    let again = bench.accept(file("b", "2")).await;
+    let store = &bench.store;
+    let list = |filter: Filter, page| async move {
+        let listed = store
+            .read(move |r| super::list(r, &filter, page))
+            .await
+            .unwrap();
+        (
+            listed.total,
+            listed.rows.into_iter().map(|r| r.key).collect::<Vec<_>>(),
+        )
+    };
+    let all = Filter {
+        app: Some("app".to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(list(all.clone(), Page::ALL).await, (6, keys.clone()));
+    let mut paged = Vec::new();
+    for offset in [0, 4, 8] {
+        let page = Page {
+            offset,
+            limit: 4,
+            ..Page::ALL
+        };
+        let (total, rows) = list(all.clone(), page).await;
+        assert_eq!(total, 6);
+        paged.extend(rows);
+    }
+    assert_eq!(paged, keys);
+    let newest = Page {
+        limit: 1,
+        newest_first: true,
+        ..Page::ALL
+    };
+    assert_eq!(list(all.clone(), newest).await.1, [key("b", "2")]);
+
+    let some = Filter {
+        names: vec!["c".to_owned(), "b".to_owned()],
+        versions: vec!["2".to_owned()],
+        ..all.clone()
+    };
+    assert_eq!(
+        list(some, Page::ALL).await.1,
+        [key("b", "2"), key("c", "2")]
+    );
+    let queued = Filter {
+        states: vec![JobState::Queued],
+        ..Filter::default()
+    };
+    assert_eq!(list(queued, Page::ALL).await, (1, vec![key("b", "2")]));
+    let old = Filter {
+        before_ms: Some(NOW + 5000),
+        ..all.clone()
+    };
+    assert_eq!(list(old, Page::ALL).await.0, 5);
+    let new = Filter {
+        from_ms: Some(NOW + 5000),
+        ..all
+    };
+    assert_eq!(list(new, Page::ALL).await.1, [key("b", "2")]);
+    let none = Filter {
+        app: Some("other".to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(list(none, Page::ALL).await.0, 0);
+
+    let latest = bench
+        .store
+        .read(|r| super::latest(r, &key("b", "2")))
+        .await
+        .unwrap();
+    assert_eq!(latest.unwrap().id, again);
+    let counts = bench.store.read(counts).await.unwrap();
+    assert_eq!(counts, [(JobState::Failed, 5), (JobState::Queued, 1)]);
+    assert_eq!(
+        bench.store.read(|r| known(r, "app", "zzz")).await.unwrap(),
+        (true, false)
+    );
+    let pushed = bench.store.read(|r| of_push(r, "push-1")).await.unwrap();
+    assert_eq!(pushed.len(), 7);
+}
+
+#[tokio::test]
+async fn history_and_timeline_of_a_file_are_bounded() {
+    let bench = Bench::new();
+    for _ in 0..15 {
+        let id = bench.accept(file("n", "1")).await;
+        bench.end(id, failed()).await;
+    }
+    let rows = bench
+        .store
+        .read(|r| history(r, &key("n", "1")))
+        .await
+        .unwrap();
+    assert_eq!(
+        rows.iter().map(|r| r.id.0).collect::<Vec<_>>(),
+        (6..=15).collect::<Vec<_>>()
+    );
+    let timeline = bench
+        .store
+        .read(|r| events::of_file(r, &key("n", "1"), 0, 1000))
+        .await
+        .unwrap();
+    assert_eq!(timeline.len(), 30);
+    assert!(timeline.is_sorted_by_key(|e| e.id));
+}
+
+#[tokio::test]
+async fn files_that_are_gone_are_forgotten_after_their_time_and_others_are_not() {
+    let bench = Bench::new();
+    let failed_long_ago = bench.accept(file("failed", "1")).await;
+    bench.end(failed_long_ago, failed()).await;
+    bench.publish("published", "1").await;
+    bench.accept(file("open", "1")).await;
+    bench.clock.set(NOW + 91 * 24 * 3_600_000);
+    bench.accept(file("new", "1")).await;
+    bench.store.housekeep().await.unwrap();
+    let listed = bench
+        .store
+        .read(|r| super::list(r, &Filter::default(), Page::ALL))
+        .await
+        .unwrap();
+    let names: Vec<String> = listed.rows.iter().map(|r| r.key.name.to_string()).collect();
+    assert_eq!(names, ["published", "open", "new"]);
+}
+
+#[tokio::test]
+async fn one_file_has_one_open_job() {
+    let bench = Bench::new();
+    bench.accept(file("n", "1")).await;
+    let second = bench.store.write(|tx| accept(tx, &file("n", "1"))).await;
+    assert!(second.is_err());
+}
+
+/// Where time goes as the node fills up: accepting one more file among 100,000 published versions.
+#[tokio::test]
+async fn accepting_stays_flat_as_versions_add_up() {
+    let bench = Bench::new();
+    let time = |label: &'static str| {
+        let store = bench.store.clone();
+        async move {
+            let begin = std::time::Instant::now();
+            for i in 0..50 {
+                let file = file(label, &i.to_string());
+                store.write(move |tx| accept(tx, &file)).await.unwrap();
+            }
+            begin.elapsed()
+        }
+    };
+    let empty = time("empty").await;
+    bench
+        .store
+        .write(|tx| {
+            tx.connection()
+                .execute_batch(
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+                     INSERT INTO files (app, name, version, state, job)
+                     SELECT 'app', 'n' || (i % 100), 'v' || i, 'succeeded', 1000000 + i FROM n;
+                     INSERT INTO jobs (id, file, push, via, archive_type, source, timeout_ms, activate, state, accepted, updated,
+                                       finished)
+                     SELECT job, id, 'p', 'api', 'zip', 's', 1, 1, 'succeeded', 1, 1, 1 FROM files WHERE job > 1000000;
+                     INSERT INTO releases (file, app, name, version, job, files, bytes, published)
+                     SELECT id, app, name, version, job, 1, 1, id FROM files WHERE job > 1000000;",
+                )
+                .map_err(Error::sql("fill"))
+        })
+        .await
+        .unwrap();
+    let full = time("full").await;
+    assert!(
+        full < empty * 5 + Duration::from_millis(250),
+        "{empty:?} -> {full:?}"
+    );
+    let begin = std::time::Instant::now();
+    let filter = Filter {
+        app: Some("app".to_owned()),
+        ..Filter::default()
+    };
+    let page = Page {
+        limit: 100,
+        ..Page::ALL
+    };
+    let listed = bench
+        .store
+        .read(move |r| super::list(r, &filter, page))
+        .await
+        .unwrap();
+    assert_eq!((listed.total, listed.rows.len()), (100_100, 100));
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+}

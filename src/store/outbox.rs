@@ -1,0 +1,573 @@
+//! Callbacks that wait for delivery, written in the same transaction as the change they tell of: one row per event and
+//! endpoint, settled when the receiver has taken it or when it is given up.
+//!
+//! Of the rows of one endpoint and file only the first has a time at which it is due (`next_at`); the others get theirs
+//! when it is settled. That keeps their order and makes the search for due rows one step in an index, however many wait.
+//! The times are by the uptime clock ([`Reader::uptime_ms`]): a wall clock that jumps neither loses nor hastens a retry, and
+//! a node that was switched off for a week still delivers.
+
+use rusqlite::{Row, params};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Topic;
+use super::error::Error;
+use super::sql::{self, Reader, Tx, read_key};
+use crate::datafile::Key;
+use crate::job::JobId;
+
+/// A file was accepted.
+pub const ACCEPTED: &str = "edgepush.file.accepted";
+/// A file is on its way.
+pub const PROGRESS: &str = "edgepush.file.progress";
+/// A version is published.
+pub const PUBLISHED: &str = "edgepush.file.published";
+/// A push of a file has failed, or was cancelled.
+pub const FAILED: &str = "edgepush.file.failed";
+/// A version became live.
+pub const ACTIVATED: &str = "edgepush.file.activated";
+/// An earlier version became live again.
+pub const ROLLED_BACK: &str = "edgepush.file.rolled_back";
+/// A version was removed from the disk.
+pub const REMOVED: &str = "edgepush.file.removed";
+/// The agent has started.
+pub const NODE_STARTED: &str = "edgepush.node.started";
+
+/// Every type of event that is reported.
+pub const TYPES: [&str; 8] = [
+    ACCEPTED,
+    PROGRESS,
+    PUBLISHED,
+    FAILED,
+    ACTIVATED,
+    ROLLED_BACK,
+    REMOVED,
+    NODE_STARTED,
+];
+
+/// Rows looked at in one call of [`expire`].
+const EXPIRE_AT_ONCE: u32 = 500;
+/// Settled rows are trimmed each time that many have passed.
+const TRIM_EVERY: i64 = 256;
+
+/// An endpoint that callbacks go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its name; rows belong to it by this.
+    pub name: String,
+    /// Scheme, host and port, to be shown.
+    pub target: String,
+    /// Types of events that it wants; empty for all.
+    pub types: Vec<String>,
+}
+
+/// An endpoint and how it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EndpointRow {
+    /// Its name.
+    pub name: String,
+    /// Scheme, host and port.
+    pub target: String,
+    /// Types of events that it wants; empty for all.
+    pub types: Vec<String>,
+    /// Whether it has told us to stop (410).
+    pub disabled: bool,
+    /// Since when it is as it is: working, failing or disabled.
+    pub since_ms: i64,
+    /// Failures since it last worked.
+    pub failures: u32,
+    /// Nothing is sent before this time of the wall clock.
+    pub not_before_ms: i64,
+    /// What was wrong last.
+    pub last_error: Option<String>,
+    /// When it last took something.
+    pub last_success_ms: Option<i64>,
+    /// Rows that wait for it.
+    pub pending: u64,
+    /// Rows that were given up.
+    pub dead: u64,
+}
+
+/// A callback that is due.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Its row.
+    pub id: i64,
+    /// The endpoint it is for.
+    pub endpoint: String,
+    /// The same on every attempt: what the receiver knows a repeat by.
+    pub webhook_id: String,
+    /// What happened.
+    pub kind: String,
+    /// The order it belongs to: of one file, one after the other.
+    pub file: Option<i64>,
+    /// The body's data.
+    pub data: Value,
+    /// When it happened, by the wall clock.
+    pub created_ms: i64,
+    /// When it was written, by the uptime clock.
+    pub born_ms: i64,
+    /// Attempts so far.
+    pub attempts: u32,
+}
+
+/// A callback as it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OutboxRow {
+    /// Its row.
+    pub id: i64,
+    /// The endpoint it is for.
+    pub endpoint: String,
+    /// The same on every attempt.
+    pub webhook_id: String,
+    /// What happened.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The file it tells of.
+    #[serde(flatten)]
+    pub key: Option<Key>,
+    /// The job it tells of.
+    pub job: Option<JobId>,
+    /// `pending`, `delivered` or `dead`.
+    pub state: String,
+    /// When it happened.
+    pub created_ms: i64,
+    /// When it was delivered or given up.
+    pub settled_ms: Option<i64>,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// In how many milliseconds it is due; none while an earlier one of its file waits.
+    pub due_in_ms: Option<i64>,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+    /// The body's data.
+    pub data: Value,
+}
+
+/// Makes the table of endpoints what the configuration says. All of them are enabled again; what waits for one that is
+/// gone is given up.
+pub fn register(tx: &Tx<'_>, endpoints: &[Endpoint]) -> Result<(), Error> {
+    let names: Vec<&str> = endpoints.iter().map(|e| e.name.as_str()).collect();
+    let names = sql::to_json("endpoint names", &names)?;
+    tx.run(
+        "drop endpoints",
+        "DELETE FROM endpoints WHERE name NOT IN (SELECT value FROM json_each(?1))",
+        [&names],
+    )?;
+    tx.run(
+        "give callbacks up",
+        "UPDATE outbox SET state = 'dead', settled = ?1, next_at = NULL,
+                           last_error = 'the endpoint is no longer configured'
+         WHERE state = 'pending' AND endpoint NOT IN (SELECT name FROM endpoints)
+           AND endpoint NOT IN (SELECT value FROM json_each(?2))",
+        params![tx.now_ms(), names],
+    )?;
+    for endpoint in endpoints {
+        tx.run(
+            "enter an endpoint",
+            "INSERT INTO endpoints (name, target, types, since) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (name) DO UPDATE SET target = excluded.target, types = excluded.types, not_before = 0,
+                 since = iif(state = 'active', since, excluded.since), state = 'active'",
+            params![
+                endpoint.name,
+                endpoint.target,
+                sql::to_json("endpoint types", &endpoint.types)?,
+                tx.now_ms(),
+            ],
+        )?;
+    }
+    tx.touch(Topic::Outbox);
+    Ok(())
+}
+
+/// Makes everything that waits due at once and mends the order: at the start of the agent.
+pub fn begin(tx: &Tx<'_>) -> Result<(), Error> {
+    tx.run(
+        "make callbacks due",
+        "UPDATE outbox SET next_at = iif(
+             file IS NOT NULL AND EXISTS (SELECT 1 FROM outbox e WHERE e.state = 'pending' AND e.endpoint = outbox.endpoint
+                                          AND e.file = outbox.file AND e.id < outbox.id), NULL, ?1)
+         WHERE state = 'pending'",
+        [tx.uptime_ms()],
+    )?;
+    tx.touch(Topic::Outbox);
+    Ok(())
+}
+
+/// Tells whether any endpoint wants events of this type.
+pub(super) fn is_wanted(reader: &Reader<'_>, kind: &str) -> Result<bool, Error> {
+    let wanted = reader.number(
+        "look for an endpoint",
+        "SELECT EXISTS (SELECT 1 FROM endpoints e WHERE e.types = '[]' OR ?1 IN (SELECT value FROM json_each(e.types)))",
+        [kind],
+    )?;
+    Ok(wanted == 1)
+}
+
+/// Reports an event of the node.
+pub fn report_node(tx: &Tx<'_>, kind: &'static str, data: &Value) -> Result<(), Error> {
+    enqueue(tx, kind, None, None, data)
+}
+
+/// Writes a callback for every endpoint that wants it.
+pub(super) fn enqueue(
+    tx: &Tx<'_>,
+    kind: &'static str,
+    file: Option<i64>,
+    job: Option<JobId>,
+    data: &Value,
+) -> Result<(), Error> {
+    // The specification's advice: unique, and no dot in it.
+    let webhook_id = format!("msg_{}", uuid::Uuid::new_v4().simple());
+    let added = tx.run(
+        "write a callback",
+        "INSERT INTO outbox (endpoint, webhook_id, type, file, job, data, created, born, next_at)
+         SELECT e.name, ?1, ?2, ?3, ?4, ?5, ?6, ?7,
+                iif(EXISTS (SELECT 1 FROM outbox o WHERE o.state = 'pending' AND o.endpoint = e.name AND o.file = ?3),
+                    NULL, ?7)
+         FROM endpoints e WHERE e.types = '[]' OR ?2 IN (SELECT value FROM json_each(e.types))",
+        params![
+            webhook_id,
+            kind,
+            file,
+            job.map(|j| j.0),
+            sql::to_json("callback", data)?,
+            tx.now_ms(),
+            tx.uptime_ms(),
+        ],
+    )?;
+    if added > 0 {
+        tx.touch(Topic::Outbox);
+        bound(tx)?;
+    }
+    Ok(())
+}
+
+/// Drops the progress of a job that waits: newer news is at hand.
+pub(super) fn drop_progress(tx: &Tx<'_>, job: JobId) -> Result<(), Error> {
+    let dropped = tx.many(
+        "drop old progress",
+        "DELETE FROM outbox WHERE state = 'pending' AND job = ?1 AND type = ?2 RETURNING endpoint, file",
+        params![job.0, PROGRESS],
+        place,
+    )?;
+    promote_all(tx, dropped)
+}
+
+/// Returns callbacks of an endpoint that are due, the longest due first.
+pub fn due(reader: &Reader<'_>, endpoint: &str, limit: usize) -> Result<Vec<Message>, Error> {
+    reader.many(
+        "find due callbacks",
+        "SELECT * FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND next_at <= ?2 ORDER BY next_at, id LIMIT ?3",
+        params![endpoint, reader.uptime_ms(), i64::try_from(limit).unwrap_or(i64::MAX)],
+        read_message,
+    )
+}
+
+/// Returns when the next callback of an endpoint is due, by the uptime clock.
+pub fn next_due_ms(reader: &Reader<'_>, endpoint: &str) -> Result<Option<i64>, Error> {
+    let next = reader.one(
+        "find the next due callback",
+        "SELECT min(next_at) FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND next_at IS NOT NULL",
+        [endpoint],
+        |r| r.get::<_, Option<i64>>(0),
+    )?;
+    Ok(next.flatten())
+}
+
+/// Notes that a callback was taken, and that its endpoint works. False if it was dropped or settled meanwhile.
+pub fn delivered(tx: &Tx<'_>, message: &Message) -> Result<bool, Error> {
+    tx.run(
+        "note that an endpoint works",
+        "UPDATE endpoints SET since = iif(failures > 0, ?2, since), failures = 0, not_before = 0, last_success = ?2
+         WHERE name = ?1",
+        params![message.endpoint, tx.now_ms()],
+    )?;
+    let settled = settle(tx, message, "delivered", None)?;
+    if message.id % TRIM_EVERY == 0 {
+        trim_settled(tx)?;
+    }
+    Ok(settled)
+}
+
+/// Gives a callback up: it becomes a dead letter.
+pub fn give_up(tx: &Tx<'_>, message: &Message, why: &str) -> Result<bool, Error> {
+    settle(tx, message, "dead", Some(why))
+}
+
+fn settle(tx: &Tx<'_>, message: &Message, state: &str, error: Option<&str>) -> Result<bool, Error> {
+    let changed = tx.run(
+        "settle a callback",
+        "UPDATE outbox SET state = ?2, settled = ?3, attempts = attempts + 1, next_at = NULL, last_error = ?4
+         WHERE id = ?1 AND state = 'pending'",
+        params![message.id, state, tx.now_ms(), error],
+    )?;
+    promote(tx, &message.endpoint, message.file)?;
+    Ok(changed == 1)
+}
+
+/// Notes that an attempt failed, and when the next is due by the uptime clock. `refused` says that the receiver is there
+/// and does not want this one: then it waits its full time even if others get through.
+pub fn postpone(
+    tx: &Tx<'_>,
+    message: &Message,
+    error: &str,
+    next_at_ms: i64,
+    refused: bool,
+) -> Result<(), Error> {
+    tx.run(
+        "put a callback off",
+        "UPDATE outbox SET attempts = attempts + 1, next_at = ?2, refused = ?3, last_error = ?4
+         WHERE id = ?1 AND state = 'pending'",
+        params![message.id, next_at_ms, refused, error],
+    )
+    .map(drop)
+}
+
+/// Notes that an endpoint fails, and that nothing is to be sent before `not_before_ms` of the wall clock.
+pub fn endpoint_failed(
+    tx: &Tx<'_>,
+    name: &str,
+    error: &str,
+    not_before_ms: i64,
+) -> Result<(), Error> {
+    tx.run(
+        "note that an endpoint fails",
+        "UPDATE endpoints SET since = iif(failures = 0, ?2, since), failures = failures + 1, last_error = ?3,
+                              not_before = ?4
+         WHERE name = ?1",
+        params![name, tx.now_ms(), error, not_before_ms],
+    )
+    .map(drop)
+}
+
+/// Notes that an endpoint wants no more, until it is registered again.
+pub fn disable(tx: &Tx<'_>, name: &str, error: &str) -> Result<(), Error> {
+    tx.run(
+        "disable an endpoint",
+        "UPDATE endpoints SET state = 'disabled', since = ?2, last_error = ?3 WHERE name = ?1",
+        params![name, tx.now_ms(), error],
+    )
+    .map(drop)
+}
+
+/// Makes due at once what waits for an endpoint only because the endpoint failed: it works again.
+pub fn endpoint_recovered(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
+    tx.run(
+        "make callbacks due",
+        "UPDATE outbox SET next_at = ?2 WHERE state = 'pending' AND endpoint = ?1 AND next_at > ?2 AND refused = 0",
+        params![name, tx.uptime_ms()],
+    )?;
+    tx.touch(Topic::Outbox);
+    Ok(())
+}
+
+/// Gives up what has waited longer than `keep_ms` by the uptime clock; returns how many.
+pub fn expire(tx: &Tx<'_>, keep_ms: i64) -> Result<usize, Error> {
+    let expired = tx.many(
+        "give old callbacks up",
+        "UPDATE outbox SET state = 'dead', settled = ?2, next_at = NULL,
+                           last_error = 'not delivered in time' || coalesce('; last: ' || last_error, '')
+         WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' ORDER BY id LIMIT ?3) AND born < ?1
+         RETURNING endpoint, file",
+        params![tx.uptime_ms().saturating_sub(keep_ms), tx.now_ms(), EXPIRE_AT_ONCE],
+        place,
+    )?;
+    let count = expired.len();
+    promote_all(tx, expired)?;
+    Ok(count)
+}
+
+/// Sends a dead or delivered callback once more, under its old id; all dead ones if `id` is none. Returns how many.
+pub fn replay(tx: &Tx<'_>, id: Option<i64>) -> Result<usize, Error> {
+    let places = tx.many(
+        "replay callbacks",
+        "UPDATE outbox SET state = 'pending', settled = NULL, attempts = 0, refused = 0, born = ?2, next_at = ?2
+         WHERE ((?1 IS NULL AND state = 'dead') OR (id = ?1 AND state <> 'pending'))
+           AND endpoint IN (SELECT name FROM endpoints)
+         RETURNING endpoint, file",
+        params![id, tx.uptime_ms()],
+        place,
+    )?;
+    let count = places.len();
+    for (endpoint, file) in places {
+        tx.run(
+            "put callbacks in order",
+            "UPDATE outbox SET next_at = NULL WHERE state = 'pending' AND endpoint = ?1 AND file = ?2
+             AND id > (SELECT min(id) FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND file = ?2)",
+            params![endpoint, file],
+        )?;
+    }
+    tx.touch(Topic::Outbox);
+    Ok(count)
+}
+
+/// Which callbacks a list shows; what is none does not restrict.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// `pending`, `delivered` or `dead`.
+    pub state: Option<String>,
+    /// For this endpoint.
+    pub endpoint: Option<String>,
+    /// After this row.
+    pub after: i64,
+}
+
+/// Lists callbacks, oldest first.
+pub fn list(reader: &Reader<'_>, filter: &Filter, limit: u32) -> Result<Vec<OutboxRow>, Error> {
+    let uptime = reader.uptime_ms();
+    reader.many(
+        "list callbacks",
+        "SELECT o.*, f.app, f.name, f.version FROM outbox o LEFT JOIN files f ON f.id = o.file
+         WHERE (?1 IS NULL OR o.state = ?1) AND (?2 IS NULL OR o.endpoint = ?2) AND o.id > ?3 ORDER BY o.id LIMIT ?4",
+        params![filter.state, filter.endpoint, filter.after, limit],
+        |r| read_row(r, uptime),
+    )
+}
+
+/// Returns every endpoint and how it does.
+pub fn endpoints(reader: &Reader<'_>) -> Result<Vec<EndpointRow>, Error> {
+    reader.many(
+        "list endpoints",
+        "SELECT e.*,
+                (SELECT count(*) FROM outbox o WHERE o.state = 'pending' AND o.endpoint = e.name) AS pending,
+                (SELECT count(*) FROM outbox o WHERE o.state = 'dead' AND o.endpoint = e.name) AS dead
+         FROM endpoints e ORDER BY e.name",
+        [],
+        |r| {
+            Ok(EndpointRow {
+                name: r.get("name")?,
+                target: r.get("target")?,
+                types: sql::json(r, "types")?.unwrap_or_default(),
+                disabled: r.get::<_, String>("state")? == "disabled",
+                since_ms: r.get("since")?,
+                failures: r.get("failures")?,
+                not_before_ms: r.get("not_before")?,
+                last_error: r.get("last_error")?,
+                last_success_ms: r.get("last_success")?,
+                pending: r.get("pending")?,
+                dead: r.get("dead")?,
+            })
+        },
+    )
+}
+
+/// Returns how many callbacks wait.
+pub fn pending(reader: &Reader<'_>) -> Result<u64, Error> {
+    let n = reader.number(
+        "count callbacks",
+        "SELECT n FROM counters WHERE name = 'outbox'",
+        [],
+    )?;
+    Ok(u64::try_from(n).unwrap_or(0))
+}
+
+/// Forgets the oldest settled callbacks beyond the bound.
+pub(super) fn trim_settled(tx: &Tx<'_>) -> Result<(), Error> {
+    for state in ["delivered", "dead"] {
+        tx.run(
+            "forget settled callbacks",
+            "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE state = ?1 AND state <> 'pending'
+             ORDER BY id DESC LIMIT -1 OFFSET ?2)",
+            params![state, tx.config().outbox_settled],
+        )?;
+    }
+    Ok(())
+}
+
+/// Keeps what waits under the bound: the oldest progress goes first, then the oldest `accepted`; of the rest the oldest
+/// become dead letters.
+fn bound(tx: &Tx<'_>) -> Result<(), Error> {
+    let over = |tx: &Tx<'_>| -> Result<i64, Error> {
+        let waiting = i64::try_from(pending(tx)?).unwrap_or(i64::MAX);
+        Ok(waiting - i64::from(tx.config().outbox_rows))
+    };
+    for kind in [PROGRESS, ACCEPTED] {
+        let over = over(tx)?;
+        if over <= 0 {
+            return Ok(());
+        }
+        let dropped = tx.many(
+            "drop the oldest callbacks",
+            "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' AND type = ?1
+             ORDER BY id LIMIT ?2) RETURNING endpoint, file",
+            params![kind, over],
+            place,
+        )?;
+        promote_all(tx, dropped)?;
+    }
+    let over = over(tx)?;
+    if over <= 0 {
+        return Ok(());
+    }
+    let dropped = tx.many(
+        "give the oldest callbacks up",
+        "UPDATE outbox SET state = 'dead', settled = ?2, next_at = NULL, last_error = 'too many callbacks were waiting'
+         WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' ORDER BY id LIMIT ?1) RETURNING endpoint, file",
+        params![over, tx.now_ms()],
+        place,
+    )?;
+    promote_all(tx, dropped)
+}
+
+type Place = (String, Option<i64>);
+
+fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
+    Ok((row.get("endpoint")?, row.get("file")?))
+}
+
+fn promote_all(tx: &Tx<'_>, places: Vec<Place>) -> Result<(), Error> {
+    for (endpoint, file) in places {
+        promote(tx, &endpoint, file)?;
+    }
+    Ok(())
+}
+
+/// Makes the first row that waits in an order due, if it has no time yet.
+fn promote(tx: &Tx<'_>, endpoint: &str, file: Option<i64>) -> Result<(), Error> {
+    let changed = tx.run(
+        "make the next callback due",
+        "UPDATE outbox SET next_at = ?3 WHERE next_at IS NULL
+         AND id = (SELECT min(id) FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND file = ?2)",
+        params![endpoint, file, tx.uptime_ms()],
+    )?;
+    if changed > 0 {
+        tx.touch(Topic::Outbox);
+    }
+    Ok(())
+}
+
+fn read_message(row: &Row<'_>) -> rusqlite::Result<Message> {
+    Ok(Message {
+        id: row.get("id")?,
+        endpoint: row.get("endpoint")?,
+        webhook_id: row.get("webhook_id")?,
+        kind: row.get("type")?,
+        file: row.get("file")?,
+        data: sql::json(row, "data")?.unwrap_or(Value::Null),
+        created_ms: row.get("created")?,
+        born_ms: row.get("born")?,
+        attempts: row.get("attempts")?,
+    })
+}
+
+fn read_row(row: &Row<'_>, uptime_ms: i64) -> rusqlite::Result<OutboxRow> {
+    let named = row.get::<_, Option<String>>("app")?.is_some();
+    Ok(OutboxRow {
+        id: row.get("id")?,
+        endpoint: row.get("endpoint")?,
+        webhook_id: row.get("webhook_id")?,
+        kind: row.get("type")?,
+        key: if named { Some(read_key(row)?) } else { None },
+        job: row.get::<_, Option<i64>>("job")?.map(JobId),
+        state: row.get("state")?,
+        created_ms: row.get("created")?,
+        settled_ms: row.get("settled")?,
+        attempts: row.get("attempts")?,
+        due_in_ms: row
+            .get::<_, Option<i64>>("next_at")?
+            .map(|at| (at - uptime_ms).max(0)),
+        last_error: row.get("last_error")?,
+        data: sql::json(row, "data")?.unwrap_or(Value::Null),
+    })
+}

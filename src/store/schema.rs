@@ -1,0 +1,317 @@
+//! The shape of the database, its migrations, and how connections are opened.
+//!
+//! `user_version` counts the migrations that have run. A migration is never changed after a release, only followed by
+//! another; an older program refuses a newer database instead of guessing.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::Error;
+use crate::sys::durable;
+
+/// `Epsh`, in the header of every database of ours.
+const APPLICATION_ID: i64 = 0x4570_7368;
+
+/// Prepared statements kept per connection.
+const STATEMENTS: usize = 256;
+
+/// Every migration, oldest first.
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+
+/// Opens the database for its one writer: made if missing, checked, migrated, and marked as in use.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, Error> {
+    prepare_file(path)?;
+    let conn = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(open_error("open", path))?;
+    tune(&conn).map_err(open_error("open", path))?;
+    let version = recognise(&conn, path)?;
+    set_up(&conn, path)?;
+    if version > 0 {
+        check_after_unclean_end(&conn, path)?;
+    }
+    migrate(&conn, path, version)?;
+    set_meta(&conn, "clean", "0").map_err(open_error("mark", path))?;
+    Ok(conn)
+}
+
+/// Opens a connection that cannot write.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, Error> {
+    let conn = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(open_error("open", path))?;
+    tune(&conn).map_err(open_error("open", path))?;
+    Ok(conn)
+}
+
+/// Sets a value of the table of single values.
+pub(super) fn set_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO meta (key, value) VALUES (?1, ?2)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+    )?
+    .execute([key, value])
+    .map(drop)
+}
+
+fn open_error<'a>(
+    verb: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(rusqlite::Error) -> Error + 'a {
+    move |source| match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            Error::Damaged {
+                path: path.to_owned(),
+                what: source.to_string(),
+            }
+        }
+        Some(rusqlite::ErrorCode::DiskFull) => Error::Full,
+        _ => Error::Open {
+            verb,
+            path: path.to_owned(),
+            source: Arc::new(source),
+        },
+    }
+}
+
+/// Makes the file before SQLite does, so that it and its journal are never readable by others: it holds source URLs.
+fn prepare_file(path: &Path) -> Result<(), Error> {
+    let fail = |e| Error::Prepare(Arc::new(e));
+    let parent = path.parent().unwrap_or(Path::new("."));
+    durable::create_dir_all(parent).map_err(fail)?;
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Ok(_) => durable::sync_parent(path).map_err(fail),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let mode = fs::metadata(path)
+                .map_err(durable::at("look at", path))
+                .map_err(fail)?
+                .permissions()
+                .mode();
+            if mode & 0o077 != 0 {
+                fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+                    .map_err(durable::at("set the mode of", path))
+                    .map_err(fail)?;
+            }
+            Ok(())
+        }
+        Err(e) => Err(fail(durable::at("create", path)(e))),
+    }
+}
+
+/// Settings of every connection.
+fn tune(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.pragma_update(None, "busy_timeout", 5000)?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "cache_size", -8192)?;
+    conn.pragma_update(None, "trusted_schema", false)
+}
+
+/// Returns the schema version of a database of ours, 0 for an empty one.
+fn recognise(conn: &Connection, path: &Path) -> Result<i64, Error> {
+    let number = |pragma: &str| {
+        conn.pragma_query_value(None, pragma, |r| r.get::<_, i64>(0))
+            .map_err(open_error("open", path))
+    };
+    let (id, version) = (number("application_id")?, number("user_version")?);
+    let objects: i64 = conn
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))
+        .map_err(open_error("open", path))?;
+    let empty = id == 0 && version == 0 && objects == 0;
+    if id != APPLICATION_ID && !empty {
+        return Err(Error::Foreign {
+            path: path.to_owned(),
+            found: id,
+        });
+    }
+    let known = newest();
+    if version > known {
+        return Err(Error::Newer {
+            path: path.to_owned(),
+            found: version,
+            known,
+        });
+    }
+    Ok(version)
+}
+
+fn newest() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// Settings of the writer. The owner runs checkpoints itself: SQLite's own would swallow a sync that failed.
+fn set_up(conn: &Connection, path: &Path) -> Result<(), Error> {
+    let fail = open_error("set up", path);
+    let work = || -> rusqlite::Result<String> {
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        let mode = conn.pragma_update_and_check(None, "journal_mode", "WAL", |r| r.get(0))?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        conn.pragma_update(None, "secure_delete", true)?;
+        conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+        conn.pragma_update(None, "journal_size_limit", 16 << 20)?;
+        Ok(mode)
+    };
+    let mode = work().map_err(fail)?;
+    if mode.eq_ignore_ascii_case("wal") {
+        Ok(())
+    } else {
+        Err(Error::Row {
+            what: "the journal mode; the file system cannot hold the database",
+            found: mode,
+        })
+    }
+}
+
+fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<(), Error> {
+    let clean: Option<String> = conn
+        .query_row("SELECT value FROM meta WHERE key = 'clean'", [], |r| {
+            r.get(0)
+        })
+        .map_err(open_error("read", path))?;
+    if clean.as_deref() == Some("1") {
+        return Ok(());
+    }
+    tracing::info!(path = %path.display(), "the last run did not end in order: checking the database");
+    let found: String = conn
+        .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
+        .map_err(open_error("check", path))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    Err(Error::Damaged {
+        path: path.to_owned(),
+        what: found,
+    })
+}
+
+fn migrate(conn: &Connection, path: &Path, from: i64) -> Result<(), Error> {
+    for (version, sql) in (1..).zip(MIGRATIONS).filter(|(v, _)| *v > from) {
+        let script = format!(
+            "BEGIN IMMEDIATE; {sql}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}; COMMIT;"
+        );
+        conn.execute_batch(&script)
+            .map_err(open_error("migrate", path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn makes_a_private_wal_database_that_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/edgepush.db");
+        let conn = open_writer(&path).unwrap();
+        let pragma = |p| {
+            conn.pragma_query_value(None, p, |r| r.get::<_, i64>(0))
+                .unwrap()
+        };
+        assert_eq!(pragma("application_id"), APPLICATION_ID);
+        assert_eq!(pragma("user_version"), newest());
+        assert_eq!(pragma("synchronous"), 2, "FULL");
+        assert_eq!(pragma("foreign_keys"), 1);
+        assert_eq!(pragma("secure_delete"), 1);
+        assert_eq!(pragma("auto_vacuum"), 2, "INCREMENTAL");
+        assert_eq!(pragma("wal_autocheckpoint"), 0);
+        let noop = conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |r| {
+            Ok((r.get(1)?, r.get(2)?))
+        });
+        let (frames, copied): (i64, i64) = noop.unwrap();
+        assert!(frames > 0 && copied == 0, "{frames} {copied}");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(&path.with_extension("db-wal")), 0o600);
+        let error = open_reader(&path)
+            .unwrap()
+            .execute("DELETE FROM meta", [])
+            .unwrap_err();
+        assert_eq!(
+            error.sqlite_error_code(),
+            Some(rusqlite::ErrorCode::ReadOnly)
+        );
+    }
+
+    #[test]
+    fn narrows_the_mode_of_a_file_that_others_may_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edgepush.db");
+        drop(open_writer(&path).unwrap());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        drop(open_writer(&path).unwrap());
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn refuses_newer_foreign_and_damaged_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edgepush.db");
+        let conn = open_writer(&path).unwrap();
+        conn.pragma_update(None, "user_version", newest() + 1)
+            .unwrap();
+        drop(conn);
+        assert!(
+            matches!(open_writer(&path), Err(Error::Newer { found, .. }) if found == newest() + 1)
+        );
+
+        let path = dir.path().join("foreign.db");
+        let other = Connection::open(&path).unwrap();
+        other
+            .execute_batch("CREATE TABLE t (x); PRAGMA application_id = 7;")
+            .unwrap();
+        drop(other);
+        assert!(matches!(
+            open_writer(&path),
+            Err(Error::Foreign { found: 7, .. })
+        ));
+
+        let path = dir.path().join("noise.db");
+        fs::write(&path, vec![0x5a; 8192]).unwrap();
+        assert!(matches!(open_writer(&path), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn checks_the_pages_only_after_an_unclean_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edgepush.db");
+        let conn = open_writer(&path).unwrap();
+        conn.execute_batch(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+             INSERT INTO files (app, name, version, state) SELECT 'a', 'n' || i, '1', 'failed' FROM n;
+             PRAGMA wal_checkpoint(TRUNCATE);",
+        )
+        .unwrap();
+        let root: u64 = conn
+            .query_row(
+                "SELECT rootpage FROM sqlite_schema WHERE name = 'files_by_app'",
+                [],
+                |r| r.get(0),
+            )
+            .unwrap();
+        drop(conn);
+        // Damage an index: nothing reads it on the way up, so only the check can find it.
+        let mut bytes = fs::read(&path).unwrap();
+        let at = usize::try_from(root - 1).unwrap() * 4096;
+        bytes[at + 8..at + 4096].fill(0xff);
+        fs::write(&path, bytes).unwrap();
+        assert!(matches!(open_writer(&path), Err(Error::Damaged { .. })));
+    }
+}
