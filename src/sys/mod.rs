@@ -6,6 +6,7 @@ pub mod clock;
 pub mod durable;
 pub mod failure;
 pub mod landlock;
+pub mod secret;
 pub mod space;
 pub mod systemd;
 pub mod units;

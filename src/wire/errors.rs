@@ -42,8 +42,12 @@ pub enum Code {
     UnsupportedMethod,
     /// Too many requests of one key.
     Throttling,
-    /// The request is too long for the place it was put in.
+    /// The body is too large.
     TooLarge,
+    /// The URI is too long.
+    UriTooLong,
+    /// The request line and the headers together are too large.
+    HeadTooLarge,
     /// The request did not arrive in time.
     RequestTimeout,
     /// The request is no HTTP that can be read.
@@ -77,6 +81,8 @@ impl Code {
             Self::UnsupportedMethod => "UnsupportedHTTPMethod",
             Self::Throttling => "Throttling.User",
             Self::TooLarge => "RequestTooLarge",
+            Self::UriTooLong => "RequestUriTooLong",
+            Self::HeadTooLarge => "RequestHeadTooLarge",
             Self::RequestTimeout => "RequestTimeout",
             Self::BadRequest => "BadRequest",
             Self::Internal => "InternalError",
@@ -108,6 +114,8 @@ impl Code {
             | Self::BadRequest => 400,
             Self::RequestTimeout => 408,
             Self::TooLarge => 413,
+            Self::UriTooLong => 414,
+            Self::HeadTooLarge => 431,
             Self::Internal => 500,
             Self::Unavailable => 503,
         }
@@ -141,6 +149,12 @@ impl Code {
             Self::UnsupportedMethod => "Specified HTTP method is not supported, use GET or POST.",
             Self::Throttling => "Request was denied due to user flow control.",
             Self::TooLarge => "The request is too large.",
+            Self::UriTooLong => {
+                "The URI has more than 65534 bytes: put the parameters into a form body."
+            }
+            Self::HeadTooLarge => {
+                "Request line and headers are too large: put the parameters into a form body."
+            }
             Self::RequestTimeout => "The request did not arrive in time.",
             Self::BadRequest => "The request is no valid HTTP/1.1.",
             Self::Internal => "The request processing has failed due to some unknown error.",

@@ -10,6 +10,8 @@ use super::errors::{Code, Refusal};
 
 /// Most pairs of one call; no action has more than a dozen parameters, clients add as many of their own.
 const MAX_PAIRS: usize = 500;
+/// Most bytes of decoded names and values: a `Data` of 8 MiB and room for the rest.
+const MAX_DECODED: usize = 9 << 20;
 
 /// One name and its value, percent-decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +30,18 @@ pub struct Parameters {
 impl Parameters {
     /// Reads the pairs of a query string and of a form body; either may be empty.
     pub fn read(query: &str, form: &[u8]) -> Result<Self, Refusal> {
-        let mut pairs = read_pairs(query.as_bytes())?;
+        let mut reader = FormReader::default();
+        reader.push(form)?;
+        Self::with_form(query, reader)
+    }
+
+    /// Reads the pairs of a query string, and takes those of a form body that was read before.
+    pub fn with_form(query: &str, form: FormReader) -> Result<Self, Refusal> {
+        let mut reader = FormReader::default();
+        reader.push(query.as_bytes())?;
+        let mut pairs = reader.finish()?;
         let in_query = pairs.len();
-        pairs.extend(read_pairs(form)?);
+        pairs.extend(form.finish()?);
         Ok(Self { pairs, in_query })
     }
 
@@ -116,45 +127,100 @@ impl Parameters {
     }
 }
 
-fn read_pairs(text: &[u8]) -> Result<Vec<Pair>, Refusal> {
-    let mut pairs = Vec::new();
-    for piece in text.split(|b| *b == b'&').filter(|piece| !piece.is_empty()) {
-        if pairs.len() == MAX_PAIRS {
+/// Decodes `name=value&..` while it arrives: `%XX` and `+`; an escape that is none stays as it is. What is kept is the
+/// decoded text only, since a body may be three times as long.
+#[derive(Default)]
+pub struct FormReader {
+    pairs: Vec<Pair>,
+    name: Vec<u8>,
+    value: Option<Vec<u8>>,
+    /// The digit after a `%`, once it is here.
+    escape: Option<Option<u8>>,
+    decoded: usize,
+}
+
+impl FormReader {
+    /// Takes the next bytes, cut anywhere.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        for byte in bytes {
+            self.take(*byte)?;
+        }
+        if self.decoded > MAX_DECODED {
+            let detail = format!("Parameters have more than {MAX_DECODED} bytes.");
+            return Err(Refusal::because(Code::TooLarge, detail));
+        }
+        Ok(())
+    }
+
+    /// Returns how many bytes of decoded text are kept.
+    #[must_use]
+    pub fn decoded(&self) -> usize {
+        self.decoded
+    }
+
+    fn take(&mut self, byte: u8) -> Result<(), Refusal> {
+        match self.escape.take() {
+            None => self.take_plain(byte)?,
+            Some(None) if digit(byte).is_some() => self.escape = Some(Some(byte)),
+            Some(None) => {
+                self.keep(b'%');
+                self.take_plain(byte)?;
+            }
+            Some(Some(high)) => match (digit(high), digit(byte)) {
+                (Some(h), Some(low)) => self.keep(h << 4 | low),
+                _ => {
+                    self.keep(b'%');
+                    self.keep(high);
+                    self.take_plain(byte)?;
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn take_plain(&mut self, byte: u8) -> Result<(), Refusal> {
+        match byte {
+            b'%' => self.escape = Some(None),
+            b'+' => self.keep(b' '),
+            b'&' => self.end_pair()?,
+            b'=' if self.value.is_none() => self.value = Some(Vec::new()),
+            other => self.keep(other),
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, byte: u8) {
+        self.decoded += 1;
+        self.value.as_mut().unwrap_or(&mut self.name).push(byte);
+    }
+
+    fn end_pair(&mut self) -> Result<(), Refusal> {
+        let name = std::mem::take(&mut self.name);
+        let value = self.value.take();
+        if name.is_empty() && value.is_none() {
+            return Ok(());
+        }
+        if self.pairs.len() == MAX_PAIRS {
             let detail = format!("There are more than {MAX_PAIRS} parameters.");
             return Err(Refusal::parameter("", detail));
         }
-        let end = piece.iter().position(|b| *b == b'=');
-        let (name, value) = match end {
-            Some(end) => (&piece[..end], &piece[end + 1..]),
-            None => (piece, &[][..]),
-        };
-        pairs.push(Pair {
-            name: decode(name),
-            value: decode(value),
-        });
+        let value = value.unwrap_or_default();
+        self.pairs.push(Pair { name, value });
+        Ok(())
     }
-    Ok(pairs)
-}
 
-/// Decodes `%XX` and `+`; an escape that is none stays as it is.
-fn decode(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        match (first, tail) {
-            (b'+', _) => out.push(b' '),
-            (b'%', [high, low, after @ ..]) => match (digit(*high), digit(*low)) {
-                (Some(high), Some(low)) => {
-                    out.push(high << 4 | low);
-                    rest = after;
-                }
-                _ => out.push(b'%'),
-            },
-            _ => out.push(*first),
+    fn finish(mut self) -> Result<Vec<Pair>, Refusal> {
+        match self.escape.take() {
+            None => {}
+            Some(None) => self.keep(b'%'),
+            Some(Some(high)) => {
+                self.keep(b'%');
+                self.keep(high);
+            }
         }
+        self.end_pair()?;
+        Ok(self.pairs)
     }
-    out
 }
 
 fn digit(byte: u8) -> Option<u8> {
@@ -193,6 +259,50 @@ mod tests {
         assert_eq!(p.optional("F").unwrap(), None);
         assert_eq!((p.query().len(), p.all().len()), (4, 5));
         p.check_common().unwrap();
+    }
+
+    #[test]
+    fn a_form_cut_anywhere_reads_the_same() {
+        let form = b"a=%41%4&%4g=%%41+&c=%C3%BC&=x&d%3D==%&e=%e";
+        let whole = Parameters::read("", form).unwrap();
+        for cut in 0..form.len() {
+            let mut reader = FormReader::default();
+            reader.push(&form[..cut]).unwrap();
+            reader.push(&form[cut..]).unwrap();
+            assert_eq!(reader.finish().unwrap(), whole.pairs, "{cut}");
+        }
+        let texts: Vec<(String, String)> = whole
+            .pairs
+            .iter()
+            .map(|p| {
+                [&p.name, &p.value]
+                    .map(|t| String::from_utf8(t.clone()).unwrap())
+                    .into()
+            })
+            .collect();
+        let want = [
+            ("a", "A%4"),
+            ("%4g", "%A "),
+            ("c", "ü"),
+            ("", "x"),
+            ("d=", "=%"),
+            ("e", "%e"),
+        ];
+        assert_eq!(texts, want.map(|(n, v)| (n.to_owned(), v.to_owned())));
+    }
+
+    #[test]
+    fn refuses_more_text_than_a_push_can_need() {
+        let mut reader = FormReader::default();
+        reader.push(b"Data=").unwrap();
+        let chunk = vec![b'x'; 1 << 20];
+        for _ in 0..8 {
+            reader.push(&chunk).unwrap();
+        }
+        let last = (0..2)
+            .map(|_| reader.push(&chunk))
+            .collect::<Result<(), _>>();
+        assert_eq!(code(last), "RequestTooLarge");
     }
 
     #[test]

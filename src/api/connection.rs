@@ -1,0 +1,258 @@
+//! One connection: hyper's own HTTP/1 reader with time limits on everything that a client may take its time for.
+//!
+//! Three things are added to it. What hyper answers by itself to a request that it cannot read (400, 414, 431, with an
+//! empty body) becomes an answer that the vendor's clients can read. A connection that nobody uses can be told to go when
+//! room is needed. And a socket that was answered before its request had been read is emptied before it is closed, because
+//! the kernel otherwise resets it, and the answer with it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::error;
+use crate::wire::errors::Code;
+
+/// Largest request line with headers: the longest URI that hyper takes, and as much again for the headers.
+const MAX_HEAD: usize = 128 * 1024;
+/// How long a closed connection is emptied, so that its answer arrives.
+const LINGER: Duration = Duration::from_secs(3);
+/// How much of it.
+const MAX_LINGER: u64 = 32 << 20;
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For the head of a request, the time before its first byte included.
+    pub(super) head: Duration,
+    /// For taking the next bytes of an answer.
+    pub(super) write: Duration,
+}
+
+/// What a connection is doing; shared by its socket, its service and whoever looks for room.
+#[derive(Debug, Default)]
+pub(super) struct Phase(AtomicU8);
+
+const IDLE: u8 = 0;
+const BUSY: u8 = 1;
+const ENDING: u8 = 2;
+
+impl Phase {
+    /// Tells whether no request is at work: nothing has arrived, or not yet a whole head.
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.load(Ordering::Acquire) == IDLE
+    }
+
+    fn set(&self, phase: u8) {
+        self.0.store(phase, Ordering::Release);
+    }
+
+    /// The answer has been handed over; it is idle once that is flushed.
+    fn end(&self) {
+        let _ = self
+            .0
+            .compare_exchange(BUSY, ENDING, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    fn flushed(&self) {
+        let _ = self
+            .0
+            .compare_exchange(ENDING, IDLE, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// Serves one connection to its end, or until `evicted`; after `drain` only the request at work is answered.
+pub(super) async fn serve<S>(
+    stream: S,
+    router: axum::Router,
+    patience: Patience,
+    phase: Arc<Phase>,
+    evicted: CancellationToken,
+    drain: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let watched = Watched::new(stream, Arc::clone(&phase), patience.write);
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        phase.set(BUSY);
+        let phase = Arc::clone(&phase);
+        let answer = router.clone().oneshot(request.map(Body::new));
+        Box::pin(async move {
+            let answer: Result<Response, _> = answer.await;
+            answer.map(|answer| answer.map(|body| Body::new(Tracked { body, phase })))
+        })
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.head)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(watched), service);
+    let mut draining = false;
+    let outcome = loop {
+        tokio::select! {
+            outcome = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => break outcome,
+            () = evicted.cancelled() => return,
+            () = drain.cancelled(), if !draining => {
+                draining = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    };
+    let watched = connection.into_parts().io.into_inner();
+    // A client that took too long for its head is not waited for again.
+    if outcome.is_ok() || !watched.automatic.is_empty() {
+        tokio::select! {
+            _ = watched.close() => {}
+            () = evicted.cancelled() => {}
+            () = drain.cancelled() => {}
+        }
+    }
+}
+
+/// A socket that keeps back what hyper answers by itself, and that gives up on a client that takes nothing.
+struct Watched<S> {
+    stream: S,
+    phase: Arc<Phase>,
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// What hyper wrote while there was no request to answer.
+    automatic: Vec<u8>,
+    ended: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
+    fn new(stream: S, phase: Arc<Phase>, patience: Duration) -> Self {
+        Self {
+            stream,
+            phase,
+            patience,
+            stalled: None,
+            automatic: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// Answers what hyper could not read, and closes the socket so that the client still gets its answer.
+    async fn close(mut self) -> io::Result<()> {
+        if let Some(answer) = readable_answer(&self.automatic) {
+            timeout(self.patience, self.stream.write_all(&answer)).await??;
+        }
+        timeout(self.patience, self.stream.shutdown()).await??;
+        if !self.ended {
+            let mut rest = self.stream.take(MAX_LINGER);
+            let mut nowhere = tokio::io::sink();
+            let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut nowhere)).await;
+        }
+        Ok(())
+    }
+
+    /// Fails once a write has waited longer than the patience.
+    fn waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let patience = self.patience;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+}
+
+/// Turns hyper's `HTTP/1.1 414 URI Too Long` and the like into an answer with a code, a message and a request id.
+fn readable_answer(automatic: &[u8]) -> Option<Vec<u8>> {
+    let code = match automatic.get(9..12)? {
+        b"414" => Code::UriTooLong,
+        b"431" => Code::HeadTooLarge,
+        _ => Code::BadRequest,
+    };
+    Some(error::raw_answer(code))
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        this.ended |= buf.filled().len() == before && buf.capacity() > before;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.phase.is_idle() {
+            this.automatic.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        match Pin::new(&mut this.stream).poll_write(cx, buf) {
+            Poll::Ready(done) => {
+                this.stalled = None;
+                Poll::Ready(done)
+            }
+            Poll::Pending => this.waiting(cx).map(Err),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        this.phase.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// The body of an answer; when it is gone, the answer has been handed to hyper.
+struct Tracked {
+    body: Body,
+    phase: Arc<Phase>,
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.phase.end();
+    }
+}
+
+impl hyper::body::Body for Tracked {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

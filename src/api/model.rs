@@ -1,0 +1,559 @@
+//! What the native API says in JSON: the one spelling that the agent writes and the command line reads.
+//!
+//! Times are milliseconds since the epoch in UTC and end in `_ms`, lengths are bytes. A reader ignores what it does not
+//! know, so that an older command line goes on talking to a newer agent; what is here never changes its meaning.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key};
+use crate::job::{Failure, JobId, JobState, Published, ResultCode, Snapshot, Stage, Status, Via};
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// For programs: `bad-request`, `forbidden`, `not-found`, `conflict`, `unavailable`, `internal`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// The answer to a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushed {
+    /// The push's id; none when it wrote no job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<String>,
+    /// One answer per element, in their order.
+    pub answers: Vec<Answer>,
+}
+
+/// The answer to one element of a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The name as it was stated.
+    pub name: String,
+    /// The version as it was stated.
+    pub version: String,
+    /// The contract's code: 0, 100, 200 or 300.
+    pub code: u16,
+    /// What that means: `accepted`, `already-published`, `in-progress` or `refused`.
+    pub result: Verdict,
+    /// Why, for people.
+    pub message: String,
+    /// The job that was written or found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+}
+
+/// What an answer's code means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// 0.
+    Accepted,
+    /// 100.
+    AlreadyPublished,
+    /// 200.
+    InProgress,
+    /// 300.
+    Refused,
+}
+
+impl From<ResultCode> for Verdict {
+    fn from(code: ResultCode) -> Self {
+        match code {
+            ResultCode::Accepted => Self::Accepted,
+            ResultCode::AlreadyPublished => Self::AlreadyPublished,
+            ResultCode::InProgress => Self::InProgress,
+            ResultCode::Refused => Self::Refused,
+        }
+    }
+}
+
+/// How a push stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Push {
+    /// Its id.
+    pub push: String,
+    /// Whether every file of it has ended.
+    pub done: bool,
+    /// Its files, in the order of its elements.
+    pub files: Vec<File>,
+}
+
+/// One data file on its way, or at its end: a job, and what is on the disk under its key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct File {
+    /// The job's number; acceptance order.
+    pub id: JobId,
+    /// Application, name and version.
+    #[serde(flatten)]
+    pub key: Key,
+    /// The id of the push it came with.
+    pub push: String,
+    /// By which way it came in.
+    pub via: Via,
+    /// How the archive is packed.
+    pub archive_type: ArchiveType,
+    /// What the push stated of the archive.
+    pub stated: Content,
+    /// Where it is fetched from, without anything secret.
+    pub source: String,
+    /// How long the whole push of this file may take.
+    pub timeout_ms: i64,
+    /// Whether its version becomes `current` when it is published.
+    pub activate: bool,
+    /// Where it stands.
+    pub state: JobState,
+    /// The contract's status.
+    pub status: Status,
+    /// Where on the road it is, or where it ended.
+    pub stage: Option<Stage>,
+    /// How often it was started.
+    pub starts: u32,
+    /// Attempts at the source.
+    pub attempts: u32,
+    /// When it is due again, if it waits for that.
+    pub not_before_ms: Option<i64>,
+    /// Whether an operator wants it to end.
+    pub cancel_requested: bool,
+    /// When it was accepted.
+    pub accepted_ms: i64,
+    /// When it was first started.
+    pub started_ms: Option<i64>,
+    /// When anything of this last changed.
+    pub updated_ms: i64,
+    /// When it ended.
+    pub finished_ms: Option<i64>,
+    /// Bytes of the archive that are here.
+    pub received: u64,
+    /// Length of the archive, 0 while unknown.
+    pub total: u64,
+    /// Bytes that came over the network, repeated ones included.
+    pub fetched: u64,
+    /// Files written.
+    pub files: u64,
+    /// Bytes written in them.
+    pub written: u64,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// What it left.
+    pub published: Option<Published>,
+    /// What is on the disk under its key.
+    pub release: Option<OnDisk>,
+    /// Where the published tree is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+impl File {
+    /// Puts in what a running job says of itself, which is newer than what was written down.
+    pub(super) fn live(mut self, snapshot: Option<Snapshot>) -> Self {
+        if let Some(now) = snapshot
+            && self.state == JobState::Running
+        {
+            self.stage = Some(now.stage);
+            self.attempts = now.attempt;
+            self.received = now.received;
+            self.total = now.total;
+            self.fetched = now.fetched;
+            self.files = now.files;
+            self.written = now.written;
+        }
+        self
+    }
+}
+
+/// What is on the disk under a file's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnDisk {
+    /// Whether it is `current`.
+    pub live: bool,
+    /// Whether retention must leave it alone.
+    pub pinned: bool,
+    /// What `verify` found wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// A part of the list of files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Files {
+    /// How many files pass the filter.
+    pub total: u64,
+    /// Those of this part.
+    pub files: Vec<File>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, growing with time: what a watcher that comes back names.
+    pub id: i64,
+    /// When.
+    pub ts_ms: i64,
+    /// The job it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+    /// The application it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppId>,
+    /// The name it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<DataName>,
+    /// The version it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<DataVersion>,
+    /// What happened, for programs.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Where on the road.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// In which attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// How many bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// What happened, for people.
+    pub message: String,
+    /// Values for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+}
+
+/// A list of events, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+/// A version that is on the disk, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Application, name and version.
+    #[serde(flatten)]
+    pub key: Key,
+    /// The job that published it.
+    pub job: JobId,
+    /// Size and digests of its archive.
+    pub content: Content,
+    /// Files in the tree.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// When it was published.
+    pub published_ms: i64,
+    /// When it last became live.
+    pub activated_ms: Option<i64>,
+    /// Whether it is `current`.
+    pub live: bool,
+    /// Whether retention must leave it alone.
+    pub pinned: bool,
+    /// What `verify` found wrong with it.
+    pub damage: Option<String>,
+    /// Where its tree is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// A list of releases, by application, name and age, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Releases {
+    /// The releases.
+    pub releases: Vec<Release>,
+}
+
+/// Which version: the body of what is asked of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhichVersion {
+    /// The application.
+    pub app: AppId,
+    /// The name.
+    pub name: DataName,
+    /// The version.
+    pub version: DataVersion,
+}
+
+/// Which name: the body of `POST /v1/rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhichName {
+    /// The application.
+    pub app: AppId,
+    /// The name.
+    pub name: DataName,
+}
+
+/// The body of `POST /v1/pin`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// The application.
+    pub app: AppId,
+    /// The name.
+    pub name: DataName,
+    /// The version.
+    pub version: DataVersion,
+    /// Whether retention must leave it alone.
+    pub pinned: bool,
+}
+
+/// Which job: by its number, or the one at work at a version. The body of `POST /v1/retry`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WhichJob {
+    /// Its number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+    /// Or the application,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppId>,
+    /// the name,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<DataName>,
+    /// and the version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<DataVersion>,
+    /// With `POST /v1/cancel`: whether what was received so far is thrown away too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub drop_partial: bool,
+}
+
+impl WhichJob {
+    /// Names a job by its number.
+    #[must_use]
+    pub fn number(job: JobId) -> Self {
+        Self {
+            job: Some(job),
+            ..Self::default()
+        }
+    }
+
+    /// Names the job at work at a version.
+    #[must_use]
+    pub fn of(key: Key) -> Self {
+        Self {
+            app: Some(key.app),
+            name: Some(key.name),
+            version: Some(key.version),
+            ..Self::default()
+        }
+    }
+}
+
+/// What became of a wish to make a version live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activated {
+    /// Application, name and the version that is live now.
+    #[serde(flatten)]
+    pub key: Key,
+    /// The version that was live before.
+    pub from_version: Option<DataVersion>,
+    /// False when it was live already.
+    pub changed: bool,
+}
+
+/// What became of a wish to cancel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canceled {
+    /// The job.
+    pub job: JobId,
+    /// Whether it has ended; otherwise it will as soon as the station at work looks up.
+    pub ended: bool,
+}
+
+/// A job that something was done with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retried {
+    /// The job that is due now.
+    pub job: JobId,
+}
+
+/// What a removal freed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Application, name and version.
+    #[serde(flatten)]
+    pub key: Key,
+    /// Bytes in its files.
+    pub bytes: u64,
+}
+
+/// What retention has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// The versions that were removed.
+    pub removed: Vec<Removed>,
+    /// Bytes that were freed, left-overs included.
+    pub freed: u64,
+    /// Left-overs of staging and spool that were removed.
+    pub swept: u64,
+}
+
+/// The body of `POST /v1/verify`: what is compared with its manifest; what is absent does not restrict.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WhatToVerify {
+    /// Of this application.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppId>,
+    /// With this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<DataName>,
+    /// With this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<DataVersion>,
+}
+
+/// What comparing trees with their manifests has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// One per version that was looked at.
+    pub trees: Vec<VerifiedTree>,
+}
+
+/// What comparing one tree with its manifest has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedTree {
+    /// Application, name and version.
+    #[serde(flatten)]
+    pub key: Key,
+    /// Files that were read.
+    pub files: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// What is wrong, at most the first few; empty when the tree is whole.
+    pub damage: Vec<String>,
+}
+
+/// A callback that waits, was delivered, or was given up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Callback {
+    /// Its number.
+    pub id: i64,
+    /// To which endpoint.
+    pub endpoint: String,
+    /// The same on each attempt at the receiver.
+    pub webhook_id: String,
+    /// What it tells, such as `edgepush.file.published`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `pending`, `delivered` or `dead`.
+    pub state: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was written.
+    pub created_ms: i64,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// The job it tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+}
+
+/// A list of callbacks, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outbox {
+    /// How many wait.
+    pub pending: u64,
+    /// How many were given up.
+    pub dead: u64,
+    /// The callbacks.
+    pub callbacks: Vec<Callback>,
+}
+
+/// The body of `POST /v1/outbox/replay`: which callbacks are sent again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Replay {
+    /// Of this endpoint only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// This one only; else every one that was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
+}
+
+/// How many callbacks will be sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// How many.
+    pub replayed: u64,
+}
+
+/// The node at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The agent's version.
+    pub version: String,
+    /// Its region.
+    pub region: String,
+    /// `ready`, `draining`, or what is wrong.
+    pub state: String,
+    /// When it was started.
+    pub started_ms: i64,
+    /// Its clock.
+    pub now_ms: i64,
+    /// Where everything is kept.
+    pub data_dir: String,
+    /// Files by the state of their latest job.
+    pub counts: BTreeMap<String, u64>,
+    /// The files at work, with live progress.
+    pub running: Vec<File>,
+    /// The files that failed last, newest first.
+    pub failures: Vec<File>,
+    /// Names with a version on the disk.
+    pub names: u64,
+    /// Versions on the disk.
+    pub releases: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Callbacks that wait.
+    pub outbox_pending: u64,
+    /// Callbacks that were given up.
+    pub outbox_dead: u64,
+    /// Room on the disk.
+    pub disk: Option<Disk>,
+    /// When retention last succeeded.
+    pub gc_last_success_ms: Option<i64>,
+}
+
+/// Room on the file system that holds everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Bytes that may still be written.
+    pub free: u64,
+    /// Size in bytes.
+    pub total: u64,
+    /// Inodes left; absent where they are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_inodes: Option<u64>,
+}
+
+/// Whether the node takes pushes, and each thing that decides it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether it takes pushes.
+    pub ready: bool,
+    /// What was looked at.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that decides whether the node takes pushes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// Whether it is all right.
+    pub ok: bool,
+    /// How it is, for people.
+    pub detail: String,
+}
