@@ -1,1 +1,3 @@
 //! The subcommands and how they show things.
+
+pub mod archive;
