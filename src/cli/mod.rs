@@ -3,6 +3,7 @@
 //! A subcommand is a file: its arguments, what it asks of the agent or of the parts, and the rendering of the answer for
 //! people and as JSON. What a command prints goes through [`out::Out`]; how it ends is one of the codes of [`exit`].
 
+pub mod archive;
 mod config;
 mod docs;
 mod doctor;

@@ -1,1 +1,239 @@
-//! Archive to staging tree: an in-memory model decides, and the disk is written by directory descriptors only.
+//! Archives become trees: everything good exactly, everything hostile not at all.
+//!
+//! A member's name is parsed into a path that is safe ([`path`]), the [`tree`] model decides whether it can be, and only
+//! then is it written, by descriptors ([`dirs`], [`write`]). [`tar`] walks a tar as its bytes arrive, out of a gzip
+//! ([`gzip`]) or plain; [`zip`] reads a zip by its directory. Nothing is published from here, and nothing is left behind
+//! when an archive is refused. What is accepted and why is in `docs/archives.md`.
+
+mod block;
+mod dirs;
+mod error;
+mod finish;
+mod gzip;
+mod header;
+mod lanes;
+mod limits;
+mod links;
+mod path;
+mod pax;
+mod sparse;
+mod tar;
+mod tree;
+mod write;
+mod zip;
+
+use std::fmt;
+use std::fs::File;
+use std::io::BufRead;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::landlock;
+
+pub use dirs::clear;
+pub use error::{Error, KINDS, Reason, Refusal, escape};
+pub use limits::Limits;
+pub use tree::{Entry, EntryKind, Mtime, Tree};
+
+use block::Stream;
+use lanes::{Lanes, Sink};
+use write::Stop;
+
+/// How names in a zip are read that do not say that they are UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NameEncoding {
+    /// UTF-8 if a Unix system made the zip and they are valid, else code page 437, as the format says.
+    #[default]
+    Auto,
+    /// UTF-8; anything else is refused.
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// Code page 437, the format's own.
+    Cp437,
+    /// GBK, for zips made by old Chinese Windows tools.
+    Gbk,
+}
+
+/// How archives are unpacked on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What an archive may hold at most.
+    pub limits: Limits,
+    /// Permission bits that no published file or directory has, as an octal text. A directory always keeps `u+rwx`.
+    #[serde(with = "octal")]
+    pub umask: u32,
+    /// How names in a zip are read that do not say that they are UTF-8: `auto`, `utf-8`, `cp437` or `gbk`.
+    pub zip_name_encoding: NameEncoding,
+    /// Threads that write files, for each archive that is unpacked.
+    pub writers: usize,
+    /// Whether threads that unpack are confined by Landlock to the state directory, where the kernel can.
+    pub sandbox: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            umask: 0o022,
+            zip_name_encoding: NameEncoding::Auto,
+            writers: 2,
+            sandbox: true,
+        }
+    }
+}
+
+/// What is called with files and bytes that were written since the last call.
+pub type OnWritten = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+/// How one archive is unpacked.
+#[derive(Clone)]
+pub struct Options {
+    /// What it may hold at most.
+    pub limits: Limits,
+    /// Permission bits that no file or directory gets. A directory always keeps `u+rwx`.
+    pub umask: u32,
+    /// How names in a zip are read that do not say that they are UTF-8.
+    pub zip_name_encoding: NameEncoding,
+    /// Threads that write, beside the one that calls; 0 to do everything in that one.
+    pub writers: usize,
+    /// Whether to hash every file while it is written.
+    pub hash_entries: bool,
+    /// Told how much was written; called from the writing threads.
+    pub on_written: Option<OnWritten>,
+    /// Set from outside to stop the work, which then fails with [`Error::Canceled`].
+    pub cancel: Arc<AtomicBool>,
+    /// The directory outside of which the threads at work may write nothing, if the kernel can see to it. The thread that
+    /// calls stays confined for good, so it has to be one made for this work.
+    pub sandbox: Option<Arc<Path>>,
+}
+
+impl Options {
+    /// Makes the options that `config` stands for, with digests, without a listener or a sandbox.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            limits: config.limits.clone(),
+            umask: config.umask,
+            zip_name_encoding: config.zip_name_encoding,
+            writers: config.writers,
+            hash_entries: true,
+            on_written: None,
+            cancel: Arc::default(),
+            sandbox: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("limits", &self.limits)
+            .field("umask", &self.umask)
+            .field("zip_name_encoding", &self.zip_name_encoding)
+            .field("writers", &self.writers)
+            .field("hash_entries", &self.hash_entries)
+            .field("sandbox", &self.sandbox)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a tree goes.
+#[derive(Debug)]
+pub enum Target {
+    /// Into this directory, which is empty and private. After an error it is empty again.
+    Directory(OwnedFd),
+    /// Nowhere: everything is checked but what only the disk can tell, and nothing is hashed.
+    Check,
+}
+
+/// Unpacks a tar, out of a gzip stream if `gzip`, while its bytes arrive.
+///
+/// Blocks, on `input` and on the disk; at most a few MiB are held, whatever the archive. Reads `input` to its very end
+/// when the archive is good, and stops at the first thing wrong.
+pub fn unpack_tar(
+    input: impl BufRead,
+    gzip: bool,
+    target: Target,
+    options: &Options,
+) -> Result<Tree, Error> {
+    confine(options);
+    let stop = Stop::new(&options.cancel);
+    let stream = Stream::new(input, gzip, &options.limits, &stop);
+    let mut walk = tar::Walk::new(stream, options);
+    let root = match target {
+        Target::Check => {
+            walk.run(&mut Sink::Check)?;
+            return Ok(walk.model.into_tree());
+        }
+        Target::Directory(root) => Arc::new(root),
+    };
+    let result = thread::scope(|scope| {
+        let lanes = Lanes::new(scope, Arc::clone(&root), options, &stop);
+        let mut sink = Sink::Disk(Box::new(lanes));
+        let walked = walk.run(&mut sink);
+        let closed = sink.close(&mut walk.model, walked.is_ok());
+        match (walked, closed) {
+            // A failed writer stops the walk, which then only knows that it was stopped.
+            (Err(Error::Canceled), Err(failure)) => Err(failure),
+            (Err(error), _) => Err(error),
+            (Ok(()), closed) => closed,
+        }
+    });
+    settle(result, &root)?;
+    Ok(walk.model.into_tree())
+}
+
+/// Unpacks the zip in `file`, which is wholly here and has been verified.
+///
+/// Blocks. The file is read at places, by several threads; its position does not matter.
+pub fn unpack_zip(file: &File, target: Target, options: &Options) -> Result<Tree, Error> {
+    confine(options);
+    zip::unpack(file, target, options)
+}
+
+/// Confines this thread, and so those it starts, to the sandbox.
+fn confine(options: &Options) {
+    if let Some(sandbox) = &options.sandbox {
+        let status = landlock::restrict_thread(&[sandbox]);
+        tracing::debug!(%status, "sandbox of the unpacking threads");
+    }
+}
+
+/// Leaves nothing in `root` if the work failed.
+fn settle<T>(result: Result<T, Error>, root: &OwnedFd) -> Result<T, Error> {
+    result.map_err(|error| {
+        let error = write::explain(error, root.as_fd());
+        if let Err(left) = clear(root.as_fd()) {
+            tracing::warn!(error = %left, "could not remove all of a refused archive");
+        }
+        error
+    })
+}
+
+/// Serde for permission bits, as an octal text such as `"0022"`.
+mod octal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(bits: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{bits:04o}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u32::from_str_radix(&text, 8)
+            .ok()
+            .filter(|bits| *bits <= 0o777)
+            .ok_or_else(|| {
+                D::Error::custom(format!(
+                    "`{text}` is no umask, expected octal digits such as \"0022\""
+                ))
+            })
+    }
+}

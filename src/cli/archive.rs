@@ -1,0 +1,258 @@
+//! `edgepush archive`: what a release engineer does before pushing. `check` unpacks by the same code as a push, and
+//! `pack` makes an archive that every agent accepts.
+
+mod pack;
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+
+use crate::datafile::ArchiveType;
+use crate::sys::units::show_bytes;
+use crate::sys::{Chain, landlock};
+use crate::unpack::{self, Config, Error, Limits, NameEncoding, Options, Target, Tree};
+
+pub use pack::{PackArgs, pack};
+
+/// The archive was accepted, or made.
+pub const DONE: u8 = 0;
+/// The archive was refused.
+pub const REFUSED: u8 = 1;
+
+/// What is done with an archive.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check whether an archive would be accepted by a push, and say what is wrong and where
+    Check(CheckArgs),
+    /// Pack a directory into an archive that every agent accepts, the same bytes each time
+    Pack(PackArgs),
+}
+
+/// Runs one of the commands; returns the exit code.
+pub fn run(command: &Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Check(args) => check(args),
+        Command::Pack(args) => pack(args),
+    }
+}
+
+/// Arguments of `archive check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The archive
+    pub file: PathBuf,
+    /// What it is: tar.gz, zip or tar; found out by its first bytes where not stated
+    #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
+    pub archive_type: Option<ArchiveType>,
+    /// Unpack into this directory, which must be empty or not exist; it is left empty when the archive is refused
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+    /// Answer with one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Set a limit, such as max_entries=1000; may be given several times
+    #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = parse_limit)]
+    pub limits: Vec<(String, u64)>,
+    /// How names in a zip are read that do not say that they are UTF-8: auto, utf-8, cp437 or gbk
+    #[arg(long, value_name = "ENCODING", default_value = "auto", value_parser = parse_encoding)]
+    pub zip_name_encoding: NameEncoding,
+}
+
+fn parse_type(text: &str) -> Result<ArchiveType, String> {
+    match text {
+        "gz" => Ok(ArchiveType::TarGz),
+        _ => ArchiveType::parse(text).map_err(|e| e.to_string()),
+    }
+}
+
+fn parse_limit(text: &str) -> Result<(String, u64), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` is not KEY=VALUE"))?;
+    if !Limits::KEYS.contains(&key) {
+        let keys = Limits::KEYS.join(", ");
+        return Err(format!("there is no limit `{key}`, but {keys}"));
+    }
+    let value = crate::sys::units::parse_bytes(value).map_err(|e| e.to_string())?;
+    Ok((key.to_owned(), value))
+}
+
+fn parse_encoding(text: &str) -> Result<NameEncoding, String> {
+    serde_json::from_value(text.into())
+        .map_err(|_| format!("`{text}` is none of auto, utf-8, cp437, gbk"))
+}
+
+/// Checks an archive, says what was found on standard output, and returns the exit code.
+pub fn check(args: &CheckArgs) -> anyhow::Result<u8> {
+    let mut file =
+        File::open(&args.file).with_context(|| format!("open `{}`", args.file.display()))?;
+    let archive_type = match args.archive_type {
+        Some(archive_type) => archive_type,
+        None => recognise(&mut file, &args.file)?,
+    };
+    let mut options = Options::new(&Config {
+        zip_name_encoding: args.zip_name_encoding,
+        ..Config::default()
+    });
+    for (key, value) in &args.limits {
+        options.limits.set(key, *value);
+    }
+    let into = args.into.as_deref().map(Into::open).transpose()?;
+    let target = match &into {
+        Some(into) => Target::Directory(File::open(&into.path)?.into()),
+        None => Target::Check,
+    };
+    if let Some(into) = &into {
+        options.sandbox = Some(into.path.as_path().into());
+    }
+    let result = unpack_apart(file, archive_type, target, &options);
+    if let Some(into) = into {
+        into.close(result.is_ok())?;
+    }
+    let mut out = std::io::stdout().lock();
+    let code = match result {
+        Ok(tree) => {
+            accepted(&mut out, args, archive_type, &tree)?;
+            DONE
+        }
+        Err(error) => {
+            refused(&mut out, args, archive_type, &error)?;
+            REFUSED
+        }
+    };
+    out.flush()?;
+    Ok(code)
+}
+
+/// Unpacks on a thread of its own, since a sandbox stays on a thread for good.
+fn unpack_apart(
+    file: File,
+    archive_type: ArchiveType,
+    target: Target,
+    options: &Options,
+) -> Result<Tree, Error> {
+    let work = || match archive_type {
+        ArchiveType::Zip => unpack::unpack_zip(&file, target, options),
+        ArchiveType::TarGz | ArchiveType::Tar => {
+            let input = BufReader::with_capacity(256 * 1024, &file);
+            unpack::unpack_tar(input, archive_type == ArchiveType::TarGz, target, options)
+        }
+    };
+    thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// Finds out by its first bytes what an archive is.
+fn recognise(file: &mut File, path: &Path) -> anyhow::Result<ArchiveType> {
+    let mut start = [0; 512];
+    let mut len = 0;
+    while len < start.len() {
+        match file.read(&mut start[len..])? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    file.seek(SeekFrom::Start(0))?;
+    Ok(match &start[..len] {
+        [0x1f, 0x8b, ..] => ArchiveType::TarGz,
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => ArchiveType::Zip,
+        start if start.get(257..262) == Some(b"ustar") => ArchiveType::Tar,
+        _ => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            ArchiveType::from_file_name(&name).unwrap_or(ArchiveType::Tar)
+        }
+    })
+}
+
+/// The directory that is unpacked into: private while that lasts.
+struct Into {
+    path: PathBuf,
+    made: bool,
+}
+
+impl Into {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let made = match fs::DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => true,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(e).with_context(|| format!("make `{}`", path.display())),
+        };
+        let mut entries =
+            fs::read_dir(path).with_context(|| format!("read `{}`", path.display()))?;
+        if entries.next().is_some() {
+            bail!("`{}` is not empty", path.display());
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            made,
+        })
+    }
+
+    fn close(self, accepted: bool) -> anyhow::Result<()> {
+        match (self.made, accepted) {
+            (true, true) => fs::set_permissions(&self.path, PermissionsExt::from_mode(0o755))
+                .with_context(|| format!("set the mode of `{}`", self.path.display())),
+            (true, false) => fs::remove_dir(&self.path)
+                .with_context(|| format!("remove `{}`", self.path.display())),
+            (false, _) => Ok(()),
+        }
+    }
+}
+
+fn accepted(
+    out: &mut impl Write,
+    args: &CheckArgs,
+    archive_type: ArchiveType,
+    tree: &Tree,
+) -> std::io::Result<()> {
+    let entries = tree.entries.len();
+    if args.json {
+        let answer = serde_json::json!({
+            "verdict": "accept", "type": archive_type, "entries": entries, "files": tree.files, "bytes": tree.bytes,
+        });
+        return writeln!(out, "{answer}");
+    }
+    writeln!(
+        out,
+        "{}: good {archive_type}, {entries} entries, {} files, {}",
+        args.file.display(),
+        tree.files,
+        show_bytes(tree.bytes)
+    )
+}
+
+fn refused(
+    out: &mut impl Write,
+    args: &CheckArgs,
+    archive_type: ArchiveType,
+    error: &Error,
+) -> std::io::Result<()> {
+    let (kind, message) = (error.kind(), Chain(error).to_string());
+    if args.json {
+        let answer = serde_json::json!({
+            "verdict": "reject", "type": archive_type, "kind": kind.name, "class": kind.class, "entry": error.entry(),
+            "limit": error.limit(), "expected": error.expected(), "found": error.found(), "message": message,
+            "help": kind.help,
+        });
+        return writeln!(out, "{answer}");
+    }
+    writeln!(
+        out,
+        "{}: refused as {archive_type}: {kind}\n  {message}\n  {}",
+        args.file.display(),
+        kind.help
+    )
+}
+
+/// Tells how far threads that unpack are confined on this node.
+#[must_use]
+pub fn sandbox_status() -> landlock::Status {
+    landlock::probe()
+}

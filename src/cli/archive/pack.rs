@@ -1,0 +1,272 @@
+//! `edgepush archive pack`: a directory becomes an archive that every agent accepts, with the same bytes on every
+//! machine: names in order, no owners, times kept to the second, modes reduced to what is published.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use sha2::Digest as _;
+use zip::write::SimpleFileOptions;
+
+use super::DONE;
+use crate::datafile::{ArchiveType, Digest};
+use crate::sys::durable;
+
+/// Arguments of `archive pack`.
+#[derive(Debug, Args)]
+pub struct PackArgs {
+    /// The directory whose contents are packed
+    pub dir: PathBuf,
+    /// The archive to write; its name says what it is: .tar.gz, .tgz, .zip or .tar
+    pub out: PathBuf,
+    /// Give every entry this time, in seconds since the epoch, instead of its own
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
+    pub mtime: Option<u64>,
+    /// Answer with one JSON object: the item of a push, without `version` and `url`
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Something below the directory.
+struct Found {
+    /// Where it is, below the directory, with slashes.
+    name: Vec<u8>,
+    path: PathBuf,
+    kind: Kind,
+    mode: u32,
+    mtime: u64,
+    size: u64,
+}
+
+enum Kind {
+    Dir,
+    File,
+    Link(PathBuf),
+}
+
+/// Packs a directory, says what a push has to state on standard output, and returns the exit code.
+pub fn pack(args: &PackArgs) -> anyhow::Result<u8> {
+    let name = args.out.file_name().unwrap_or_default().to_string_lossy();
+    let Some(archive_type) = ArchiveType::from_file_name(&name) else {
+        bail!("`{name}` says no archive type: name it .tar.gz, .zip or .tar");
+    };
+    let mut found = Vec::new();
+    walk(&args.dir, &[], &mut found)?;
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(mtime) = args.mtime {
+        found.iter_mut().for_each(|entry| entry.mtime = mtime);
+    }
+    let temporary = durable::temporary_sibling(&args.out);
+    let written = write(&temporary, archive_type, &found)
+        .and_then(|()| digests(&temporary))
+        .and_then(|digests| {
+            durable::rename(&temporary, &args.out)?;
+            Ok(digests)
+        });
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    let (size, md5, sha256) = written?;
+    say(args, archive_type, &name, size, &md5, &sha256)?;
+    Ok(DONE)
+}
+
+fn say(
+    args: &PackArgs,
+    archive_type: ArchiveType,
+    name: &str,
+    size: u64,
+    md5: &str,
+    sha256: &str,
+) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if args.json {
+        let item = serde_json::json!({
+            "name": name, "size": size, "archiveType": archive_type, "md5": md5, "sha256": sha256,
+        });
+        writeln!(out, "{item}")?;
+    } else {
+        writeln!(
+            out,
+            "name         {name}\nsize         {size}\narchiveType  {archive_type}\nmd5          {md5}\nsha256       {sha256}"
+        )?;
+    }
+    out.flush()
+}
+
+fn walk(dir: &Path, below: &[u8], found: &mut Vec<Found>) -> anyhow::Result<()> {
+    let entries = fs::read_dir(dir).with_context(|| format!("read `{}`", dir.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("read `{}`", dir.display()))?;
+        let path = entry.path();
+        let metadata = entry
+            .metadata()
+            .with_context(|| format!("look at `{}`", path.display()))?;
+        let mut name = below.to_vec();
+        if !name.is_empty() {
+            name.push(b'/');
+        }
+        name.extend_from_slice(entry.file_name().as_bytes());
+        let kind = if metadata.is_dir() {
+            walk(&path, &name, found)?;
+            Kind::Dir
+        } else if metadata.is_file() {
+            Kind::File
+        } else if metadata.is_symlink() {
+            Kind::Link(fs::read_link(&path)?)
+        } else {
+            bail!(
+                "`{}` is a device, FIFO or socket, which no agent accepts",
+                path.display()
+            );
+        };
+        found.push(Found {
+            kind,
+            mode: metadata.permissions().mode() & 0o777,
+            mtime: u64::try_from(metadata.mtime()).unwrap_or(0),
+            size: metadata.size(),
+            name,
+            path,
+        });
+    }
+    Ok(())
+}
+
+fn write(path: &Path, archive_type: ArchiveType, found: &[Found]) -> anyhow::Result<()> {
+    let file = File::create_new(path).with_context(|| format!("create `{}`", path.display()))?;
+    let out = BufWriter::with_capacity(256 * 1024, file);
+    let out = match archive_type {
+        ArchiveType::Tar => write_tar(out, found)?,
+        // The builder of the library writes no time and no system into the header.
+        ArchiveType::TarGz => {
+            let gzip = flate2::write::GzEncoder::new(out, flate2::Compression::default());
+            write_tar(gzip, found)?.finish()?
+        }
+        ArchiveType::Zip => write_zip(out, found)?,
+    };
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()
+        .with_context(|| format!("sync `{}`", path.display()))
+}
+
+fn write_tar<W: Write>(out: W, found: &[Found]) -> anyhow::Result<W> {
+    let mut builder = tar::Builder::new(out);
+    for entry in found {
+        let mut header = tar::Header::new_gnu();
+        header.set_mtime(entry.mtime);
+        header.set_mode(entry.mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(0);
+        let name = Path::new(std::ffi::OsStr::from_bytes(&entry.name));
+        let packed = match &entry.kind {
+            Kind::Dir => {
+                header.set_entry_type(tar::EntryType::Directory);
+                builder.append_data(&mut header, name, io::empty())
+            }
+            Kind::Link(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                builder.append_link(&mut header, name, target)
+            }
+            Kind::File => {
+                header.set_entry_type(tar::EntryType::Regular);
+                header.set_size(entry.size);
+                builder.append_data(&mut header, name, open_exact(entry)?)
+            }
+        };
+        packed.with_context(|| format!("pack `{}`", entry.path.display()))?;
+    }
+    Ok(builder.into_inner()?)
+}
+
+fn write_zip<W: Write + Seek>(out: W, found: &[Found]) -> anyhow::Result<W> {
+    let mut writer = zip::ZipWriter::new(out);
+    for entry in found {
+        let name = std::str::from_utf8(&entry.name).with_context(|| {
+            format!(
+                "`{}` is not UTF-8, which a zip cannot hold",
+                entry.path.display()
+            )
+        })?;
+        let options = SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Deflated)
+            .unix_permissions(entry.mode)
+            .large_file(entry.size >= u64::from(u32::MAX))
+            .last_modified_time(zip_time(entry.mtime));
+        let packed = match &entry.kind {
+            Kind::Dir => writer.add_directory(name, options),
+            Kind::Link(target) => {
+                let target = target
+                    .to_str()
+                    .with_context(|| format!("the target of `{name}` is not UTF-8"))?;
+                writer.add_symlink(name, target, options)
+            }
+            Kind::File => writer.start_file(name, options),
+        };
+        packed.with_context(|| format!("pack `{}`", entry.path.display()))?;
+        if let Kind::File = entry.kind {
+            io::copy(&mut open_exact(entry)?, &mut writer)
+                .with_context(|| format!("pack `{}`", entry.path.display()))?;
+        }
+    }
+    Ok(writer.finish()?)
+}
+
+/// Opens a file that is packed with the size that was seen: one that grows meanwhile is cut, one that shrinks fails.
+fn open_exact(entry: &Found) -> anyhow::Result<impl Read> {
+    let file =
+        File::open(&entry.path).with_context(|| format!("open `{}`", entry.path.display()))?;
+    Ok(file.take(entry.size))
+}
+
+/// Turns seconds since the epoch into the time of a zip, in UTC; what a zip cannot hold becomes its first day.
+fn zip_time(seconds: u64) -> zip::DateTime {
+    let first = zip::DateTime::default();
+    let Ok(time) = i64::try_from(seconds)
+        .map_err(|_| ())
+        .and_then(|s| jiff::Timestamp::from_second(s).map_err(|_| ()))
+    else {
+        return first;
+    };
+    let time = jiff::tz::Offset::UTC.to_datetime(time);
+    let part = |value: i8| u8::try_from(value).unwrap_or(0);
+    u16::try_from(time.year())
+        .ok()
+        .and_then(|year| {
+            zip::DateTime::from_date_and_time(
+                year,
+                part(time.month()),
+                part(time.day()),
+                part(time.hour()),
+                part(time.minute()),
+                part(time.second()),
+            )
+            .ok()
+        })
+        .unwrap_or(first)
+}
+
+fn digests(path: &Path) -> anyhow::Result<(u64, String, String)> {
+    let mut file = File::open(path)?;
+    let (mut md5, mut sha256) = (md5::Md5::default(), sha2::Sha256::default());
+    let mut buffer = vec![0; 256 * 1024];
+    let mut size = 0;
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        size += n as u64;
+        md5.update(&buffer[..n]);
+        sha256.update(&buffer[..n]);
+    }
+    Ok((
+        size,
+        Digest::<16>(md5.finalize().into()).to_string(),
+        Digest::<32>(sha256.finalize().into()).to_string(),
+    ))
+}

@@ -1,0 +1,315 @@
+//! The bytes of a tar archive as blocks of 256 KiB that are filled once and then only read: the writers work on ranges of
+//! the same memory that the decoder filled. The number of blocks bounds the memory of a push, and makes the decoder wait
+//! for the disk.
+
+use std::io::BufRead;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::error::{Error, Reason, Refusal};
+use super::gzip::{Counted, Gunzip};
+use super::header::{BLOCK, Header};
+use super::limits::Limits;
+use super::write::Stop;
+
+/// Length of a block. Smaller ones cost time, larger ones the cache; a multiple of a tar's unit.
+pub(super) const BLOCK_BYTES: usize = 256 * 1024;
+/// Blocks in use at a time.
+const BLOCKS: usize = 12;
+
+/// A filled block; goes back to its pool when the last range of it is dropped.
+pub(super) struct Block {
+    bytes: Vec<u8>,
+    len: usize,
+    pool: Arc<Pool>,
+}
+
+/// A range of a block, kept alive by it.
+#[derive(Clone)]
+pub(super) struct Slice {
+    block: Arc<Block>,
+    start: usize,
+    end: usize,
+}
+
+/// The free blocks.
+struct Pool {
+    state: Mutex<PoolState>,
+    freed: Condvar,
+}
+
+struct PoolState {
+    free: Vec<Vec<u8>>,
+    made: usize,
+}
+
+impl Slice {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.block.bytes[self.start..self.end]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+impl Pool {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(PoolState {
+                free: Vec::new(),
+                made: 0,
+            }),
+            freed: Condvar::new(),
+        })
+    }
+
+    /// Takes a free block, waiting for one if all are in use.
+    fn take(&self) -> Vec<u8> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(bytes) = state.free.pop() {
+                return bytes;
+            }
+            if state.made < BLOCKS {
+                state.made += 1;
+                return vec![0; BLOCK_BYTES];
+            }
+            state = self
+                .freed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn give(&self, bytes: Vec<u8>) {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .free
+            .push(bytes);
+        self.freed.notify_one();
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.pool.give(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// A tar archive's bytes, decoded block by block.
+pub(super) struct Stream<'a, R> {
+    source: Source<R>,
+    pool: Arc<Pool>,
+    block: Option<Arc<Block>>,
+    at: usize,
+    made: u64,
+    limits: &'a Limits,
+    stop: &'a Stop,
+}
+
+enum Source<R> {
+    Plain(Counted<R>),
+    Gzip(Box<Gunzip<R>>),
+}
+
+impl<R: BufRead> Source<R> {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
+        match self {
+            Self::Gzip(gunzip) => gunzip.read(out),
+            Self::Plain(input) => {
+                let bytes = input.peek()?;
+                let n = bytes.len().min(out.len());
+                out[..n].copy_from_slice(&bytes[..n]);
+                input.consume(n);
+                Ok(n)
+            }
+        }
+    }
+
+    fn taken(&self) -> u64 {
+        match self {
+            Self::Gzip(gunzip) => gunzip.taken(),
+            Self::Plain(input) => input.taken(),
+        }
+    }
+}
+
+impl<'a, R: BufRead> Stream<'a, R> {
+    /// Makes a stream of what `input` holds. `stop` is looked at before each block.
+    pub(super) fn new(input: R, gzip: bool, limits: &'a Limits, stop: &'a Stop) -> Self {
+        Self {
+            source: if gzip {
+                Source::Gzip(Box::new(Gunzip::new(input)))
+            } else {
+                Source::Plain(Counted::new(input))
+            },
+            pool: Pool::new(),
+            block: None,
+            at: 0,
+            made: 0,
+            limits,
+            stop,
+        }
+    }
+
+    /// Returns how many bytes lie before the place that is read next.
+    pub(super) fn offset(&self) -> u64 {
+        self.made - self.left() as u64
+    }
+
+    fn left(&self) -> usize {
+        self.block.as_ref().map_or(0, |block| block.len - self.at)
+    }
+
+    /// Tells whether more than one block was needed so far.
+    pub(super) fn is_long(&self) -> bool {
+        self.made > BLOCK_BYTES as u64
+    }
+
+    /// Tells whether the block in hand is used up, so that the next read makes another.
+    pub(super) fn is_drained(&self) -> bool {
+        self.left() == 0
+    }
+
+    /// Makes sure that there are bytes in hand; returns whether there are, or the stream has ended.
+    fn fill(&mut self) -> Result<bool, Error> {
+        if self.left() > 0 {
+            return Ok(true);
+        }
+        if self.stop.is_set() {
+            return Err(Error::Canceled);
+        }
+        // The old block goes first: with a single one in the pool this would wait for itself.
+        self.block = None;
+        let mut block = Block {
+            bytes: self.pool.take(),
+            len: 0,
+            pool: Arc::clone(&self.pool),
+        };
+        while block.len < BLOCK_BYTES {
+            let n = self.source.read(&mut block.bytes[block.len..])?;
+            if n == 0 {
+                break;
+            }
+            block.len += n;
+        }
+        self.made += block.len as u64;
+        self.limits.check_ratio(self.source.taken(), self.made)?;
+        self.at = 0;
+        let filled = block.len > 0;
+        self.block = Some(Arc::new(block));
+        Ok(filled)
+    }
+
+    /// Takes at most `most` bytes in one piece; `None` at the end of the stream.
+    pub(super) fn take(&mut self, most: u64) -> Result<Option<Slice>, Error> {
+        if !self.fill()? {
+            return Ok(None);
+        }
+        let left = self.left();
+        let Some(block) = &self.block else {
+            return Ok(None);
+        };
+        let n = usize::try_from(most).unwrap_or(usize::MAX).min(left);
+        let slice = Slice {
+            block: Arc::clone(block),
+            start: self.at,
+            end: self.at + n,
+        };
+        self.at += n;
+        Ok(Some(slice))
+    }
+
+    /// Takes the next header block; `None` at the end of the stream.
+    pub(super) fn header(&mut self) -> Result<Option<Header>, Error> {
+        let mut block = [0; BLOCK];
+        let mut filled = 0;
+        while filled < BLOCK {
+            let Some(slice) = self.take((BLOCK - filled) as u64)? else {
+                break;
+            };
+            block[filled..filled + slice.len()].copy_from_slice(slice.bytes());
+            filled += slice.len();
+        }
+        match filled {
+            0 => Ok(None),
+            BLOCK => Ok(Some(Header::new(block))),
+            _ => Err(cut("ends inside a header")),
+        }
+    }
+
+    /// Takes exactly `len` bytes and the padding behind them. `len` has been checked against a limit.
+    pub(super) fn payload(&mut self, len: u64) -> Result<Vec<u8>, Error> {
+        let mut out = Vec::new();
+        while (out.len() as u64) < len {
+            let slice = self
+                .take(len - out.len() as u64)?
+                .ok_or_else(|| cut("ends inside an extended header"))?;
+            out.extend_from_slice(slice.bytes());
+        }
+        self.skip_padding(len)?;
+        Ok(out)
+    }
+
+    /// Skips what fills the last unit of a member of `len` bytes.
+    pub(super) fn skip_padding(&mut self, len: u64) -> Result<(), Error> {
+        let mut rest = len.next_multiple_of(BLOCK as u64) - len;
+        while rest > 0 {
+            let slice = self
+                .take(rest)?
+                .ok_or_else(|| cut("ends inside the padding of a member"))?;
+            rest -= slice.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads what is left and drops it, so that the last checksum is looked at.
+    pub(super) fn drain(&mut self) -> Result<(), Error> {
+        while self.take(u64::MAX)?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Makes the refusal of an archive that ends too early.
+pub(super) fn cut(detail: &str) -> Error {
+    Refusal::new(
+        Reason::Truncated,
+        format!("the archive {detail}: it was cut"),
+    )
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_outlive_the_block_in_hand_and_give_it_back() {
+        let content: Vec<u8> = (0..BLOCK_BYTES * 3 / 4).map(|i| i as u8).collect();
+        let content = content.repeat(BLOCKS * 2);
+        let limits = Limits::default();
+        let stop = Stop::default();
+        let mut stream = Stream::new(&content[..], false, &limits, &stop);
+        let mut kept = stream.take(10).unwrap().unwrap();
+        let mut read = 10;
+        while let Some(slice) = stream.take(100_000).unwrap() {
+            assert_eq!(slice.bytes(), &content[read..read + slice.len()]);
+            read += slice.len();
+            assert_eq!(stream.offset(), read as u64);
+            // One range is kept at a time; a stream that did not get blocks back would stop here.
+            assert_eq!(kept.len(), kept.bytes().len());
+            kept = slice;
+        }
+        assert_eq!(read, content.len());
+    }
+
+    #[test]
+    fn a_stop_is_seen_before_the_next_block() {
+        let limits = Limits::default();
+        let stop = Stop::default();
+        stop.set();
+        let mut stream = Stream::new(&b"x"[..], false, &limits, &stop);
+        assert!(matches!(stream.take(1), Err(Error::Canceled)));
+    }
+}

@@ -1,0 +1,450 @@
+//! Why an archive was not unpacked: each reason is a row of [`KINDS`], each error names one of them.
+//!
+//! A refusal is about the archive and will be the same on every node; the rest is about this node or the way the bytes
+//! came. Names of members are bytes from outside: they are shown escaped and shortened, never raw.
+
+use std::fmt;
+use std::io;
+
+use crate::sys::failure::{Class, Kind, Retry};
+
+/// Longest part of a member's name that a message shows, in bytes.
+const SHOWN: usize = 300;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident $name:literal $help:literal,)*) => {
+        /// Why an archive is refused.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $(#[doc = $help] $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of [`KINDS`].
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Returns the reason's row of [`KINDS`].
+            #[must_use]
+            pub fn kind(self) -> &'static Kind {
+                &KINDS[self as usize]
+            }
+        }
+
+        /// Every way in which unpacking can fail: the reasons to refuse an archive, then what this node may lack.
+        pub const KINDS: &[Kind] = &[
+            $(Kind { name: $name, class: Class::Content, retry: Retry::Fatal, help: $help },)*
+            NO_SPACE, NO_INODES, NO_DESCRIPTORS, READ_ONLY, IO, CANCELED, INPUT,
+        ];
+    };
+}
+
+reasons! {
+    PathAbsolute "path-absolute" "A member's name begins with a slash or a drive; pack with relative names.",
+    PathDotdot "path-dotdot" "A member's name holds `..`; pack from inside the directory, with plain names.",
+    PathEmpty "path-empty" "A member has no name, or one that means the root itself; pack it again.",
+    PathNul "path-nul" "A member's name holds a NUL byte, behind which something may be hidden; pack it again with another tool.",
+    PathTooLong "path-too-long" "A name or link target is longer than a file system takes, or than `max_path_bytes` or `max_component_bytes`.",
+    PathTooDeep "path-too-deep" "A member lies deeper than `max_depth` directories; flatten the tree or raise the limit.",
+    PathConflict "path-conflict" "One name is used for a directory and for something else; pack a tree that can exist.",
+    ParentSymlink "parent-symlink" "A member would be placed through a symbolic link; pack the real directory.",
+    SymlinkAbsolute "symlink-absolute" "A symbolic link points to an absolute path; make it relative and let it stay inside the archive.",
+    SymlinkEscape "symlink-escape" "A symbolic link leads out of the archive's tree; let it stay inside.",
+    SymlinkEmpty "symlink-empty" "A symbolic link has no target; pack it again.",
+    SymlinkLoop "symlink-loop" "Symbolic links point at each other in a circle or in too long a chain; remove one.",
+    HardlinkEscape "hardlink-escape" "A hard link names a file outside of the archive; pack the file itself.",
+    HardlinkMissing "hardlink-missing" "A hard link names a file that the archive did not hold before it; pack the whole tree at once.",
+    HardlinkBadTarget "hardlink-bad-target" "A hard link names something that is no regular file, itself, or a way through a symbolic link; pack with `--hard-dereference`.",
+    SpecialFile "special-file" "The archive holds a device, FIFO or socket; leave it out.",
+    UnknownType "unknown-type" "A member is of a type that only one tool knows (multi-volume, incremental, vendor); pack with plain `tar`.",
+    TypeConflict "type-conflict" "A member's name says directory and its type or content says otherwise; pack it again with another tool.",
+    SizeConflict "size-conflict" "A directory or link claims to have content, where readers disagree about what follows; pack it again with another tool.",
+    SizeInvalid "size-invalid" "A member's size is negative, too large or no number; the archive is damaged or forged.",
+    Checksum "checksum" "A header's checksum is wrong; the archive is damaged, so pack or upload it again.",
+    PaxMalformed "pax-malformed" "An extended header is not well-formed; the archive is damaged or forged.",
+    PaxGlobalUnsafe "pax-global-unsafe" "A global header sets names or sizes of all members, which readers disagree about; pack it without.",
+    ExtAmbiguous "ext-ambiguous" "A member has two long names or sizes, and readers choose differently; pack it again with another tool.",
+    ExtDangling "ext-dangling" "The archive ends after an extended header, without its member; it is cut or forged.",
+    ExtTooBig "ext-too-big" "An extended header is longer than `max_meta_bytes`; leave such attributes out or raise the limit.",
+    SparseInvalid "sparse-invalid" "A sparse file's map contradicts itself; pack without `--sparse`.",
+    SparseUnsupported "sparse-unsupported" "A sparse file is of a format that is not known; pack without `--sparse`.",
+    Truncated "truncated" "The archive ends in the middle; it was cut when it was made or uploaded.",
+    TarEof "tar-eof" "There are members behind an end mark, which some readers show and some do not; pack it again.",
+    NotAnArchive "not-an-archive" "The file is no archive of the stated type; look whether it is an error page, and check `archiveType`.",
+    GzipHeader "gzip-header" "The gzip header is wrong; the file is damaged or not gzip.",
+    GzipCrc "gzip-crc" "The gzip checksum does not fit its content; the file is damaged, so pack or upload it again.",
+    GzipData "gzip-data" "The compressed data is not valid; the file is damaged, so pack or upload it again.",
+    GzipTrailing "gzip-trailing" "There are other bytes behind the end of the gzip data; something was appended to the file.",
+    ZipEocd "zip-eocd" "The end record of the zip is missing or contradicts itself; the file is cut or damaged.",
+    ZipCd "zip-cd" "The directory of the zip is not well-formed; the file is damaged or forged.",
+    ZipLocal "zip-local" "An entry of the zip's directory does not lead to a local header; the file is damaged or forged.",
+    ZipMismatch "zip-mismatch" "The zip tells two stories about one entry, and readers choose differently; pack it again with another tool.",
+    ZipOverlap "zip-overlap" "Entries of the zip share bytes; this is how bombs are made, so it is refused.",
+    ZipUnlisted "zip-unlisted" "The zip holds an entry that its directory does not list; pack it again instead of editing it.",
+    ZipEncrypted "zip-encrypted" "The zip is encrypted; pack it without a password.",
+    ZipMethod "zip-method" "The zip uses another compression than stored or deflate; pack it with one of these.",
+    ZipCrc "zip-crc" "An entry's checksum does not fit its content; the file is damaged, so pack or upload it again.",
+    ZipSize "zip-size" "An entry's content is longer or shorter than the zip says; the file is damaged or forged.",
+    ZipData "zip-data" "An entry's compressed data is not valid; the file is damaged, so pack or upload it again.",
+    ZipExtra "zip-extra" "An extra field of the zip is not well-formed; pack it again with another tool.",
+    ZipMultidisk "zip-multidisk" "The zip is split over several disks; pack it in one piece.",
+    ZipPrefix "zip-prefix" "There are bytes in front of the zip, as in a self-extracting file; push the plain zip.",
+    ZipTrailing "zip-trailing" "There are bytes behind the end of the zip; something was appended to the file.",
+    ZipAmbiguous "zip-ambiguous" "The zip has more than one end record, and readers choose differently; pack it again.",
+    NameEncoding "name-encoding" "A name is not valid in the encoding that the zip or `zip_name_encoding` states.",
+    DuplicateName "duplicate-name" "Two entries of the zip have one name, and readers choose differently; pack it again.",
+    LimitEntries "limit-entries" "The archive has more members than `max_entries`, or a zip directory over `max_zip_directory_bytes`; split it or raise the limit.",
+    LimitFile "limit-file" "A file is larger than `max_file_bytes`; raise the limit if that is meant.",
+    LimitTotal "limit-total" "The files are larger together than `max_total_bytes` or than the disk has room for.",
+    LimitRatio "limit-ratio" "The archive expands by more than `max_ratio` to one; it looks like a bomb. Raise the limit if it is meant.",
+}
+
+const NO_SPACE: Kind = Kind {
+    name: "no-space",
+    class: Class::Device,
+    retry: Retry::Transient,
+    help: "The disk or the quota is full; free space, or lower how many versions are kept.",
+};
+const NO_INODES: Kind = Kind {
+    name: "no-inodes",
+    class: Class::Device,
+    retry: Retry::Transient,
+    help: "The file system has no inodes left; remove files, or make it with more inodes.",
+};
+const NO_DESCRIPTORS: Kind = Kind {
+    name: "no-descriptors",
+    class: Class::Device,
+    retry: Retry::Transient,
+    help: "The process or the system has too many open files; raise `LimitNOFILE`.",
+};
+const READ_ONLY: Kind = Kind {
+    name: "read-only",
+    class: Class::Device,
+    retry: Retry::Fatal,
+    help: "The file system is mounted read-only, often after a disk error; look into the kernel log.",
+};
+const IO: Kind = Kind {
+    name: "io",
+    class: Class::Device,
+    retry: Retry::Transient,
+    help: "The system refused to read or write a file; the message says which and why.",
+};
+const CANCELED: Kind = Kind {
+    name: "canceled",
+    class: Class::Request,
+    retry: Retry::Fatal,
+    help: "The work was stopped by an operator or by the end of the process.",
+};
+const INPUT: Kind = Kind {
+    name: "input",
+    class: Class::Device,
+    retry: Retry::Transient,
+    help: "The archive could not be read to its end; the cause says why.",
+};
+
+/// Why an archive was not unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The archive is not accepted; nothing of it is left.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// The bytes of the archive could not be read; the cause is the reader's own, unchanged.
+    #[error("read the archive")]
+    Input(#[source] io::Error),
+    /// This node could not write what the archive holds.
+    #[error("{verb} `{entry}`")]
+    Disk {
+        /// The row of [`KINDS`].
+        kind: &'static Kind,
+        /// What was tried, such as `create`.
+        verb: &'static str,
+        /// The member it was tried for, escaped.
+        entry: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The work was stopped from outside.
+    #[error("stopped before the archive was unpacked")]
+    Canceled,
+}
+
+/// What is wrong with an archive, and where.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// The member at fault, escaped.
+    pub entry: Option<String>,
+    /// What is wrong, for people.
+    pub detail: String,
+    /// The configuration key of the limit that was hit.
+    pub limit: Option<&'static str>,
+    /// What would have been right, where it is a value.
+    pub expected: Option<String>,
+    /// What there was instead.
+    pub found: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(entry) = &self.entry {
+            write!(f, "`{entry}`: ")?;
+        }
+        f.write_str(&self.detail)?;
+        if let (Some(expected), Some(found)) = (&self.expected, &self.found) {
+            write!(f, ", expected {expected}, found {found}")?;
+        }
+        if let Some(limit) = self.limit {
+            write!(f, " (limit `{limit}`)")?;
+        }
+        Ok(())
+    }
+}
+
+impl Refusal {
+    /// Makes a refusal that blames no member yet.
+    pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            entry: None,
+            detail: detail.into(),
+            limit: None,
+            expected: None,
+            found: None,
+        }
+    }
+
+    /// Makes a refusal for a limit: the configuration's key, the most it allows, and what there is.
+    pub(super) fn limit(
+        reason: Reason,
+        key: &'static str,
+        most: u64,
+        found: impl fmt::Display,
+    ) -> Self {
+        Self {
+            limit: Some(key),
+            expected: Some(format!("at most {most}")),
+            found: Some(found.to_string()),
+            ..Self::new(reason, reason.limit_text())
+        }
+    }
+
+    /// Adds what would have been right and what there is.
+    pub(super) fn values(mut self, expected: impl fmt::Display, found: impl fmt::Display) -> Self {
+        self.expected = Some(expected.to_string());
+        self.found = Some(found.to_string());
+        self
+    }
+
+    /// Blames the member `name`, unless one is blamed already.
+    pub(super) fn at(mut self, name: &[u8]) -> Self {
+        self.entry.get_or_insert_with(|| escape(name));
+        self
+    }
+}
+
+impl Reason {
+    fn limit_text(self) -> &'static str {
+        match self {
+            Self::LimitEntries => "too many members",
+            Self::LimitFile => "the file is too large",
+            Self::LimitTotal => "the files are too large together",
+            Self::LimitRatio => "expands too far",
+            Self::PathTooLong => "the name is too long",
+            Self::PathTooDeep => "lies too deep",
+            Self::ExtTooBig => "the extended header is too long",
+            _ => "over a limit",
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
+}
+
+impl Error {
+    /// Returns the row of [`KINDS`] that names this failure.
+    #[must_use]
+    pub fn kind(&self) -> &'static Kind {
+        match self {
+            Self::Refused(refusal) => refusal.reason.kind(),
+            Self::Input(_) => &INPUT,
+            Self::Disk { kind, .. } => kind,
+            Self::Canceled => &CANCELED,
+        }
+    }
+
+    /// Returns the member at fault, escaped.
+    #[must_use]
+    pub fn entry(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => refusal.entry.as_deref(),
+            Self::Disk { entry, .. } => Some(entry),
+            Self::Input(_) | Self::Canceled => None,
+        }
+    }
+
+    /// Returns the configuration key of the limit that was hit.
+    #[must_use]
+    pub fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refusal) => refusal.limit,
+            Self::Input(_) | Self::Disk { .. } | Self::Canceled => None,
+        }
+    }
+
+    /// Returns what would have been right, where it is a value.
+    #[must_use]
+    pub fn expected(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => refusal.expected.as_deref(),
+            Self::Input(_) | Self::Disk { .. } | Self::Canceled => None,
+        }
+    }
+
+    /// Returns what there was instead of [`Error::expected`].
+    #[must_use]
+    pub fn found(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => refusal.found.as_deref(),
+            Self::Input(_) | Self::Disk { .. } | Self::Canceled => None,
+        }
+    }
+
+    /// Blames the member `name` for a refusal that blames none yet.
+    pub(super) fn at(self, name: &[u8]) -> Self {
+        match self {
+            Self::Refused(refusal) => Self::Refused(Box::new(refusal.at(name))),
+            other => other,
+        }
+    }
+
+    /// Makes the error of a system call: `verb` was tried for the member `entry`.
+    pub(super) fn disk(verb: &'static str, entry: &[u8], source: io::Error) -> Self {
+        use rustix::io::Errno;
+        let errno = source.raw_os_error().map(Errno::from_raw_os_error);
+        let kind = match errno {
+            // The disk's view of names that passed the limits: a smaller NAME_MAX, a file system that folds case.
+            Some(Errno::NAMETOOLONG) => Reason::PathTooLong.kind(),
+            Some(Errno::EXIST) => Reason::PathConflict.kind(),
+            Some(Errno::NOSPC | Errno::DQUOT) => &NO_SPACE,
+            Some(Errno::ROFS) => &READ_ONLY,
+            Some(Errno::MFILE | Errno::NFILE) => &NO_DESCRIPTORS,
+            _ => &IO,
+        };
+        Self::Disk {
+            kind,
+            verb,
+            entry: escape(entry),
+            source,
+        }
+    }
+
+    /// Turns "no space" into "no inodes", for a file system that has space and no inodes left.
+    pub(super) fn out_of_inodes(self) -> Self {
+        match self {
+            Self::Disk {
+                kind,
+                verb,
+                entry,
+                source,
+            } if *kind == NO_SPACE => Self::Disk {
+                kind: &NO_INODES,
+                verb,
+                entry,
+                source,
+            },
+            other => other,
+        }
+    }
+
+    /// Tells whether the disk had no room.
+    pub(super) fn is_no_space(&self) -> bool {
+        *self.kind() == NO_SPACE
+    }
+}
+
+/// Shows a name from an archive: printable characters as they are, everything else escaped, shortened to 300 bytes.
+#[must_use]
+pub fn escape(name: &[u8]) -> String {
+    let shown = &name[..name.len().min(SHOWN)];
+    let mut out = String::with_capacity(shown.len());
+    for chunk in shown.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\'' => out.push(c),
+                _ => out.extend(c.escape_debug()),
+            }
+        }
+        // A character that was cut by the shortening is not shown as broken.
+        let cut = name.len() > SHOWN && out.len() + 4 > SHOWN && chunk.invalid().len() > 1;
+        if !cut {
+            for byte in chunk.invalid() {
+                out.push_str(&format!("\\x{byte:02x}"));
+            }
+        }
+    }
+    if name.len() > SHOWN {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_row() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.kind().class, Class::Content, "{reason:?}");
+            let name = format!("{reason:?}")
+                .chars()
+                .flat_map(|c| {
+                    let dash = c.is_ascii_uppercase().then_some('-');
+                    dash.into_iter().chain([c.to_ascii_lowercase()])
+                })
+                .collect::<String>();
+            assert_eq!(name.trim_start_matches('-'), reason.kind().name);
+        }
+        let mut names: Vec<_> = KINDS.iter().map(|k| k.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KINDS.len());
+    }
+
+    #[test]
+    fn names_are_shown_without_a_raw_byte() {
+        for (name, shown) in [
+            (&b"plain name"[..], "plain name"),
+            (b"esc\x1b[31m\n", "esc\\u{1b}[31m\\n"),
+            (b"caf\xe9", "caf\\xe9"),
+            (b"a\\b", "a\\\\b"),
+            (b"it's", "it's"),
+            ("你\u{202e}txt".as_bytes(), "你\\u{202e}txt"),
+        ] {
+            assert_eq!(escape(name), shown);
+        }
+        assert!(escape(&[b'x'; 5000]).len() < 310);
+    }
+
+    #[test]
+    fn errors_of_the_disk_are_told_apart() {
+        use rustix::io::Errno;
+        for (errno, name) in [
+            (Errno::NOSPC, "no-space"),
+            (Errno::DQUOT, "no-space"),
+            (Errno::ROFS, "read-only"),
+            (Errno::MFILE, "no-descriptors"),
+            (Errno::IO, "io"),
+            (Errno::NAMETOOLONG, "path-too-long"),
+        ] {
+            let error = Error::disk("create", b"x", errno.into());
+            assert_eq!(error.kind().name, name);
+        }
+        let error = Error::disk("create", b"x", Errno::NOSPC.into()).out_of_inodes();
+        assert_eq!(error.kind().name, "no-inodes");
+    }
+}

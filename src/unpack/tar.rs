@@ -1,0 +1,468 @@
+//! Walks a tar archive as its bytes arrive: headers, extended headers, members, and what counts as the end. Each member is
+//! decided on the model first, and only then sent to the sink.
+
+use std::io::BufRead;
+
+use super::Options;
+use super::block::{Stream, cut};
+use super::error::{Error, Reason, Refusal};
+use super::header::{BLOCK, Header, Type};
+use super::lanes::Sink;
+use super::limits::Meter;
+use super::path::EntryPath;
+use super::pax::{self, Pax, PaxSparse};
+use super::sparse::{MapReader, Sparse, push_old_pairs};
+use super::tree::{Duplicates, Model, Mtime};
+
+/// What walks an archive.
+pub(super) struct Walk<'a, R> {
+    stream: Stream<'a, R>,
+    options: &'a Options,
+    meter: Meter,
+    pub(super) model: Model,
+    pending: Pending,
+}
+
+/// What extended headers have said about the next member.
+#[derive(Default)]
+struct Pending {
+    pax: Option<Pax>,
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+/// A member, put together from its header and its extended headers.
+struct Member {
+    header: Header,
+    kind: Type,
+    name: Vec<u8>,
+    link: Vec<u8>,
+    /// Bytes that follow the header.
+    stored: u64,
+    mtime: Mtime,
+    sparse: Option<PaxSparse>,
+}
+
+impl<'a, R: BufRead> Walk<'a, R> {
+    pub(super) fn new(stream: Stream<'a, R>, options: &'a Options) -> Self {
+        Self {
+            stream,
+            options,
+            meter: Meter::default(),
+            model: Model::new(&options.limits, options.umask, Duplicates::LastWins),
+            pending: Pending::default(),
+        }
+    }
+
+    /// Reads the archive to its very end.
+    pub(super) fn run(&mut self, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
+        loop {
+            let first = self.stream.offset() == 0;
+            let Some(header) = self.stream.header()? else {
+                if first {
+                    return Err(Refusal::new(Reason::NotAnArchive, "the file is empty").into());
+                }
+                // Many writers forget the end mark; a cut inside a member has been seen by now.
+                self.pending.check_empty()?;
+                break;
+            };
+            if header.is_zero() {
+                self.end()?;
+                break;
+            }
+            header.check().map_err(|refusal| match first {
+                true => refusal,
+                false => Refusal {
+                    reason: Reason::Checksum,
+                    ..refusal
+                },
+            })?;
+            let name = header.name();
+            self.take(header, sink).map_err(|e| e.at(&name))?;
+            if self.stream.is_drained() {
+                sink.flush(self.stream.is_long());
+            }
+        }
+        self.model.check_links()?;
+        Ok(())
+    }
+
+    /// After a block of zeros: another, and then anything; or the end of the file. A member is a lie.
+    fn end(&mut self) -> Result<(), Error> {
+        self.pending.check_empty()?;
+        match self.stream.header()? {
+            None => Ok(()),
+            Some(second) if second.is_zero() => self.stream.drain(),
+            Some(hidden) => {
+                let refusal = Refusal::new(Reason::TarEof, "something follows a lone end mark");
+                Err(match hidden.check() {
+                    Ok(()) => refusal.at(&hidden.name()),
+                    Err(_) => refusal,
+                }
+                .into())
+            }
+        }
+    }
+
+    fn take(&mut self, header: Header, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
+        let kind = header.kind()?;
+        match kind {
+            Type::LongName => {
+                let name = self.long(&header)?;
+                self.pending.set_name(name)
+            }
+            Type::LongLink => {
+                let link = self.long(&header)?;
+                self.pending.set_link(link)
+            }
+            Type::Pax => {
+                let payload = self.extended(&header)?;
+                self.pending.set_pax(pax::parse(&payload)?)
+            }
+            Type::PaxGlobal => {
+                let payload = self.extended(&header)?;
+                pax::check_global(&payload)?;
+                self.pending.check_none("a global header")
+            }
+            Type::Label => {
+                no_content(header.size()?)?;
+                self.pending.check_none("a volume label")
+            }
+            Type::File | Type::HardLink | Type::Symlink | Type::Dir | Type::Sparse => {
+                let member = std::mem::take(&mut self.pending).member(header, kind)?;
+                let name = member.name.clone();
+                self.member(member, sink).map_err(|e| e.at(&name))
+            }
+        }
+    }
+
+    fn extended(&mut self, header: &Header) -> Result<Vec<u8>, Error> {
+        let size = header.size()?;
+        let most = self.options.limits.max_meta_bytes;
+        if size > most {
+            return Err(Refusal::limit(Reason::ExtTooBig, "max_meta_bytes", most, size).into());
+        }
+        self.stream.payload(size)
+    }
+
+    /// Reads a GNU long name or link target: up to its closing NUL, behind which nothing may hide.
+    fn long(&mut self, header: &Header) -> Result<Vec<u8>, Error> {
+        let mut name = self.extended(header)?;
+        let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+        if name[end..].iter().any(|b| *b != 0) {
+            let refusal = Refusal::new(Reason::PathNul, "bytes hide behind a NUL in a long name");
+            return Err(refusal.at(&name).into());
+        }
+        name.truncate(end);
+        Ok(name)
+    }
+
+    fn member(&mut self, member: Member, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
+        let limits = &self.options.limits;
+        self.meter.add_entry(limits)?;
+        let path = EntryPath::parse(&member.name, limits)?;
+        match member.kind {
+            Type::Dir => self.directory(&path, &member, sink),
+            Type::Symlink => {
+                no_content(member.stored)?;
+                let plan = self.model.add_symlink(&path, &member.link, member.mtime)?;
+                sink.symlink(&self.model, plan, path.into_bytes())
+            }
+            Type::HardLink => {
+                no_content(member.stored)?;
+                let target = self.hard_link_target(&member.link)?;
+                let plan = self.model.add_hard_link(&path, &target)?;
+                sink.link(&self.model, plan, target.as_bytes(), path.into_bytes())
+            }
+            Type::File | Type::Sparse if path.directory_like => {
+                if member.stored > 0 || member.kind == Type::Sparse || member.sparse.is_some() {
+                    let detail = "a file with content and the name of a directory";
+                    return Err(Refusal::new(Reason::TypeConflict, detail).into());
+                }
+                self.directory(&path, &member, sink)
+            }
+            Type::File | Type::Sparse => match self.sparse_map(&member)? {
+                Some(sparse) => self.sparse_file(path, &member, &sparse, sink),
+                None => self.file(path, &member, sink),
+            },
+            // Taken care of before they become members.
+            Type::LongName | Type::LongLink | Type::Pax | Type::PaxGlobal | Type::Label => Ok(()),
+        }
+    }
+
+    fn directory(
+        &mut self,
+        path: &EntryPath,
+        member: &Member,
+        sink: &mut Sink<'_, '_>,
+    ) -> Result<(), Error> {
+        no_content(member.stored)?;
+        self.model
+            .add_dir(path, member.header.mode(0o755), member.mtime)?;
+        sink.dirs(&self.model)
+    }
+
+    fn hard_link_target(&self, link: &[u8]) -> Result<EntryPath, Refusal> {
+        EntryPath::parse(link, &self.options.limits).map_err(|refusal| match refusal.reason {
+            Reason::PathAbsolute | Reason::PathDotdot => Refusal::new(
+                Reason::HardlinkEscape,
+                format!("a hard link to `{}`", super::error::escape(link)),
+            ),
+            Reason::PathEmpty => Refusal::new(Reason::HardlinkBadTarget, "a hard link to nothing"),
+            _ => refusal,
+        })
+    }
+
+    fn file(
+        &mut self,
+        path: EntryPath,
+        member: &Member,
+        sink: &mut Sink<'_, '_>,
+    ) -> Result<(), Error> {
+        let size = member.stored;
+        self.meter.add_file(size, &self.options.limits)?;
+        let mode = member.header.mode(0o644);
+        let plan = self.model.add_file(&path, size, mode, member.mtime)?;
+        sink.create(&self.model, plan, path.into_bytes(), size, member.mtime)?;
+        self.copy(size, sink)?;
+        self.stream.skip_padding(size)
+    }
+
+    /// Sends the next `len` bytes to the sink.
+    fn copy(&mut self, len: u64, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
+        let mut rest = len;
+        while rest > 0 {
+            let slice = self
+                .stream
+                .take(rest)?
+                .ok_or_else(|| cut("ends inside a file"))?;
+            rest -= slice.len() as u64;
+            sink.data(slice)?;
+            if self.stream.is_drained() {
+                sink.flush(self.stream.is_long());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the map of a sparse file, wherever its format keeps it; `None` for an ordinary file.
+    fn sparse_map(&mut self, member: &Member) -> Result<Option<Sparse>, Error> {
+        match (&member.sparse, member.kind) {
+            (None, Type::Sparse) => self.old_map(member).map(Some),
+            (None, _) => Ok(None),
+            (Some(_), Type::Sparse) => {
+                Err(Refusal::new(Reason::SparseInvalid, "the sparse file has two maps").into())
+            }
+            (Some(pax), _) => {
+                let real_size = pax.real_size.unwrap_or(0);
+                if !pax.map_in_data {
+                    return Ok(Some(Sparse::new(&pax.map, real_size, member.stored)?));
+                }
+                self.meter_of_map(real_size)?;
+                let (map, read) = self.map_in_data(member.stored)?;
+                Ok(Some(Sparse::new(&map, real_size, member.stored - read)?))
+            }
+        }
+    }
+
+    /// A file that is too large is refused as that, before its map is read.
+    fn meter_of_map(&self, real_size: u64) -> Result<(), Refusal> {
+        Meter::default().add_file(real_size, &self.options.limits)
+    }
+
+    fn old_map(&mut self, member: &Member) -> Result<Sparse, Error> {
+        let (pairs, mut more, real_size) = member.header.sparse();
+        let real_size = real_size.ok_or_else(|| {
+            Refusal::new(
+                Reason::SparseInvalid,
+                "the sparse file's real size is no number",
+            )
+        })?;
+        self.meter_of_map(real_size)?;
+        let mut map = Vec::new();
+        let mut ended = push_old_pairs(pairs, &mut map)?;
+        while more {
+            let block = self.stream.payload(BLOCK as u64)?;
+            self.check_map_len(map.len() as u64 * 12)?;
+            if !ended {
+                ended = push_old_pairs(&block[..504], &mut map)?;
+            }
+            more = block[504] != 0;
+        }
+        Ok(Sparse::new(&map, real_size, member.stored)?)
+    }
+
+    fn map_in_data(&mut self, stored: u64) -> Result<(Vec<u64>, u64), Error> {
+        let mut reader = MapReader::default();
+        let mut read = 0;
+        loop {
+            if read + BLOCK as u64 > stored {
+                return Err(Refusal::new(
+                    Reason::SparseInvalid,
+                    "the sparse file's map does not end",
+                )
+                .into());
+            }
+            self.check_map_len(read)?;
+            let block = self.stream.payload(BLOCK as u64)?;
+            read += BLOCK as u64;
+            if let Some(map) = reader.push(&block)? {
+                return Ok((map, read));
+            }
+        }
+    }
+
+    fn check_map_len(&self, len: u64) -> Result<(), Refusal> {
+        let most = self.options.limits.max_meta_bytes;
+        if len > most {
+            return Err(Refusal::limit(
+                Reason::ExtTooBig,
+                "max_meta_bytes",
+                most,
+                len,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Writes a sparse file: its pieces, and holes between them.
+    fn sparse_file(
+        &mut self,
+        path: EntryPath,
+        member: &Member,
+        sparse: &Sparse,
+        sink: &mut Sink<'_, '_>,
+    ) -> Result<(), Error> {
+        let size = sparse.real_size;
+        self.meter.add_file(size, &self.options.limits)?;
+        let mode = member.header.mode(0o644);
+        let plan = self.model.add_file(&path, size, mode, member.mtime)?;
+        sink.create(&self.model, plan, path.into_bytes(), size, member.mtime)?;
+        let (mut at, mut copied) = (0, 0);
+        for (offset, len) in &sparse.pieces {
+            if *offset > at {
+                sink.hole(offset - at)?;
+            }
+            self.copy(*len, sink)?;
+            copied += len;
+            at = offset + len;
+        }
+        if size > at {
+            sink.hole(size - at)?;
+        }
+        self.stream.skip_padding(copied)
+    }
+}
+
+impl Pending {
+    fn set_name(&mut self, name: Vec<u8>) -> Result<(), Error> {
+        if name.is_empty() {
+            return Err(Refusal::new(Reason::PathEmpty, "the long name is empty").into());
+        }
+        twice(self.name.replace(name).is_some(), "two long names")
+    }
+
+    fn set_link(&mut self, link: Vec<u8>) -> Result<(), Error> {
+        twice(
+            self.link.replace(link).is_some(),
+            "two long names of link targets",
+        )
+    }
+
+    fn set_pax(&mut self, pax: Pax) -> Result<(), Error> {
+        twice(
+            self.pax.replace(pax).is_some(),
+            "two extended headers for one member",
+        )
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pax.is_none() && self.name.is_none() && self.link.is_none()
+    }
+
+    /// At the end of the archive: what was announced has to have come.
+    fn check_empty(&self) -> Result<(), Error> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let refusal = Refusal::new(
+            Reason::ExtDangling,
+            "the archive ends after an extended header, without its member",
+        );
+        let pax_path = self.pax.as_ref().and_then(|pax| pax.path.as_ref());
+        Err(match self.name.as_ref().or(pax_path) {
+            Some(name) => refusal.at(name),
+            None => refusal,
+        }
+        .into())
+    }
+
+    /// Before a header that is no member: readers disagree about whether it takes what was meant for the next one.
+    fn check_none(&self, before: &str) -> Result<(), Error> {
+        twice(
+            !self.is_empty(),
+            &format!("an extended header in front of {before}"),
+        )
+    }
+
+    /// Puts a member together.
+    fn member(self, header: Header, kind: Type) -> Result<Member, Refusal> {
+        let pax = self.pax.unwrap_or_default();
+        let sparse_name = pax.sparse.as_ref().and_then(|sparse| sparse.name.clone());
+        let name = match (sparse_name, pax.path, self.name) {
+            (Some(_), _, Some(name)) | (_, Some(_), Some(name)) => {
+                return Err(ambiguous("a long name and a pax path").at(&name));
+            }
+            (Some(name), _, None) | (None, Some(name), None) | (None, None, Some(name)) => name,
+            (None, None, None) => header.name(),
+        };
+        let link = match (pax.link, self.link) {
+            (Some(_), Some(_)) => {
+                return Err(ambiguous("a long link target and a pax linkpath").at(&name));
+            }
+            (Some(link), None) | (None, Some(link)) => link,
+            (None, None) => header.link().to_vec(),
+        };
+        let in_header = header.size().map_err(|refusal| refusal.at(&name))?;
+        let stored = pax.size.unwrap_or(in_header);
+        let bodiless = matches!(kind, Type::Dir | Type::Symlink | Type::HardLink);
+        if bodiless {
+            no_content(in_header.max(stored)).map_err(|refusal| refusal.at(&name))?;
+            if pax.sparse.is_some() {
+                let detail = "a sparse map for something that is no file";
+                return Err(Refusal::new(Reason::SparseInvalid, detail).at(&name));
+            }
+        }
+        Ok(Member {
+            mtime: pax.mtime.unwrap_or_else(|| header.mtime()),
+            header,
+            kind,
+            name,
+            link,
+            stored,
+            sparse: pax.sparse,
+        })
+    }
+}
+
+/// Refuses a directory or link that claims to have content: readers disagree about where the next header is.
+fn no_content(size: u64) -> Result<(), Refusal> {
+    if size > 0 {
+        return Err(
+            Refusal::new(Reason::SizeConflict, "has a size, and can have no content")
+                .values(0, size),
+        );
+    }
+    Ok(())
+}
+
+fn ambiguous(detail: &str) -> Refusal {
+    Refusal::new(Reason::ExtAmbiguous, detail)
+}
+
+fn twice(is: bool, detail: &str) -> Result<(), Error> {
+    if is {
+        return Err(ambiguous(detail).into());
+    }
+    Ok(())
+}

@@ -1,0 +1,712 @@
+//! What the tree will be: every name, decided in memory before the disk is touched. The model only ever holds a tree that
+//! can exist and that cannot lead out of itself; the disk is made to follow it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
+use hashbrown::HashTable;
+
+use super::error::{Reason, Refusal};
+use super::limits::{Limits, MAX_TARGET};
+use super::path::{EntryPath, split_last};
+use crate::datafile::Sha256;
+
+/// The node that stands for the root of the tree.
+pub(super) const ROOT: u32 = 0;
+/// Bytes that the paths and link targets of a tree may take in memory; grows with `max_entries`.
+const MIN_NAME_BUDGET: u64 = 64 << 20;
+const NAME_BUDGET_PER_ENTRY: u64 = 256;
+
+/// A time of modification: seconds since the epoch, negative before it, and nanoseconds to add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Mtime {
+    /// Whole seconds, rounded down.
+    pub secs: i64,
+    /// Nanoseconds on top, under a thousand million.
+    pub nanos: u32,
+}
+
+/// What was unpacked: every entry below the root, sorted by the bytes of its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The entries; a directory that the archive only implied has one too.
+    pub entries: Vec<Entry>,
+    /// How many entries are files, hard links included.
+    pub files: u64,
+    /// Bytes in the files; what several hard links share counts once.
+    pub bytes: u64,
+}
+
+/// One entry of a [`Tree`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it lies below the root: bytes, components joined by single slashes.
+    pub path: Vec<u8>,
+    /// Its permission bits as they are on disk.
+    pub mode: u32,
+    /// When it was modified, by the archive; `None` for a directory that is only implied.
+    pub mtime: Option<Mtime>,
+    /// What it is.
+    pub kind: EntryKind,
+}
+
+/// What an [`Entry`] is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A directory.
+    Dir,
+    /// A regular file.
+    File {
+        /// Its length in bytes.
+        size: u64,
+        /// Its digest, where digests were asked for and the tree was written.
+        sha256: Option<Sha256>,
+        /// The path of the entry that it is a hard link of.
+        link_to: Option<Vec<u8>>,
+    },
+    /// A symbolic link that stays inside the tree.
+    Symlink {
+        /// Its target, as the archive says it.
+        target: Vec<u8>,
+    },
+}
+
+/// What a second member of one name means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Duplicates {
+    /// The last one counts, as with `tar -r`.
+    LastWins,
+    /// The archive is refused.
+    Refused,
+}
+
+/// The tree so far.
+pub(super) struct Model {
+    limits: Limits,
+    umask: u32,
+    duplicates: Duplicates,
+    nodes: Vec<Node>,
+    contents: Vec<Content>,
+    index: HashTable<u32>,
+    hasher: RandomState,
+    /// The directory that was used last, by its path: most members lie beside the one before.
+    last_parent: (Vec<u8>, u32),
+    implied: u64,
+    name_bytes: u64,
+}
+
+/// One name in the tree.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// The directory that holds it.
+    pub(super) parent: u32,
+    /// Its name in there.
+    pub(super) name: Box<[u8]>,
+    /// What it is.
+    pub(super) kind: NodeKind,
+}
+
+/// What a name stands for.
+#[derive(Debug)]
+pub(super) enum NodeKind {
+    /// A directory; `mtime` is `None` while it is only implied.
+    Dir { mode: u32, mtime: Option<Mtime> },
+    /// A file, by its number among the contents: hard links share one.
+    File { content: u32 },
+    /// A symbolic link.
+    Symlink { target: Box<[u8]>, mtime: Mtime },
+}
+
+/// What a file holds, whatever its names are.
+#[derive(Debug)]
+struct Content {
+    size: u64,
+    mode: u32,
+    mtime: Mtime,
+    sha256: Option<Sha256>,
+}
+
+/// Where to write a file, as the model decided.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FilePlan {
+    /// The directory that will hold it.
+    pub(super) dir: u32,
+    /// The number of its content.
+    pub(super) content: u32,
+    /// Its permission bits.
+    pub(super) mode: u32,
+    /// Whether a file of this name was written before and has to go.
+    pub(super) replaces: bool,
+}
+
+/// Where to make a hard link, as the model decided.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LinkPlan {
+    /// The directory that holds the existing file.
+    pub(super) from_dir: u32,
+    /// The directory that will hold the link.
+    pub(super) dir: u32,
+    /// Whether a file of this name was written before and has to go.
+    pub(super) replaces: bool,
+}
+
+impl Model {
+    /// Makes the model of an empty tree.
+    pub(super) fn new(limits: &Limits, umask: u32, duplicates: Duplicates) -> Self {
+        Self {
+            limits: limits.clone(),
+            umask,
+            duplicates,
+            nodes: vec![Node {
+                parent: ROOT,
+                name: Box::default(),
+                kind: NodeKind::Dir {
+                    mode: 0o700,
+                    mtime: None,
+                },
+            }],
+            contents: Vec::new(),
+            index: HashTable::new(),
+            hasher: RandomState::new(),
+            last_parent: (Vec::new(), ROOT),
+            implied: 0,
+            name_bytes: 0,
+        }
+    }
+
+    /// Enters a directory.
+    pub(super) fn add_dir(
+        &mut self,
+        path: &EntryPath,
+        mode: u32,
+        mtime: Mtime,
+    ) -> Result<(), Refusal> {
+        if path.is_root() {
+            return Ok(());
+        }
+        let kind = NodeKind::Dir {
+            mode: (mode & 0o777 & !self.umask) | 0o700,
+            mtime: Some(mtime),
+        };
+        let (dir_path, name) = split_last(path.as_bytes());
+        let dir = self.parent(dir_path)?;
+        match self.child(dir, name) {
+            None => {
+                self.push(dir, name, path.as_bytes().len(), kind)?;
+            }
+            Some(id) => match self.nodes[id as usize].kind {
+                NodeKind::Dir { .. } => self.nodes[id as usize].kind = kind,
+                NodeKind::File { .. } | NodeKind::Symlink { .. } => {
+                    return Err(conflict("a directory where the archive has a file or link"));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Enters a regular file of `size` bytes.
+    pub(super) fn add_file(
+        &mut self,
+        path: &EntryPath,
+        size: u64,
+        mode: u32,
+        mtime: Mtime,
+    ) -> Result<FilePlan, Refusal> {
+        let content = u32::try_from(self.contents.len()).map_err(|_| too_many())?;
+        let (dir, replaces) = self.put(path, NodeKind::File { content })?;
+        let mode = mode & 0o777 & !self.umask;
+        self.contents.push(Content {
+            size,
+            mode,
+            mtime,
+            sha256: None,
+        });
+        Ok(FilePlan {
+            dir,
+            content,
+            mode,
+            replaces,
+        })
+    }
+
+    /// Enters a symbolic link, after a first look at its target; [`Model::check_links`] takes the second.
+    pub(super) fn add_symlink(
+        &mut self,
+        path: &EntryPath,
+        target: &[u8],
+        mtime: Mtime,
+    ) -> Result<FilePlan, Refusal> {
+        check_target(path.as_bytes(), target, &self.limits)?;
+        self.name_bytes += target.len() as u64;
+        let kind = NodeKind::Symlink {
+            target: target.into(),
+            mtime,
+        };
+        let (dir, replaces) = self.put(path, kind)?;
+        Ok(FilePlan {
+            dir,
+            content: u32::MAX,
+            mode: 0o777,
+            replaces,
+        })
+    }
+
+    /// Enters a hard link to a file that is there already.
+    pub(super) fn add_hard_link(
+        &mut self,
+        path: &EntryPath,
+        target: &EntryPath,
+    ) -> Result<LinkPlan, Refusal> {
+        let (from_dir, content) = self.linkable(target)?;
+        if target == path || target.as_bytes() == path.as_bytes() {
+            return Err(Refusal::new(
+                Reason::HardlinkBadTarget,
+                "a hard link to itself",
+            ));
+        }
+        let (dir, replaces) = self.put(path, NodeKind::File { content })?;
+        Ok(LinkPlan {
+            from_dir,
+            dir,
+            replaces,
+        })
+    }
+
+    /// Finds the regular file that a hard link names, going through directories only.
+    fn linkable(&self, target: &EntryPath) -> Result<(u32, u32), Refusal> {
+        let bad = |detail| Err(Refusal::new(Reason::HardlinkBadTarget, detail));
+        if target.is_root() {
+            return bad("a hard link to a directory");
+        }
+        let mut dir = ROOT;
+        let mut components = target.as_bytes().split(|b| *b == b'/').peekable();
+        while let Some(name) = components.next() {
+            let Some(id) = self.child(dir, name) else {
+                return Err(Refusal::new(
+                    Reason::HardlinkMissing,
+                    "a hard link to a file that the archive does not hold before it",
+                ));
+            };
+            let last = components.peek().is_none();
+            match &self.nodes[id as usize].kind {
+                NodeKind::Dir { .. } if last => return bad("a hard link to a directory"),
+                NodeKind::Dir { .. } => dir = id,
+                NodeKind::File { content } if last => return Ok((dir, *content)),
+                NodeKind::File { .. } => return bad("a hard link through a file"),
+                NodeKind::Symlink { .. } => {
+                    return bad("a hard link to or through a symbolic link");
+                }
+            }
+        }
+        bad("a hard link to nothing")
+    }
+
+    /// Puts something that is no directory at `path`; tells its directory, and whether it replaces a file.
+    fn put(&mut self, path: &EntryPath, kind: NodeKind) -> Result<(u32, bool), Refusal> {
+        if path.is_root() {
+            return Err(Refusal::new(
+                Reason::PathEmpty,
+                "the name of a file or link means the root of the tree",
+            ));
+        }
+        let (dir_path, name) = split_last(path.as_bytes());
+        let dir = self.parent(dir_path)?;
+        let Some(id) = self.child(dir, name) else {
+            self.push(dir, name, path.as_bytes().len(), kind)?;
+            return Ok((dir, false));
+        };
+        let node = &mut self.nodes[id as usize];
+        let replaces = match node.kind {
+            NodeKind::Dir { .. } => {
+                return Err(conflict("a file or link where the archive has a directory"));
+            }
+            NodeKind::File { .. } => true,
+            NodeKind::Symlink { .. } => false,
+        };
+        match self.duplicates {
+            Duplicates::LastWins => node.kind = kind,
+            Duplicates::Refused => {
+                return Err(Refusal::new(
+                    Reason::DuplicateName,
+                    "the archive has this name twice",
+                ));
+            }
+        }
+        Ok((dir, replaces))
+    }
+
+    /// Finds the directory `path`, entering it and what leads to it where the archive only implies them.
+    fn parent(&mut self, path: &[u8]) -> Result<u32, Refusal> {
+        if path.is_empty() {
+            return Ok(ROOT);
+        }
+        if self.last_parent.0 == path {
+            return Ok(self.last_parent.1);
+        }
+        let mut dir = ROOT;
+        let mut end = 0;
+        for name in path.split(|b| *b == b'/') {
+            end += name.len() + usize::from(end > 0);
+            dir = match self.child(dir, name) {
+                None => self.imply(dir, name, end)?,
+                Some(id) => match self.nodes[id as usize].kind {
+                    NodeKind::Dir { .. } => id,
+                    NodeKind::File { .. } => return Err(conflict("lies below a file")),
+                    NodeKind::Symlink { .. } => {
+                        return Err(Refusal::new(
+                            Reason::ParentSymlink,
+                            "lies below a symbolic link",
+                        ));
+                    }
+                },
+            };
+        }
+        self.last_parent.0.clear();
+        self.last_parent.0.extend_from_slice(path);
+        self.last_parent.1 = dir;
+        Ok(dir)
+    }
+
+    fn imply(&mut self, dir: u32, name: &[u8], path_len: usize) -> Result<u32, Refusal> {
+        self.implied += 1;
+        if self.implied
+            > self
+                .limits
+                .max_entries
+                .saturating_add(self.limits.max_depth)
+        {
+            return Err(too_many_for(&self.limits));
+        }
+        let kind = NodeKind::Dir {
+            mode: (0o755 & !self.umask) | 0o700,
+            mtime: None,
+        };
+        self.push(dir, name, path_len, kind)
+    }
+
+    fn push(
+        &mut self,
+        parent: u32,
+        name: &[u8],
+        path_len: usize,
+        kind: NodeKind,
+    ) -> Result<u32, Refusal> {
+        self.name_bytes += path_len as u64;
+        let budget = MIN_NAME_BUDGET.max(
+            self.limits
+                .max_entries
+                .saturating_mul(NAME_BUDGET_PER_ENTRY),
+        );
+        if self.name_bytes > budget {
+            return Err(too_many_for(&self.limits));
+        }
+        let id = u32::try_from(self.nodes.len()).map_err(|_| too_many())?;
+        let hash = self.hasher.hash_one((parent, name));
+        self.nodes.push(Node {
+            parent,
+            name: name.into(),
+            kind,
+        });
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        self.index.insert_unique(hash, id, |id| {
+            let node = &nodes[*id as usize];
+            hasher.hash_one((node.parent, &*node.name))
+        });
+        Ok(id)
+    }
+
+    /// Finds the node called `name` in the directory `dir`.
+    pub(super) fn child(&self, dir: u32, name: &[u8]) -> Option<u32> {
+        let hash = self.hasher.hash_one((dir, name));
+        self.index
+            .find(hash, |id| {
+                let node = &self.nodes[*id as usize];
+                node.parent == dir && *node.name == *name
+            })
+            .copied()
+    }
+
+    /// Returns all nodes, the root first; a directory stands before what it holds.
+    pub(super) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Returns the node `id`.
+    pub(super) fn node(&self, id: u32) -> &Node {
+        &self.nodes[id as usize]
+    }
+
+    /// Returns the path of the node `id`.
+    pub(super) fn path(&self, id: u32) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut at = id;
+        while at != ROOT {
+            let node = &self.nodes[at as usize];
+            names.push(&*node.name);
+            at = node.parent;
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    /// Resolves every symbolic link over the finished tree, and refuses one that leads out of it or in a circle.
+    pub(super) fn check_links(&self) -> Result<(), Refusal> {
+        super::links::check(self)
+    }
+
+    /// Notes the digest of a file's content.
+    pub(super) fn set_digest(&mut self, content: u32, sha256: Sha256) {
+        if let Some(content) = self.contents.get_mut(content as usize) {
+            content.sha256 = Some(sha256);
+        }
+    }
+
+    /// Turns the model into the list of what is there.
+    pub(super) fn into_tree(self) -> Tree {
+        let mut names: Vec<Option<u32>> = vec![None; self.contents.len()];
+        let mut paths: Vec<Vec<u8>> = Vec::with_capacity(self.nodes.len());
+        let mut entries = Vec::with_capacity(self.nodes.len());
+        let (mut files, mut bytes) = (0, 0);
+        // A directory comes before what it holds, so its path is known.
+        for (id, node) in (0..).zip(&self.nodes) {
+            let parent = paths.get(node.parent as usize).map_or(&[][..], |p| p);
+            let mut path = Vec::with_capacity(parent.len() + 1 + node.name.len());
+            if !parent.is_empty() {
+                path.extend_from_slice(parent);
+                path.push(b'/');
+            }
+            path.extend_from_slice(&node.name);
+            if let NodeKind::File { content } = node.kind {
+                files += 1;
+                if names[content as usize].is_none() {
+                    names[content as usize] = Some(id);
+                    bytes += self.contents[content as usize].size;
+                }
+            }
+            paths.push(path);
+        }
+        for (id, node) in (0..).zip(self.nodes).skip(1) {
+            let (mode, mtime, kind) = match node.kind {
+                NodeKind::Dir { mode, mtime } => (mode, mtime, EntryKind::Dir),
+                NodeKind::Symlink { target, mtime } => {
+                    let target = target.into_vec();
+                    (0o777, Some(mtime), EntryKind::Symlink { target })
+                }
+                NodeKind::File { content } => {
+                    let first = names[content as usize].filter(|first| *first != id);
+                    let content = &self.contents[content as usize];
+                    let kind = EntryKind::File {
+                        size: content.size,
+                        sha256: content.sha256,
+                        link_to: first.map(|first| paths[first as usize].clone()),
+                    };
+                    (content.mode, Some(content.mtime), kind)
+                }
+            };
+            entries.push(Entry {
+                path: paths[id as usize].clone(),
+                mode,
+                mtime,
+                kind,
+            });
+        }
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Tree {
+            entries,
+            files,
+            bytes,
+        }
+    }
+}
+
+/// Looks at a link's target as text: not empty, not absolute, and not climbing out by its own letters.
+fn check_target(path: &[u8], target: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    if target.is_empty() {
+        return Err(Refusal::new(Reason::SymlinkEmpty, "the link has no target"));
+    }
+    if target.contains(&0) {
+        return Err(Refusal::new(
+            Reason::PathNul,
+            "the link's target holds a NUL byte",
+        ));
+    }
+    let most = limits.max_path_bytes.min(MAX_TARGET as u64);
+    if target.len() as u64 > most {
+        return Err(Refusal::limit(
+            Reason::PathTooLong,
+            "max_path_bytes",
+            most,
+            target.len(),
+        ));
+    }
+    if target[0] == b'/' {
+        return Err(Refusal::new(
+            Reason::SymlinkAbsolute,
+            format!("links to `{}`", super::error::escape(target)),
+        ));
+    }
+    let mut depth = path.iter().filter(|b| **b == b'/').count();
+    for component in target.split(|b| *b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." if depth == 0 => {
+                return Err(Refusal::new(
+                    Reason::SymlinkEscape,
+                    format!(
+                        "links out of the tree, to `{}`",
+                        super::error::escape(target)
+                    ),
+                ));
+            }
+            b".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    Ok(())
+}
+
+fn conflict(detail: &str) -> Refusal {
+    Refusal::new(Reason::PathConflict, detail)
+}
+
+fn too_many() -> Refusal {
+    Refusal::new(Reason::LimitEntries, "more members than can be counted")
+}
+
+fn too_many_for(limits: &Limits) -> Refusal {
+    Refusal::limit(
+        Reason::LimitEntries,
+        "max_entries",
+        limits.max_entries,
+        "more directories or longer names than go with that",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(duplicates: Duplicates) -> Model {
+        Model::new(&Limits::default(), 0o022, duplicates)
+    }
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::parse(text.as_bytes(), &Limits::default()).unwrap()
+    }
+
+    fn file(model: &mut Model, at: &str) -> Result<FilePlan, Reason> {
+        model
+            .add_file(&path(at), 1, 0o6777, Mtime::default())
+            .map_err(|r| r.reason)
+    }
+
+    fn dir(model: &mut Model, at: &str) -> Result<(), Reason> {
+        model
+            .add_dir(&path(at), 0o7007, Mtime::default())
+            .map_err(|r| r.reason)
+    }
+
+    fn link(model: &mut Model, at: &str, target: &str) -> Result<FilePlan, Reason> {
+        model
+            .add_symlink(&path(at), target.as_bytes(), Mtime::default())
+            .map_err(|r| r.reason)
+    }
+
+    fn hard(model: &mut Model, at: &str, target: &str) -> Result<LinkPlan, Reason> {
+        model
+            .add_hard_link(&path(at), &path(target))
+            .map_err(|r| r.reason)
+    }
+
+    #[test]
+    fn the_last_of_a_name_counts_and_hard_links_keep_what_they_had() {
+        let mut m = model(Duplicates::LastWins);
+        assert!(!file(&mut m, "d/a").unwrap().replaces);
+        hard(&mut m, "b", "d/a").unwrap();
+        assert!(file(&mut m, "d/a").unwrap().replaces);
+        hard(&mut m, "c", "b").unwrap();
+        assert!(link(&mut m, "d/a", "../b").unwrap().replaces);
+        assert!(!file(&mut m, "d/a").unwrap().replaces);
+        let tree = m.into_tree();
+        let names: Vec<_> = tree.entries.iter().map(|e| e.path.as_slice()).collect();
+        assert_eq!(names, [&b"b"[..], b"c", b"d", b"d/a"]);
+        assert_eq!((tree.files, tree.bytes), (3, 2));
+        assert_eq!(tree.entries[0].mode, 0o755);
+        let EntryKind::File { link_to, .. } = &tree.entries[1].kind else {
+            panic!("no file");
+        };
+        assert_eq!(link_to.as_deref(), Some(&b"b"[..]));
+    }
+
+    #[test]
+    fn a_directory_and_anything_else_never_share_a_name() {
+        let mut m = model(Duplicates::LastWins);
+        file(&mut m, "f").unwrap();
+        dir(&mut m, "d").unwrap();
+        dir(&mut m, "d").unwrap();
+        link(&mut m, "l", "d").unwrap();
+        assert_eq!(file(&mut m, "d").unwrap_err(), Reason::PathConflict);
+        assert_eq!(link(&mut m, "d", "f").unwrap_err(), Reason::PathConflict);
+        assert_eq!(hard(&mut m, "d", "f").unwrap_err(), Reason::PathConflict);
+        assert_eq!(dir(&mut m, "f").unwrap_err(), Reason::PathConflict);
+        assert_eq!(dir(&mut m, "l").unwrap_err(), Reason::PathConflict);
+        assert_eq!(file(&mut m, "f/x").unwrap_err(), Reason::PathConflict);
+        assert_eq!(file(&mut m, "l/x").unwrap_err(), Reason::ParentSymlink);
+        assert_eq!(dir(&mut m, "l/x/y").unwrap_err(), Reason::ParentSymlink);
+        assert_eq!(file(&mut m, ".").unwrap_err(), Reason::PathEmpty);
+        dir(&mut m, ".").unwrap();
+        assert_eq!(m.into_tree().entries[0].mode, 0o705);
+    }
+
+    #[test]
+    fn a_hard_link_names_an_earlier_file_and_goes_through_directories_only() {
+        let mut m = model(Duplicates::LastWins);
+        file(&mut m, "d/f").unwrap();
+        link(&mut m, "l", "d").unwrap();
+        link(&mut m, "s", "d/f").unwrap();
+        for (target, reason) in [
+            ("later", Reason::HardlinkMissing),
+            ("d/later", Reason::HardlinkMissing),
+            ("d", Reason::HardlinkBadTarget),
+            (".", Reason::HardlinkBadTarget),
+            ("s", Reason::HardlinkBadTarget),
+            ("l/f", Reason::HardlinkBadTarget),
+            ("d/f/x", Reason::HardlinkBadTarget),
+        ] {
+            assert_eq!(hard(&mut m, "h", target).unwrap_err(), reason, "{target}");
+        }
+        assert_eq!(
+            hard(&mut m, "d/f", "d/f").unwrap_err(),
+            Reason::HardlinkBadTarget
+        );
+        assert_eq!(
+            hard(&mut m, "d/f/h", "d/f").unwrap_err(),
+            Reason::PathConflict
+        );
+    }
+
+    #[test]
+    fn a_zip_has_each_name_once() {
+        let mut m = model(Duplicates::Refused);
+        file(&mut m, "d/f").unwrap();
+        dir(&mut m, "d").unwrap();
+        dir(&mut m, "d").unwrap();
+        assert_eq!(file(&mut m, "d/f").unwrap_err(), Reason::DuplicateName);
+        assert_eq!(link(&mut m, "d/f", "x").unwrap_err(), Reason::DuplicateName);
+    }
+
+    #[test]
+    fn implied_directories_are_bounded_too() {
+        let limits = Limits {
+            max_entries: 10,
+            max_depth: 5,
+            ..Limits::default()
+        };
+        let mut m = Model::new(&limits, 0, Duplicates::LastWins);
+        let error = (0..10).find_map(|i| {
+            let path = path(&format!("{i}/a/b/c/f"));
+            m.add_file(&path, 0, 0, Mtime::default()).err()
+        });
+        assert_eq!(error.unwrap().reason, Reason::LimitEntries);
+    }
+}

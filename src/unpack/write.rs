@@ -1,0 +1,378 @@
+//! Writing files by descriptor: created new and never through a link, hashed as they are written, closed with the
+//! archive's time. Nothing here decides anything; the model did.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use sha2::Digest as _;
+
+use super::Options;
+use super::block::Slice;
+use super::error::Error;
+use super::path::split_last;
+use super::tree::{FilePlan, Mtime};
+use crate::datafile::{Digest, Sha256};
+
+/// Zeros, for the digest of a hole.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Says that the work is to end: from outside, or because a part of it failed.
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    cancel: Arc<AtomicBool>,
+    failed: AtomicBool,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Stop {
+    pub(super) fn new(cancel: &Arc<AtomicBool>) -> Self {
+        Self {
+            cancel: Arc::clone(cancel),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.cancel.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn set(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes why the work failed; the first one counts.
+    pub(super) fn fail(&self, error: Error) {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns why the work failed.
+    pub(super) fn take_failure(&self) -> Option<Error> {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// Tells when the mode that is given at creation is not the mode that comes out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Modes {
+    strips: u32,
+    always: bool,
+}
+
+impl Modes {
+    /// Looks at what will change modes below `root`: the process's umask, a default ACL, an inherited set-group-id.
+    pub(super) fn probe(root: BorrowedFd<'_>) -> Self {
+        let default_acl =
+            rustix::fs::fgetxattr(root, "system.posix_acl_default", &mut [0u8; 0][..]);
+        let acl = !matches!(default_acl, Err(Errno::NODATA | Errno::OPNOTSUPP));
+        let inherits = rustix::fs::fstat(root).map_or(true, |stat| stat.st_mode & 0o2000 != 0);
+        Self {
+            strips: process_umask().unwrap_or(0o777),
+            always: acl || inherits,
+        }
+    }
+
+    /// Tells whether something created with `mode` has to be given `mode` once more.
+    pub(super) fn differ(self, mode: u32) -> bool {
+        self.always || mode & self.strips != 0
+    }
+}
+
+/// Returns the umask of this process, which nothing in it changes. Setting it, to read it, would.
+fn process_umask() -> Option<u32> {
+    static UMASK: OnceLock<Option<u32>> = OnceLock::new();
+    *UMASK.get_or_init(|| {
+        let mut status = String::new();
+        File::open("/proc/self/status")
+            .and_then(|mut file| file.read_to_string(&mut status))
+            .ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Umask:"))?;
+        u32::from_str_radix(line.trim(), 8).ok()
+    })
+}
+
+/// A file to create.
+pub(super) struct Create {
+    /// The directory that will hold it.
+    pub(super) dir: Arc<OwnedFd>,
+    /// Its whole path, of which the last component is its name in `dir`.
+    pub(super) path: Vec<u8>,
+    pub(super) plan: FilePlan,
+    pub(super) size: u64,
+    pub(super) mtime: Mtime,
+}
+
+/// One step of writing a tree.
+pub(super) enum Step {
+    Create(Create),
+    Data(Slice),
+    /// So many zero bytes, which take no room.
+    Hole(u64),
+    /// A hard link `path` in `dir` to `from` in `from_dir`.
+    Link {
+        from_dir: Arc<OwnedFd>,
+        from: Vec<u8>,
+        dir: Arc<OwnedFd>,
+        path: Vec<u8>,
+        replaces: bool,
+    },
+    /// A file goes because a link of its name will take its place.
+    Remove {
+        dir: Arc<OwnedFd>,
+        path: Vec<u8>,
+    },
+}
+
+/// Writes files, one after the other.
+pub(super) struct Writer<'a> {
+    options: &'a Options,
+    modes: Modes,
+    open: Option<OpenFile>,
+    /// What the files written so far hold, by the number of their content.
+    pub(super) digests: Vec<(u32, Sha256)>,
+    files: u64,
+    bytes: u64,
+}
+
+struct OpenFile {
+    file: File,
+    path: Vec<u8>,
+    content: u32,
+    left: u64,
+    size: u64,
+    hole_at_end: bool,
+    hasher: Option<sha2::Sha256>,
+    mtime: Mtime,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(options: &'a Options, modes: Modes) -> Self {
+        Self {
+            options,
+            modes,
+            open: None,
+            digests: Vec::new(),
+            files: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Takes one step.
+    pub(super) fn step(&mut self, step: Step) -> Result<(), Error> {
+        match step {
+            Step::Create(create) => self.create(create),
+            Step::Data(slice) => self.data(slice.bytes()),
+            Step::Hole(len) => self.hole(len),
+            Step::Remove { dir, path } => remove(dir.as_fd(), &path),
+            Step::Link {
+                from_dir,
+                from,
+                dir,
+                path,
+                replaces,
+            } => {
+                if replaces {
+                    remove(dir.as_fd(), &path)?;
+                }
+                let name = split_last(&path).1;
+                rustix::fs::linkat(&*from_dir, from, &*dir, name, AtFlags::empty())
+                    .map_err(|e| Error::disk("link", &path, e.into()))
+            }
+        }
+    }
+
+    /// Creates the next file; the one before is complete.
+    pub(super) fn create(&mut self, create: Create) -> Result<(), Error> {
+        let Create {
+            dir,
+            path,
+            plan,
+            size,
+            mtime,
+        } = create;
+        if plan.replaces {
+            remove(dir.as_fd(), &path)?;
+        }
+        let mode = Mode::from_raw_mode(plan.mode);
+        let flags = OFlags::WRONLY
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC
+            | OFlags::NOCTTY;
+        let file = rustix::fs::openat(&*dir, split_last(&path).1, flags, mode)
+            .map_err(|e| Error::disk("create", &path, e.into()))?;
+        if self.modes.differ(plan.mode) {
+            rustix::fs::fchmod(&file, mode)
+                .map_err(|e| Error::disk("set the mode of", &path, e.into()))?;
+        }
+        self.open = Some(OpenFile {
+            file: file.into(),
+            path,
+            content: plan.content,
+            left: size,
+            size,
+            hole_at_end: false,
+            hasher: self.options.hash_entries.then(sha2::Sha256::default),
+            mtime,
+        });
+        if size == 0 {
+            self.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Appends bytes to the open file, and closes it when it is complete.
+    pub(super) fn data(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        open.file
+            .write_all(bytes)
+            .map_err(|e| Error::disk("write", &open.path, e))?;
+        if let Some(hasher) = &mut open.hasher {
+            hasher.update(bytes);
+        }
+        open.left = open.left.saturating_sub(bytes.len() as u64);
+        open.hole_at_end = false;
+        self.bytes += bytes.len() as u64;
+        if open.left == 0 {
+            self.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Appends zero bytes to the open file without writing them.
+    fn hole(&mut self, len: u64) -> Result<(), Error> {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        let by = i64::try_from(len).unwrap_or(i64::MAX);
+        open.file
+            .seek(SeekFrom::Current(by))
+            .map_err(|e| Error::disk("seek in", &open.path, e))?;
+        if let Some(hasher) = &mut open.hasher {
+            let mut rest = len;
+            while rest > 0 {
+                let n = rest.min(ZEROS.len() as u64);
+                hasher.update(&ZEROS[..n as usize]);
+                rest -= n;
+                if self.options.cancel.load(Ordering::Relaxed) {
+                    return Err(Error::Canceled);
+                }
+            }
+        }
+        open.left = open.left.saturating_sub(len);
+        open.hole_at_end = true;
+        if open.left == 0 {
+            self.finish()?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Error> {
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
+        if open.hole_at_end {
+            open.file
+                .set_len(open.size)
+                .map_err(|e| Error::disk("set the length of", &open.path, e))?;
+        }
+        rustix::fs::futimens(&open.file, &times(open.mtime))
+            .map_err(|e| Error::disk("set the time of", &open.path, e.into()))?;
+        if let Some(hasher) = open.hasher {
+            self.digests
+                .push((open.content, Digest(hasher.finalize().into())));
+        }
+        self.files += 1;
+        Ok(())
+    }
+
+    /// Tells whoever listens how much was written since the last time.
+    pub(super) fn report(&mut self) {
+        let (files, bytes) = (
+            std::mem::take(&mut self.files),
+            std::mem::take(&mut self.bytes),
+        );
+        if let Some(on_written) = &self.options.on_written
+            && files + bytes > 0
+        {
+            on_written(files, bytes);
+        }
+    }
+}
+
+/// Makes the symbolic link `path` in `dir`.
+pub(super) fn symlink(
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    target: &[u8],
+    mtime: Mtime,
+) -> Result<(), Error> {
+    let name = split_last(path).1;
+    rustix::fs::symlinkat(target, dir, name)
+        .map_err(|e| Error::disk("make link", path, e.into()))?;
+    set_time(dir, path, mtime)
+}
+
+/// Sets the time of the entry `path` in `dir`, of a link itself.
+pub(super) fn set_time(dir: BorrowedFd<'_>, path: &[u8], mtime: Mtime) -> Result<(), Error> {
+    let name = split_last(path).1;
+    match rustix::fs::utimensat(dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW) {
+        // A file system whose links have no times.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(e) => Err(Error::disk("set the time of", path, e.into())),
+    }
+}
+
+fn remove(dir: BorrowedFd<'_>, path: &[u8]) -> Result<(), Error> {
+    match rustix::fs::unlinkat(dir, split_last(path).1, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(Error::disk("replace", path, e.into())),
+    }
+}
+
+/// The time of access stays what it is: nobody compares it.
+fn times(mtime: Mtime) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: mtime.secs,
+            tv_nsec: mtime.nanos.into(),
+        },
+    }
+}
+
+/// Tells "no inodes" from "no space", by asking the file system that `root` is on.
+pub(super) fn explain(error: Error, root: BorrowedFd<'_>) -> Error {
+    let no_inodes = error.is_no_space()
+        && rustix::fs::fstatvfs(root).is_ok_and(|stat| stat.f_files > 0 && stat.f_favail == 0);
+    if no_inodes {
+        error.out_of_inodes()
+    } else {
+        error
+    }
+}
+
+/// Makes the error of a thread that could not be started or has panicked.
+pub(super) fn thread_failed(source: io::Error) -> Error {
+    Error::disk("run a thread for", b"", source)
+}

@@ -1,0 +1,233 @@
+//! Unpacks a zip that is wholly here: by its directory, which every local header has to confirm.
+//!
+//! Everything is decided before the disk is touched: the directory is read, each local header compared, every name put
+//! into the model, every limit looked at. Then the contents are extracted, in parallel.
+
+mod directory;
+mod extract;
+mod local;
+mod names;
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use directory::{Bytes, Directory, Record};
+use extract::{Content, Job, Shared};
+
+use super::dirs::{Beneath, Dirs};
+use super::error::{Error, Reason, Refusal};
+use super::finish::finish;
+use super::limits::{MAX_TARGET, Meter};
+use super::path::EntryPath;
+use super::tree::{Duplicates, Model, Tree};
+use super::write::{Modes, Stop};
+use super::{Options, Target, settle};
+
+/// The part of a Unix mode that says what kind of thing it is, and its values.
+const KIND: u32 = 0o170_000;
+const KIND_NONE: u32 = 0;
+const KIND_FILE: u32 = 0o100_000;
+const KIND_DIR: u32 = 0o040_000;
+const KIND_LINK: u32 = 0o120_000;
+
+/// What an entry is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Dir,
+    Link,
+}
+
+/// Unpacks the zip in `file`.
+pub(super) fn unpack(file: &File, target: Target, options: &Options) -> Result<Tree, Error> {
+    let len = file.metadata().map_err(Error::Input)?.len();
+    if len == 0 {
+        return Err(Refusal::new(Reason::NotAnArchive, "the file is empty").into());
+    }
+    let bytes = Bytes { file, len };
+    let stop = Stop::new(&options.cancel);
+    let directory = directory::read(&bytes, &options.limits)?;
+    let data = check_locals(&bytes, &directory)?;
+    let mut plan = Plan {
+        options,
+        meter: Meter::default(),
+        model: Model::new(&options.limits, options.umask, Duplicates::Refused),
+        content: Content::new(&bytes, &stop),
+        jobs: Vec::new(),
+        sizes: (0, 0),
+    };
+    for (record, data) in directory.records.iter().zip(data) {
+        plan.add(record, data).map_err(|e| e.at(&record.raw_name))?;
+    }
+    plan.model.check_links()?;
+    let Plan {
+        mut model, jobs, ..
+    } = plan;
+    let mut shared = Shared {
+        bytes: &bytes,
+        jobs,
+        model: &model,
+        options,
+        stop: &stop,
+        root: None,
+    };
+    let Target::Directory(root) = target else {
+        extract::run(&shared)?;
+        return Ok(model.into_tree());
+    };
+    let root = Arc::new(root);
+    shared.root = Some(Arc::clone(&root));
+    let result = extract::run(&shared).and_then(|digests| {
+        let mut dirs = Dirs::new(Arc::clone(&root), Beneath::probe(root.as_fd()));
+        finish(&model, &mut dirs, Modes::probe(root.as_fd()), &[])?;
+        Ok(digests)
+    });
+    for (content, sha256) in settle(result, &root)? {
+        model.set_digest(content, sha256);
+    }
+    Ok(model.into_tree())
+}
+
+/// Compares every local header with the directory, in the order of the file, and looks at what is between them. Returns
+/// where the data of each entry starts, in the order of the directory.
+fn check_locals(bytes: &Bytes<'_>, directory: &Directory) -> Result<Vec<u64>, Error> {
+    let records = &directory.records;
+    let mut order: Vec<usize> = (0..records.len()).collect();
+    order.sort_by_key(|i| records[*i].offset);
+    let first = order
+        .first()
+        .map_or(directory.start, |i| records[*i].offset);
+    if first > 0 {
+        local::check_gap(bytes, 0, first.min(bytes.len))?;
+        return Err(Refusal::new(
+            Reason::ZipPrefix,
+            "bytes stand in front of the first entry of the zip",
+        )
+        .into());
+    }
+    let mut data = vec![0; records.len()];
+    for (at, i) in order.iter().enumerate() {
+        let next = order
+            .get(at + 1)
+            .map_or(directory.start, |next| records[*next].offset);
+        let record = &records[*i];
+        data[*i] = local::check(bytes, record, next.min(directory.start))
+            .map_err(|e| e.at(&record.raw_name))?;
+    }
+    Ok(data)
+}
+
+struct Plan<'a> {
+    options: &'a Options,
+    meter: Meter,
+    model: Model,
+    content: Content<'a>,
+    jobs: Vec<Job<'a>>,
+    /// Bytes of all entries so far, stored and plain.
+    sizes: (u64, u64),
+}
+
+impl<'a> Plan<'a> {
+    fn add(&mut self, record: &'a Record, data: u64) -> Result<(), Error> {
+        let limits = &self.options.limits;
+        self.meter.add_entry(limits)?;
+        let name = names::decode(
+            &record.raw_name,
+            record.unicode.as_deref(),
+            record.flags,
+            record.host,
+            self.options.zip_name_encoding,
+        )?;
+        let name = names::separate(name, record.host)?;
+        let path = EntryPath::parse(&name, limits)?;
+        let (kind, mode) = kind(record, path.directory_like)?;
+        self.meter.add_file(record.size, limits)?;
+        self.check_ratio(record)?;
+        match kind {
+            Kind::Dir => {
+                if record.size > 0 {
+                    let detail = "a directory with content";
+                    return Err(Refusal::new(Reason::TypeConflict, detail).into());
+                }
+                // It may say that it is empty and not be: the proof is the same as for a file.
+                self.content.read(record, data, &mut |_| Ok(()))?;
+                self.model.add_dir(&path, mode, record.mtime)?;
+            }
+            Kind::Link => {
+                let target = self.read_target(record, data)?;
+                self.model.add_symlink(&path, &target, record.mtime)?;
+            }
+            Kind::File => {
+                let plan = self
+                    .model
+                    .add_file(&path, record.size, mode, record.mtime)?;
+                self.jobs.push(Job {
+                    record,
+                    data,
+                    path: path.into_bytes(),
+                    plan,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at how far this entry expands, and all so far. What is stated is what is enforced when it is extracted.
+    fn check_ratio(&mut self, record: &Record) -> Result<(), Refusal> {
+        let limits = &self.options.limits;
+        limits.check_ratio(record.stored, record.size)?;
+        self.sizes.0 = self.sizes.0.saturating_add(record.stored);
+        self.sizes.1 = self.sizes.1.saturating_add(record.size);
+        limits.check_ratio(self.sizes.0, self.sizes.1)
+    }
+
+    fn read_target(&mut self, record: &Record, data: u64) -> Result<Vec<u8>, Error> {
+        if record.size > MAX_TARGET as u64 {
+            return Err(Refusal::limit(
+                Reason::PathTooLong,
+                "max_path_bytes",
+                MAX_TARGET as u64,
+                record.size,
+            )
+            .into());
+        }
+        let mut target = Vec::new();
+        self.content.read(record, data, &mut |bytes| {
+            target.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(target)
+    }
+}
+
+/// Tells what an entry is, by its name and its Unix mode, which have to agree; and with which permission bits.
+fn kind(record: &Record, directory_like: bool) -> Result<(Kind, u32), Refusal> {
+    let mode = match names::is_unix(record.host) {
+        true => record.attributes >> 16,
+        false => 0,
+    };
+    let kind = match mode & KIND {
+        KIND_NONE | KIND_FILE if !directory_like => Kind::File,
+        KIND_NONE | KIND_FILE | KIND_DIR if directory_like => Kind::Dir,
+        KIND_LINK if !directory_like => Kind::Link,
+        KIND_FILE | KIND_DIR | KIND_LINK => {
+            return Err(Refusal::new(
+                Reason::TypeConflict,
+                "the name says one thing, a directory or not, and the mode another",
+            ));
+        }
+        _ => {
+            return Err(Refusal::new(
+                Reason::SpecialFile,
+                "a device, FIFO or socket",
+            ));
+        }
+    };
+    let bits = match (mode, kind) {
+        (0, Kind::Dir) => 0o755,
+        (0, Kind::File | Kind::Link) => 0o644,
+        (mode, _) => mode & 0o777,
+    };
+    Ok((kind, bits))
+}
