@@ -1,1 +1,490 @@
-//! The road: one function, fetch, verify, unpack, publish.
+//! The road of one data file: fetch, verify, unpack, publish.
+//!
+//! [`Road::run`] is the one place that knows all stations. A tar is hashed, inflated and written while it arrives; a zip
+//! is spooled, verified and then unpacked. Whatever happens, the tree is written into a private staging directory that
+//! removes itself, and nothing leaves it before size and digest have matched, the archive has been read to its end, and
+//! the file system has been synced. If a run is dropped, the spool is left behind, and nothing else.
+
+mod arrival;
+mod failure;
+mod frames;
+mod keeping;
+mod lanes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::datafile::{ArchiveType, DataFile, Key};
+use crate::fetch::{Fetcher, Identity, Request, Spool};
+use crate::job::{Failure, Job, Progress, Stage};
+use crate::publish::manifest::{Entry, EntryKind};
+use crate::publish::space::Promise;
+use crate::publish::{Flip, Publisher, Record, Release, Session};
+use crate::sys::clock::Clock;
+use crate::unpack;
+use crate::verify::{self, Verified};
+
+use lanes::Lanes;
+
+pub use failure::{KINDS, Stop};
+pub use keeping::{Candidate, Damaged, Verification};
+
+/// How the road treats what travels on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Bytes of an archive that may be under way between the socket and the threads that hash and unpack it.
+    #[serde(with = "crate::sys::units::bytes")]
+    pub queue_bytes: u64,
+    /// Files that may keep the processor busy at once; 0 stands for one per core, and at least 2.
+    pub heavy_files: usize,
+    /// Below this length an archive is taken for a small one: it starts no background sync.
+    #[serde(with = "crate::sys::units::bytes")]
+    pub small_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            queue_bytes: 2 << 20,
+            heavy_files: 0,
+            small_bytes: 1 << 20,
+        }
+    }
+}
+
+/// The stations, joined.
+pub struct Road {
+    fetcher: Arc<Fetcher>,
+    publisher: Arc<Publisher>,
+    unpack: unpack::Config,
+    verify: verify::Config,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    lanes: Lanes,
+}
+
+/// One run: a job, and how to watch and stop it.
+pub struct Run<'a> {
+    /// What to publish.
+    pub job: &'a Job,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+    /// Ends the run at its next safe point.
+    pub cancel: CancellationToken,
+    /// When the file's time is up.
+    pub deadline: Instant,
+    /// Whether `file:` URLs may be read: a local push document only.
+    pub allow_local: bool,
+    /// Whether a version that is there already is damaged and to be exchanged.
+    pub heal: bool,
+    /// Hears of what happens on the way.
+    pub note: &'a (dyn Fn(Note) + Send + Sync),
+}
+
+/// What a run tells on its way, for the timeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A station has started.
+    Stage(Stage),
+    /// The transfer goes on after so many bytes that are here already.
+    Resumed(u64),
+    /// The source failed for now, and is tried again.
+    Retrying {
+        /// Which attempt failed.
+        attempt: u32,
+        /// How long until the next one.
+        wait: Duration,
+        /// How it failed.
+        failure: Failure,
+    },
+    /// What was here is void, and the transfer starts at zero.
+    Restarted(String),
+    /// The bytes were not the announced ones; they are fetched once more from zero.
+    Refetching(Failure),
+}
+
+/// A published version, which is not live yet, and what it took.
+pub struct Done {
+    /// The version.
+    pub release: Release,
+    /// Bytes that came over the network.
+    pub fetched: u64,
+    session: Session,
+}
+
+impl Road {
+    /// Joins the stations: where bytes come from and where trees go, what an archive may hold and a push must state.
+    pub fn new(
+        fetcher: Arc<Fetcher>,
+        publisher: Arc<Publisher>,
+        unpack: unpack::Config,
+        verify: verify::Config,
+        config: Config,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let cores = std::thread::available_parallelism()
+            .map_or(2, std::num::NonZero::get)
+            .max(2);
+        let lanes = Lanes::new(if config.heavy_files == 0 {
+            cores
+        } else {
+            config.heavy_files
+        });
+        Self {
+            fetcher,
+            publisher,
+            unpack,
+            verify,
+            config,
+            clock,
+            lanes,
+        }
+    }
+
+    /// Brings one data file from its source to a published version. Blocking work is done on other threads.
+    pub async fn run(&self, run: &Run<'_>) -> Result<Done, Stop> {
+        self.verify
+            .require
+            .check(&run.job.file.content())
+            .map_err(Stop::verify)?;
+        if let Some(done) = self.already_published(run).await? {
+            return Ok(done);
+        }
+        let room = self.admit(run).await?;
+        match self.attempt(run, &room, false).await {
+            // A proxy may have mangled the bytes, or the disk the part that an earlier life left: once more from zero.
+            Err(Stop::Failed {
+                failure,
+                doubtful: true,
+            }) => {
+                (run.note)(Note::Refetching(failure));
+                self.attempt(run, &room, true).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn attempt(&self, run: &Run<'_>, room: &Arc<Promise>, fresh: bool) -> Result<Done, Stop> {
+        let file = &run.job.file;
+        let small = file
+            .size
+            .is_some_and(|size| size <= self.config.small_bytes);
+        let session = self.publisher.session(!small);
+
+        let spool = self.open_spool(file, fresh).await?;
+        let mut arrived = self.fetch(run, room, spool, fresh).await?;
+        let verified = arrived.verified;
+        let (staging, tree) = match arrived.tree.take() {
+            Some(tree) => tree,
+            None => self.unpack_spooled(run, room, &mut arrived.spool).await?,
+        };
+
+        run.stage(Stage::Publish);
+        let publisher = Arc::clone(&self.publisher);
+        let (key, archive_type) = (file.key.clone(), file.archive_type);
+        let (job, accepted_ms, now_ms, heal) = (
+            run.job.id.0,
+            run.job.accepted_ms,
+            self.clock.now_ms(),
+            run.heal,
+        );
+        let fetched = arrived.fetched;
+        blocking(move || {
+            let entries = manifest_entries(tree);
+            let record = Record {
+                key: &key,
+                archive_type,
+                job,
+                accepted_ms,
+                now_ms,
+                entries: &entries,
+                heal,
+            };
+            let mut spool = Some(arrived.spool);
+            let keep =
+                |to: &std::path::Path| spool.take().map_or(Ok(()), |spool| spool.persist(to));
+            let release = publisher
+                .publish(staging, verified, &record, keep, &session)
+                .map_err(Stop::publish)?;
+            if let Some(spool) = spool {
+                spool.discard().map_err(Stop::spool)?;
+            }
+            Ok(Done {
+                release,
+                fetched,
+                session,
+            })
+        })
+        .await
+    }
+
+    /// A version that is on the disk but not recorded was published by an earlier life of this process, which could not
+    /// say so any more: it is done, and nothing is fetched again.
+    async fn already_published(&self, run: &Run<'_>) -> Result<Option<Done>, Stop> {
+        let publisher = Arc::clone(&self.publisher);
+        let key = run.job.file.key.clone();
+        let heal = run.heal;
+        let found = blocking(move || {
+            publisher.sweep_key(&key).map_err(Stop::publish)?;
+            if heal {
+                Ok(None)
+            } else {
+                publisher.find(&key).map_err(Stop::publish)
+            }
+        })
+        .await?;
+        let Some(release) = found else {
+            return Ok(None);
+        };
+        if let Some((what, published, pushed)) = run.job.file.difference(&release.head.source) {
+            return Err(Stop::conflict(&run.job.file.key, what, published, pushed));
+        }
+        Ok(Some(Done {
+            release,
+            fetched: 0,
+            session: self.publisher.session(false),
+        }))
+    }
+
+    /// Promises the room that the file will take at least: its archive, and a tree of about that size.
+    async fn admit(&self, run: &Run<'_>) -> Result<Arc<Promise>, Stop> {
+        let publisher = Arc::clone(&self.publisher);
+        let needed = run.job.file.size.unwrap_or(0).saturating_mul(2);
+        blocking(move || publisher.space().promise(needed).map_err(Stop::publish)).await
+    }
+
+    async fn open_spool(&self, file: &DataFile, fresh: bool) -> Result<Spool, Stop> {
+        let dir = self.publisher.layout().spool();
+        let (name, identity) = (
+            spool_name(&file.key),
+            Identity::new(&file.content(), &file.url),
+        );
+        blocking(move || {
+            let mut spool = Spool::open(&dir, &name, &identity).map_err(Stop::spool)?;
+            if fresh {
+                spool.reset().map_err(Stop::spool)?;
+            }
+            Ok(spool)
+        })
+        .await
+    }
+
+    fn request(run: &Run<'_>, spool: &Spool, fresh: bool) -> Request {
+        let file = &run.job.file;
+        Request {
+            url: file.url.clone(),
+            app: file.key.app.clone(),
+            size: file.size,
+            offset: spool.len(),
+            validator: spool.validator().cloned(),
+            deadline: run.deadline,
+            cancel: run.cancel.clone(),
+            proven: file.md5.is_some() || file.sha256.is_some(),
+            from_origin: fresh,
+            allow_local: run.allow_local,
+        }
+    }
+
+    async fn unpack_spooled(
+        &self,
+        run: &Run<'_>,
+        room: &Arc<Promise>,
+        spool: &mut Spool,
+    ) -> Result<(crate::publish::Staging, unpack::Tree), Stop> {
+        run.stage(Stage::Unpack);
+        let stopper = Stopper::new(run);
+        let _place = stopper
+            .watch(async { Ok(self.lanes.enter().await) })
+            .await?;
+        let options = self.unpack_options(run, room, &stopper)?;
+        let publisher = Arc::clone(&self.publisher);
+        let file = spool.reader().map_err(Stop::spool)?;
+        let (job, zip) = (run.job.id.0, run.job.file.archive_type == ArchiveType::Zip);
+        let gzip = run.job.file.archive_type == ArchiveType::TarGz;
+        let unpacked = thread("unpack", move || {
+            let staging = publisher.stage(job).map_err(Stop::publish)?;
+            let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
+            let tree = if zip {
+                unpack::unpack_zip(&file, target, &options)
+            } else {
+                unpack::unpack_tar(
+                    std::io::BufReader::with_capacity(256 << 10, file),
+                    gzip,
+                    target,
+                    &options,
+                )
+            };
+            Ok((staging, tree.map_err(|e| Stop::unpack(&e))?))
+        });
+        stopper.watch(unpacked).await
+    }
+
+    fn unpack_options(
+        &self,
+        run: &Run<'_>,
+        room: &Arc<Promise>,
+        stopper: &Stopper,
+    ) -> Result<unpack::Options, Stop> {
+        let mut options = unpack::Options::new(&self.unpack);
+        let available = self.publisher.space().available().map_err(Stop::publish)?;
+        // What was promised to this file is its own to use.
+        let own = available.saturating_add(run.job.file.size.unwrap_or(0).saturating_mul(2));
+        options.limits.max_total_bytes = options.limits.max_total_bytes.min(own);
+        let (progress, room) = (Arc::clone(&run.progress), Arc::clone(room));
+        options.on_written = Some(Arc::new(move |files, bytes| {
+            progress.add_written(files, bytes);
+            room.add_used(bytes);
+        }));
+        options.cancel = Arc::clone(&stopper.flag);
+        if self.unpack.sandbox {
+            options.sandbox = Some(self.publisher.layout().root().into());
+        }
+        Ok(options)
+    }
+
+    /// Flips `current` to `key`. The flip lasts only after [`Road::settle`].
+    pub async fn activate(&self, key: &Key) -> Result<Flip, Stop> {
+        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
+        blocking(move || publisher.activate(&key).map_err(Stop::publish)).await
+    }
+
+    /// Waits until what `done` has renamed is on the disk. Only then may its outcome be recorded.
+    pub async fn settle(&self, done: Done) -> Result<Release, Stop> {
+        let publisher = Arc::clone(&self.publisher);
+        blocking(move || {
+            publisher.settle(&done.session).map_err(Stop::publish)?;
+            Ok(done.release)
+        })
+        .await
+    }
+
+    /// Waits until a flip of this name is on the disk.
+    pub async fn settle_name(&self, key: &Key) -> Result<(), Stop> {
+        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
+        blocking(move || {
+            publisher
+                .settle_name(&key.app, &key.name)
+                .map_err(Stop::publish)
+        })
+        .await
+    }
+}
+
+impl Run<'_> {
+    fn stage(&self, stage: Stage) {
+        self.progress.set_stage(stage);
+        (self.note)(Note::Stage(stage));
+    }
+}
+
+/// Returns the name of a file's spool: by key, so that a new push of a failed file finds what is here already.
+fn spool_name(key: &Key) -> String {
+    use sha2::Digest as _;
+    let text = format!("{}\0{}\0{}", key.app, key.name, key.version);
+    hex::encode(&sha2::Sha256::digest(text.as_bytes())[..16])
+}
+
+fn manifest_entries(tree: unpack::Tree) -> Vec<Entry> {
+    let kind = |kind| match kind {
+        unpack::EntryKind::Dir => EntryKind::Dir,
+        unpack::EntryKind::File { size, sha256, .. } => EntryKind::File { size, sha256 },
+        unpack::EntryKind::Symlink { target } => EntryKind::Symlink {
+            target,
+        },
+    };
+    tree.entries
+        .into_iter()
+        .map(|e| Entry {
+            path: e.path,
+            kind: kind(e.kind),
+            mode: e.mode,
+            mtime: e.mtime.map(|m| m.secs),
+        })
+        .collect()
+}
+
+/// Stops blocking threads of a run that is canceled, out of time or dropped.
+struct Stopper {
+    flag: Arc<AtomicBool>,
+    cancel: CancellationToken,
+    deadline: Instant,
+}
+
+impl Stopper {
+    fn new(run: &Run<'_>) -> Self {
+        Self {
+            flag: Arc::default(),
+            cancel: run.cancel.clone(),
+            deadline: run.deadline,
+        }
+    }
+
+    /// Waits for `work`, and raises the flag when the run is to end before it.
+    async fn watch<T>(&self, work: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+        tokio::pin!(work);
+        let early = tokio::select! {
+            result = &mut work => return result,
+            () = self.cancel.cancelled() => Stop::Interrupted,
+            () = tokio::time::sleep_until(self.deadline) => Stop::deadline(Stage::Unpack),
+        };
+        self.raise();
+        // The thread looks at the flag between blocks; one that hangs in the kernel is left behind.
+        match tokio::time::timeout(Duration::from_secs(2), work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) | Err(_) => Err(early),
+        }
+    }
+}
+
+impl Stopper {
+    fn raise(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        self.raise();
+    }
+}
+
+/// Runs `work` on a thread of the blocking pool.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
+) -> Result<T, Stop> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Stop::internal(e.to_string())))
+}
+
+/// Runs `work` on a thread of its own, which may put itself behind a wall for good.
+async fn thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
+) -> Result<T, Stop> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let _ = sender.send(work());
+        })
+        .map_err(|e| Stop::internal(format!("start a thread: {e}")))?;
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(Stop::internal(format!("the {name} thread panicked"))))
+}
+
+/// An archive that is here, whole and as announced.
+struct Arrived {
+    verified: Verified,
+    spool: Spool,
+    fetched: u64,
+    /// The tree, where it was unpacked on the way.
+    tree: Option<(crate::publish::Staging, unpack::Tree)>,
+}

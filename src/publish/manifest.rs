@@ -47,8 +47,8 @@ pub struct Entry {
     pub kind: EntryKind,
     /// Permission bits.
     pub mode: u32,
-    /// Modification time, in seconds since the epoch.
-    pub mtime: i64,
+    /// Modification time, in seconds since the epoch; none for a directory that the archive only implied.
+    pub mtime: Option<i64>,
 }
 
 /// What an entry is.
@@ -81,8 +81,8 @@ struct Line {
     kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mode: Option<String>,
-    #[serde(default)]
-    mtime: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mtime: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -258,7 +258,7 @@ mod tests {
                 path: b"d".to_vec(),
                 kind: EntryKind::Dir,
                 mode: 0o755,
-                mtime: 1,
+                mtime: Some(1),
             },
             Entry {
                 path: b"d/\xff\n".to_vec(),
@@ -267,7 +267,7 @@ mod tests {
                     sha256: Some(crate::datafile::Digest([9; 32])),
                 },
                 mode: 0o644,
-                mtime: -1,
+                mtime: Some(-1),
             },
             Entry {
                 path: b"l".to_vec(),
@@ -275,7 +275,7 @@ mod tests {
                     target: b"d".to_vec(),
                 },
                 mode: 0o777,
-                mtime: 0,
+                mtime: Some(0),
             },
         ];
         write(&path, &head, entries.iter()).unwrap();

@@ -33,8 +33,6 @@ pub struct Config {
     pub keep_versions: u32,
     /// Whether the archive as received is kept under `archives/`, so that it can be downloaded and a damaged tree healed.
     pub keep_archives: bool,
-    /// Permission bits that published files and directories never have, in octal.
-    pub umask: Umask,
     /// Free space that a push never touches; `"0B"` stands for a twentieth of the file system, at most 1 GiB.
     #[serde(with = "crate::sys::units::bytes")]
     pub reserve: u64,
@@ -47,32 +45,10 @@ impl Default for Config {
         Self {
             keep_versions: 3,
             keep_archives: true,
-            umask: Umask(0o022),
+           
             reserve: 0,
             durable: true,
         }
-    }
-}
-
-/// A file mode mask, written in octal such as `"0022"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Umask(pub u32);
-
-impl TryFrom<String> for Umask {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        u32::from_str_radix(&text, 8)
-            .ok()
-            .filter(|mask| *mask <= 0o077)
-            .map(Self)
-            .ok_or_else(|| format!("`{text}` is no mask, expected octal digits up to \"0077\""))
-    }
-}
-
-impl From<Umask> for String {
-    fn from(mask: Umask) -> String {
-        format!("{:04o}", mask.0)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::verify::Verified;
 pub struct Publisher {
     layout: Layout,
     config: Config,
+    umask: u32,
     syncer: Syncer,
     space: Space,
     attempts: AtomicU64,
@@ -103,7 +104,8 @@ pub struct Flip {
 
 impl Publisher {
     /// Opens the data directory, sweeps what earlier attempts have left in staging, and starts the sync thread.
-    pub fn open(root: &Path, config: Config) -> Result<Self, Error> {
+    /// `umask` holds the permission bits that no version directory gets.
+    pub fn open(root: &Path, config: Config, umask: u32) -> Result<Self, Error> {
         let layout = Layout::open(root)?;
         let syncer = Syncer::start(layout.root(), config.durable)
             .map_err(durable::at("start the sync thread for", layout.root()))?;
@@ -111,6 +113,7 @@ impl Publisher {
         let publisher = Self {
             layout,
             config,
+            umask,
             syncer,
             space,
             attempts: AtomicU64::new(0),
@@ -174,14 +177,14 @@ impl Publisher {
     }
 
     /// Makes the tree in `staging` the version `record.key`: writes its manifest, waits until all of it is on the disk,
-    /// and renames it into place. `archive` is kept where the configuration says so. The version is not live yet, and
+    /// and renames it into place. `keep` moves the archive to where it is kept, if it is. The version is not live yet, and
     /// lasts only after [`Publisher::settle`].
     pub fn publish(
         &self,
         mut staging: Staging,
         verified: Verified,
         record: &Record<'_>,
-        archive: Option<&Path>,
+        keep: impl FnOnce(&Path) -> Result<(), durable::Error>,
         session: &Session,
     ) -> Result<Release, Error> {
         let key = record.key;
@@ -203,11 +206,11 @@ impl Publisher {
         }
         let result = (|| {
             manifest::write(&written, &head, record.entries.iter())?;
-            open_up(&staging.path, self.config.umask.0)?;
+            open_up(&staging.path, self.umask)?;
             session.wait().map_err(|source| self.sync_error(source))?;
             durable::rename(&written, &manifest)?;
-            if let (Some(archive), Some(kept)) = (archive, &kept) {
-                durable::rename(archive, kept)?;
+            if let Some(kept) = &kept {
+                keep(kept)?;
             }
             if exchange {
                 durable::exchange(&staging.path, &version)?;
@@ -324,7 +327,7 @@ impl Publisher {
         {
             return Err(in_use("it is live"));
         }
-        if is_locked(&version) {
+        if self.is_held(key) {
             return Err(in_use("a program holds a lock on its directory"));
         }
         let n = self.attempts.fetch_add(1, Ordering::Relaxed);
@@ -339,6 +342,12 @@ impl Publisher {
             }
         }
         Ok(trash)
+    }
+
+    /// Tells whether a program holds a `flock` on the version's directory, which is how a reader keeps a version.
+    #[must_use]
+    pub fn is_held(&self, key: &Key) -> bool {
+        is_locked(&self.layout.version_dir(key))
     }
 
     /// Deletes a directory that [`Publisher::remove`] has taken out of sight.
@@ -392,7 +401,6 @@ fn open_up(path: &Path, umask: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tells whether a program holds a `flock` on the directory, which is how a reader keeps a version.
 fn is_locked(dir: &Path) -> bool {
     use rustix::fs::{FlockOperation, flock};
     let Ok(file) = fs::File::open(dir) else {

@@ -11,7 +11,7 @@ fn key(version: &str) -> Key {
 }
 
 fn publisher(root: &Path) -> Publisher {
-    Publisher::open(root, Config::default()).unwrap()
+    Publisher::open(root, Config::default(), 0o022).unwrap()
 }
 
 fn publish(publisher: &Publisher, version: &str) -> Result<Release, Error> {
@@ -48,7 +48,7 @@ fn publish_as(
         staging,
         hasher.finish().unwrap(),
         &record,
-        Some(&archive),
+        |to: &Path| durable::rename(&archive, to),
         &session,
     )?;
     publisher.settle(&session)?;
@@ -186,7 +186,7 @@ fn verification_finds_every_kind_of_damage() {
             path: name.into(),
             kind: EntryKind::File { size: 4, sha256 },
             mode: 0o644,
-            mtime: 0,
+            mtime: Some(0),
         });
     }
     symlink("same", staging.path().join("link")).unwrap();
@@ -197,7 +197,7 @@ fn verification_finds_every_kind_of_damage() {
         path: b"link".to_vec(),
         kind,
         mode: 0o777,
-        mtime: 0,
+        mtime: Some(0),
     });
     let key = key("1");
     let record = Record {
@@ -211,7 +211,7 @@ fn verification_finds_every_kind_of_damage() {
     };
     let verified = Hasher::new(Content::default()).finish().unwrap();
     let tree = publisher
-        .publish(staging, verified, &record, None, &session)
+        .publish(staging, verified, &record, |_: &Path| Ok(()), &session)
         .unwrap()
         .path;
     let verify = || publisher.verify(&key, &mut |_| true).unwrap();

@@ -1,0 +1,193 @@
+//! Bytes on their way from the socket to the threads that hash and unpack: bounded in bytes, shared without a copy.
+
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+
+use crate::fetch::Validator;
+use bytes::{Buf, Bytes};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// Permits are counted in units of this many bytes.
+const UNIT: usize = 1024;
+
+/// What travels: bytes, and the place that they take in the budget until the last reader has dropped them.
+#[derive(Clone)]
+pub(super) struct Frame {
+    pub(super) bytes: Bytes,
+    /// Whether the bytes came out of the spool, and so need not be written to it.
+    pub(super) replayed: bool,
+    /// What the origin says of the object, with the first frame after it has changed.
+    pub(super) validator: Option<Arc<Validator>>,
+    _place: Arc<OwnedSemaphorePermit>,
+}
+
+enum Message {
+    Frame(Frame),
+    End,
+}
+
+/// The sending side: one budget, any number of readers that all get every frame.
+pub(super) struct Feed {
+    budget: Arc<Semaphore>,
+    units: usize,
+    readers: Vec<mpsc::Sender<Message>>,
+}
+
+impl Feed {
+    /// Makes a feed in which at most `bytes` are under way.
+    pub(super) fn new(bytes: usize) -> Self {
+        let units = (bytes / UNIT).max(1);
+        Self {
+            budget: Arc::new(Semaphore::new(units)),
+            units,
+            readers: Vec::new(),
+        }
+    }
+
+    /// Adds a reader; all of them must be added before the first frame is sent.
+    pub(super) fn reader(&mut self) -> FrameReader {
+        let (sender, receiver) = mpsc::channel(self.units.max(8));
+        self.readers.push(sender);
+        FrameReader {
+            receiver,
+            frame: None,
+            ended: false,
+        }
+    }
+
+    /// Sends `bytes` to every reader that is still there. Returns false when none of them is.
+    pub(super) async fn send(
+        &mut self,
+        bytes: Bytes,
+        replayed: bool,
+        validator: Option<Arc<Validator>>,
+    ) -> bool {
+        let wanted = bytes.len().div_ceil(UNIT).clamp(1, self.units);
+        let permits = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let Ok(place) = Arc::clone(&self.budget).acquire_many_owned(permits).await else {
+            return false;
+        };
+        let frame = Frame {
+            bytes,
+            replayed,
+            validator,
+            _place: Arc::new(place),
+        };
+        let mut kept = Vec::with_capacity(self.readers.len());
+        for reader in self.readers.drain(..) {
+            if reader.send(Message::Frame(frame.clone())).await.is_ok() {
+                kept.push(reader);
+            }
+        }
+        self.readers = kept;
+        !self.readers.is_empty()
+    }
+
+    /// Tells every reader that the last frame was the last: without this, a reader takes the end for a break.
+    pub(super) async fn end(self) {
+        for reader in self.readers {
+            let _ = reader.send(Message::End).await;
+        }
+    }
+}
+
+/// The receiving side, for a blocking thread: whole frames, or bytes by [`BufRead`].
+pub(super) struct FrameReader {
+    receiver: mpsc::Receiver<Message>,
+    frame: Option<Frame>,
+    ended: bool,
+}
+
+/// The feed was dropped before its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the transfer was broken off")]
+pub(super) struct BrokenOff;
+
+impl FrameReader {
+    /// Returns the next frame, or `None` at the end.
+    pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, BrokenOff> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.receiver.blocking_recv() {
+            Some(Message::Frame(frame)) => Ok(Some(frame)),
+            Some(Message::End) => {
+                self.ended = true;
+                Ok(None)
+            }
+            None => Err(BrokenOff),
+        }
+    }
+}
+
+impl BufRead for FrameReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.frame.as_ref().is_none_or(|f| f.bytes.is_empty()) && !self.ended {
+            self.frame = self.next_frame().map_err(io::Error::other)?;
+        }
+        Ok(self.frame.as_ref().map_or(&[], |f| &f.bytes))
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let Some(frame) = &mut self.frame {
+            frame.bytes.advance(amount);
+        }
+    }
+}
+
+impl Read for FrameReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let n = available.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&available[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn every_reader_gets_every_byte_and_the_budget_holds_the_sender_back() {
+        let mut feed = Feed::new(4 * UNIT);
+        let (mut a, mut b) = (feed.reader(), feed.reader());
+        let first = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            a.read_to_string(&mut text).map(|_| text)
+        });
+        assert!(
+            feed.send(Bytes::from(vec![b'x'; 3 * UNIT]), false, None)
+                .await
+        );
+        // The second reader has not read: only one unit is left.
+        let blocked = tokio::time::timeout(
+            Duration::from_millis(50),
+            feed.send(Bytes::from(vec![b'y'; 2 * UNIT]), false, None),
+        );
+        assert!(blocked.await.is_err());
+        let second = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            b.read_to_string(&mut text).map(|_| text)
+        });
+        assert!(feed.send(Bytes::from_static(b"z"), false, None).await);
+        feed.end().await;
+        let want = "x".repeat(3 * UNIT) + "z";
+        assert_eq!(first.await.unwrap().unwrap(), want);
+        assert_eq!(second.await.unwrap().unwrap(), want);
+    }
+
+    #[tokio::test]
+    async fn a_break_is_no_end() {
+        let mut feed = Feed::new(UNIT);
+        let mut reader = feed.reader();
+        feed.send(Bytes::from_static(b"abc"), false, None).await;
+        drop(feed);
+        let read = tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new()))
+            .await
+            .unwrap();
+        assert!(read.unwrap_err().get_ref().unwrap().is::<BrokenOff>());
+    }
+}

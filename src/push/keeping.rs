@@ -1,0 +1,149 @@
+//! What the runner wants of published versions beside the road: which may go, whether one is whole, what is on the disk.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Road, Stop, blocking, spool_name};
+use crate::datafile::Key;
+use crate::job::Failure;
+use crate::publish::check::Report;
+use crate::publish::manifest::Head;
+use crate::publish::vacuum;
+
+/// A version when it is decided what stays.
+pub type Candidate = vacuum::Candidate<Key>;
+/// What the verification of a version has found.
+pub type Damaged = Report;
+
+/// How the verification of a version ended.
+#[derive(Debug, Clone)]
+pub enum Verification {
+    /// The tree is what its manifest says.
+    Whole(Report),
+    /// It is not.
+    Damaged(Report),
+    /// It could not be compared.
+    Failed(Failure),
+}
+
+impl Road {
+    /// Returns the versions of one name that are more than are kept, oldest first.
+    #[must_use]
+    pub fn surplus(&self, versions: &[Candidate]) -> Vec<Key> {
+        vacuum::select(versions, self.publisher.config().keep_versions, None)
+    }
+
+    /// Tells whether a program holds the version's directory by a lock.
+    pub async fn is_held(&self, key: &Key) -> bool {
+        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
+        blocking(move || Ok(publisher.is_held(&key)))
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Tells whether the version's tree is on the disk.
+    pub async fn exists(&self, key: &Key) -> bool {
+        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
+        blocking(move || Ok(publisher.layout().version_dir(&key).is_dir()))
+            .await
+            .unwrap_or(true)
+    }
+
+    /// Takes a version off the node, and returns the directory that is left to be deleted.
+    pub async fn remove(&self, key: &Key) -> Result<PathBuf, Stop> {
+        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
+        blocking(move || publisher.remove(&key).map_err(Stop::publish)).await
+    }
+
+    /// Deletes a directory that [`Road::remove`] has left, in the background.
+    pub fn delete(&self, trash: PathBuf) {
+        let publisher = Arc::clone(&self.publisher);
+        tokio::task::spawn_blocking(move || publisher.delete(&trash));
+    }
+
+    /// Returns every version that the disk knows, and whether it is live.
+    pub async fn survey(&self) -> Result<Vec<(Head, bool)>, Stop> {
+        let publisher = Arc::clone(&self.publisher);
+        blocking(move || Ok(publisher.survey().map_err(Stop::publish)?.versions)).await
+    }
+
+    /// Compares a published tree with its manifest, reading at most `rate` bytes a second.
+    pub async fn verify(&self, key: &Key, rate: Option<u64>) -> Result<Verification, Stop> {
+        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
+        blocking(move || {
+            let mut pace = Pace::new(rate);
+            let report = publisher
+                .verify(&key, &mut |bytes| pace.take(bytes))
+                .map_err(Stop::publish)?;
+            let whole = report.damaged == 0;
+            Ok(if whole {
+                Verification::Whole(report)
+            } else {
+                Verification::Damaged(report)
+            })
+        })
+        .await
+    }
+
+    /// Returns the files of the spool that belong to none of the `open` keys and that `stale` agrees to.
+    #[must_use]
+    pub fn stale_partials(
+        &self,
+        open: &HashSet<Key>,
+        stale: impl Fn(&Path) -> bool,
+    ) -> Vec<PathBuf> {
+        let names: HashSet<String> = open.iter().map(spool_name).collect();
+        let Ok(entries) = std::fs::read_dir(self.publisher.layout().spool()) else {
+            return Vec::new();
+        };
+        let kept = |path: &Path| {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+            names.iter().any(|n| name.starts_with(n.as_str()))
+        };
+        entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| !kept(p) && stale(p))
+            .collect()
+    }
+
+    /// Removes the partial archive of a key.
+    pub async fn discard_partial(&self, key: &Key) {
+        let name = spool_name(key);
+        let dir = self.publisher.layout().spool();
+        let _ = blocking(move || {
+            for ending in ["partial", "meta"] {
+                let _ = std::fs::remove_file(dir.join(format!("{name}.{ending}")));
+            }
+            Ok(())
+        })
+        .await;
+    }
+}
+
+/// Keeps a reader under a rate.
+struct Pace {
+    rate: Option<u64>,
+    started: Instant,
+    taken: u64,
+}
+
+impl Pace {
+    fn new(rate: Option<u64>) -> Self {
+        Self {
+            rate,
+            started: Instant::now(),
+            taken: 0,
+        }
+    }
+
+    fn take(&mut self, bytes: u64) -> bool {
+        self.taken += bytes;
+        if let Some(rate) = self.rate.filter(|r| *r > 0) {
+            let due = Duration::from_millis(self.taken.saturating_mul(1000) / rate);
+            std::thread::sleep(due.saturating_sub(self.started.elapsed()));
+        }
+        true
+    }
+}
