@@ -1,1 +1,526 @@
 //! Takes due jobs, runs each along the road within its bounds, and records how it ended.
+//!
+//! It owns which jobs run. Everything that others want of it (a flip, a cancel) they write into the store, which wakes
+//! it. An outcome and its report are one transaction, and that comes last: a crash before it finds a job that is still
+//! running, and the next start brings it to the same end without fetching anything twice.
+
+mod names;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::datafile::Key;
+use crate::job::{Board, Failure, Job, JobId, Outcome, Published, Stage};
+use crate::push::{Done, Note, Road, Run, Stop};
+use crate::store::{self, Store, Topic, activations, events, jobs};
+use crate::sys::clock::Clock;
+use crate::sys::failure::Class;
+
+use names::Names;
+
+pub use upkeep::{Removed, Swept};
+
+/// How much is done at once, and how long ends may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Files that may be on the road at once; a file that waits for its source takes little but a place.
+    pub files: usize,
+    /// How often a file may be started before it is given up: the breaker of a loop of crashes.
+    pub starts: u32,
+    /// How often a file is tried again after this node's disk failed it.
+    pub device_retries: u32,
+    /// How long running files may take to reach a safe point when the agent ends.
+    #[serde(with = "crate::sys::units::duration")]
+    pub drain: Duration,
+    /// How often old versions and left-over partial files are looked for.
+    #[serde(with = "crate::sys::units::duration")]
+    pub upkeep_every: Duration,
+    /// How long the partial archive of a failed file is kept for a later push of the same content.
+    #[serde(with = "crate::sys::units::duration")]
+    pub keep_partial: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            files: 32,
+            starts: 10,
+            device_retries: 2,
+            drain: Duration::from_secs(10),
+            upkeep_every: Duration::from_secs(600),
+            keep_partial: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// How often a running file's progress is written down.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// How long a run may go on past its deadline before it is left behind: a disk that hangs keeps its threads.
+const PAST_DEADLINE: Duration = Duration::from_secs(3);
+/// How long the store is left alone after it could not take an outcome.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// Runs jobs.
+pub struct Runner {
+    store: Store,
+    road: Arc<Road>,
+    board: Board,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    /// Whether `file:` URLs may be read.
+    allow_local: bool,
+    running: Mutex<HashMap<JobId, Running>>,
+    /// Rings when a job has left the road.
+    left: Notify,
+    names: Names,
+    upkeep: upkeep::State,
+}
+
+struct Running {
+    stop: CancellationToken,
+    canceled: bool,
+}
+
+impl Runner {
+    /// Makes a runner of the jobs in `store`.
+    pub fn new(
+        store: Store,
+        road: Arc<Road>,
+        board: Board,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        allow_local: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            road,
+            board,
+            config,
+            clock,
+            allow_local,
+            running: Mutex::default(),
+            left: Notify::new(),
+            names: Names::default(),
+            upkeep: upkeep::State::default(),
+        })
+    }
+
+    /// Runs until `drain`, then lets every file on the road come to a safe point; what was not finished goes on after the
+    /// next start. With `until_idle` it also ends when no job is left.
+    pub async fn run(
+        self: Arc<Self>,
+        drain: CancellationToken,
+        until_idle: bool,
+    ) -> Result<(), store::Error> {
+        self.take_up().await?;
+        let mut tasks = JoinSet::new();
+        let mut jobs_wake = self.store.wake(Topic::Jobs);
+        let mut flips_wake = self.store.wake(Topic::Activations);
+        let mut progress = tokio::time::interval(PROGRESS_EVERY);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let upkeep = tokio::spawn(Arc::clone(&self).keep_up(drain.clone()));
+        while !drain.is_cancelled() {
+            self.execute_flips().await?;
+            self.start_due(&mut tasks).await?;
+            if until_idle && tasks.is_empty() && self.is_idle().await? {
+                break;
+            }
+            let next = self.next_due().await?;
+            tokio::select! {
+                () = drain.cancelled() => {}
+                _ = jobs_wake.changed() => self.cancel_wanted().await?,
+                _ = flips_wake.changed() => {}
+                () = self.left.notified() => {}
+                _ = progress.tick() => self.note_progress().await,
+                Some(_) = tasks.join_next() => {}
+                () = tokio::time::sleep(next) => {}
+            }
+        }
+        self.drain(&mut tasks).await;
+        upkeep.abort();
+        Ok(())
+    }
+
+    /// Takes up what an earlier life of this process has left.
+    async fn take_up(&self) -> Result<(), store::Error> {
+        let jobs = self.store.write(jobs::interrupted).await?;
+        for job in jobs {
+            tracing::info!(event = "taken-up", job = %job.id, data = %job.file.key, starts = job.starts, "going on with an interrupted file");
+        }
+        Ok(())
+    }
+
+    async fn start_due(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Result<(), store::Error> {
+        let taken = self
+            .lock()
+            .keys()
+            .copied()
+            .collect::<std::collections::HashSet<JobId>>();
+        let free = self.config.files.saturating_sub(taken.len());
+        if free == 0 {
+            return Ok(());
+        }
+        let now = self.clock.now_ms();
+        let looking = taken.clone();
+        // Most wakes find nothing: look first, and only then ask for the writer.
+        let any = self
+            .store
+            .read(move |r| Ok(!jobs::due(r, now, 1, &looking)?.is_empty()))
+            .await?;
+        if !any {
+            return Ok(());
+        }
+        let started = self
+            .store
+            .write(move |tx| {
+                let mut started = Vec::new();
+                for mut job in jobs::due(tx, now, free, &taken)? {
+                    if let Some(starts) = jobs::start(tx, job.id, now)? {
+                        job.starts = starts;
+                        started.push(job);
+                    }
+                }
+                Ok(started)
+            })
+            .await?;
+        for job in started {
+            let stop = CancellationToken::new();
+            self.lock().insert(
+                job.id,
+                Running {
+                    stop: stop.clone(),
+                    canceled: false,
+                },
+            );
+            tasks.spawn(Arc::clone(self).run_job(job, stop));
+        }
+        Ok(())
+    }
+
+    async fn is_idle(&self) -> Result<bool, store::Error> {
+        Ok(self.store.read(jobs::next_due_ms).await?.is_none() && self.lock().is_empty())
+    }
+
+    async fn next_due(&self) -> Result<Duration, store::Error> {
+        let next = self.store.read(jobs::next_due_ms).await?;
+        let wait = next
+            .map_or(i64::MAX, |at| at - self.clock.now_ms())
+            .clamp(50, 60_000);
+        Ok(Duration::from_millis(wait.unsigned_abs()))
+    }
+
+    async fn run_job(self: Arc<Self>, job: Job, stop: CancellationToken) {
+        let id = job.id;
+        let span = tracing::info_span!("push", job = %id, data = %job.file.key);
+        tracing::Instrument::instrument(self.bring_to_end(&job, &stop), span).await;
+        self.lock().remove(&id);
+        self.left.notify_one();
+    }
+
+    /// Runs the job, and records how it ended. Whatever the store says, the job is either recorded or still open.
+    async fn bring_to_end(&self, job: &Job, stop: &CancellationToken) {
+        if job.starts > self.config.starts {
+            return self
+                .record_failure(
+                    job,
+                    Stop::gave_up(job.starts - 1).into_failure(Stage::Fetch),
+                )
+                .await;
+        }
+        let entry = self.board.enter(job.id);
+        let heal = self.is_damaged(&job.file.key).await;
+        let notes = Notes::new(self.store.clone(), job.id);
+        let deadline = Instant::now() + job.file.timeout;
+        let note = |note: Note| notes.take(note);
+        let run = Run {
+            job,
+            progress: Arc::clone(&entry.progress),
+            cancel: stop.clone(),
+            deadline,
+            allow_local: self.allow_local,
+            heal,
+            note: &note,
+        };
+        let ended =
+            match tokio::time::timeout_at(deadline + PAST_DEADLINE, self.road.run(&run)).await {
+                Ok(ended) => ended,
+                Err(_) => Err(Stop::deadline(entry.progress.snapshot().stage)),
+            };
+        match ended {
+            Ok(done) => self.finish(job, done).await,
+            Err(Stop::Failed { failure, .. }) => self.fail(job, failure).await,
+            Err(Stop::Interrupted | Stop::Closed) => self.interrupted(job).await,
+        }
+    }
+
+    async fn is_damaged(&self, key: &Key) -> bool {
+        let key = key.clone();
+        let release = self
+            .store
+            .read(move |r| store::releases::get(r, &key))
+            .await;
+        release.ok().flatten().is_some_and(|r| r.damage.is_some())
+    }
+
+    /// Makes a published version live where it should be, waits until all of it lasts, and records it.
+    async fn finish(&self, job: &Job, done: Done) {
+        let key = &job.file.key;
+        // From the decision to the record, no other flip of this name may come in between.
+        let _turn = self.names.lock(key).await;
+        let head = done.release.head.clone();
+        let fetched = done.fetched;
+        let settled = async {
+            let live = job.activate && self.may_activate(job).await?;
+            if live {
+                self.road.activate(key).await?;
+            }
+            self.road.settle(done).await?;
+            Ok(live)
+        };
+        let activated = match settled.await {
+            Ok(live) => live,
+            Err(Stop::Failed { failure, .. }) => return self.fail(job, failure).await,
+            Err(Stop::Interrupted | Stop::Closed) => return self.interrupted(job).await,
+        };
+        let outcome = Outcome::Published(Published {
+            content: head.source,
+            files: head.files,
+            bytes: head.bytes,
+            fetched,
+            activated,
+        });
+        if self.record(job, outcome).await {
+            tracing::info!(
+                event = "published",
+                files = head.files,
+                bytes = head.bytes,
+                fetched,
+                live = activated,
+                "published"
+            );
+            self.upkeep.look_at(key);
+        }
+    }
+
+    async fn may_activate(&self, job: &Job) -> Result<bool, Stop> {
+        let (id, key) = (job.id, job.file.key.clone());
+        self.store
+            .read(move |r| activations::may_activate(r, &key.app, &key.name, jobs::seq(r, id)?))
+            .await
+            .map_err(|e| Stop::internal(crate::sys::Chain(&e).to_string()))
+    }
+
+    /// Records a failure, unless this node's disk is to blame and may do better the next time.
+    async fn fail(&self, job: &Job, failure: Failure) {
+        let again = failure.class == Class::Device
+            && failure.retryable
+            && job.starts <= self.config.device_retries;
+        if !again {
+            return self.record_failure(job, failure).await;
+        }
+        let wait = i64::from(1u32 << job.starts.min(6)) * 1000;
+        let (id, at) = (job.id, self.clock.now_ms() + wait);
+        tracing::warn!(
+            event = "again",
+            kind = failure.kind,
+            wait_ms = wait,
+            error = failure.message,
+            "this node failed the file; it is tried again"
+        );
+        let why = failure.to_string();
+        let _ = self
+            .store
+            .write(move |tx| jobs::requeue(tx, id, at, &why))
+            .await;
+    }
+
+    async fn record_failure(&self, job: &Job, failure: Failure) {
+        let (kind, stage, message) = (failure.kind.clone(), failure.stage, failure.message.clone());
+        if self.record(job, Outcome::Failed(failure)).await {
+            tracing::warn!(event = "failed", kind, %stage, error = message, "the file failed");
+        }
+    }
+
+    /// The run was stopped: by an operator, and then it has ended, or by the drain, and then it goes on later.
+    async fn interrupted(&self, job: &Job) {
+        let canceled = self.lock().get(&job.id).is_some_and(|r| r.canceled);
+        if canceled {
+            if self.record(job, Outcome::Canceled).await {
+                tracing::info!(event = "canceled", "canceled");
+            }
+            return;
+        }
+        let (id, now) = (job.id, self.clock.now_ms());
+        let _ = self
+            .store
+            .write(move |tx| jobs::requeue(tx, id, now, "the agent was ended"))
+            .await;
+    }
+
+    /// Records an outcome. While the store cannot take it the job stays open here; a store that has failed for good ends
+    /// the process, and the next start finds the same outcome again.
+    async fn record(&self, job: &Job, outcome: Outcome) -> bool {
+        let (id, now) = (job.id, self.clock.now_ms());
+        loop {
+            let outcome = outcome.clone();
+            match self
+                .store
+                .write(move |tx| jobs::finish(tx, id, &outcome, now))
+                .await
+            {
+                Ok(recorded) => return recorded,
+                Err(store::Error::Full { .. }) => tokio::time::sleep(STORE_RETRY).await,
+                Err(error) => {
+                    tracing::error!(event = "record-failed", error = %crate::sys::Chain(&error), "could not record an outcome");
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn cancel_wanted(&self) -> Result<(), store::Error> {
+        for id in self.store.read(jobs::to_cancel).await? {
+            if let Some(running) = self.lock().get_mut(&id) {
+                running.canceled = true;
+                running.stop.cancel();
+            }
+        }
+        Ok(())
+    }
+
+    async fn note_progress(&self) {
+        let ids: Vec<JobId> = self.lock().keys().copied().collect();
+        let rows: Vec<_> = ids
+            .into_iter()
+            .filter_map(|id| Some((id, self.board.get(id)?)))
+            .collect();
+        if rows.is_empty() {
+            return;
+        }
+        let now = self.clock.now_ms();
+        let noted = self.store.write(move |tx| {
+            rows.iter()
+                .try_for_each(|(id, snapshot)| jobs::progress_event(tx, *id, snapshot, now))
+        });
+        if let Err(error) = noted.await {
+            tracing::debug!(error = %crate::sys::Chain(&error), "could not note progress");
+        }
+    }
+
+    async fn drain(&self, tasks: &mut JoinSet<()>) {
+        for running in self.lock().values() {
+            running.stop.cancel();
+        }
+        let end = Instant::now() + self.config.drain;
+        while !tasks.is_empty() {
+            match tokio::time::timeout_at(end, tasks.join_next()).await {
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::warn!(
+                        event = "drain-cut",
+                        left = tasks.len(),
+                        "files did not reach a safe point in time; they start again after the next start"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes what a run tells into the timeline, without holding it up.
+struct Notes {
+    store: Store,
+    job: JobId,
+}
+
+impl Notes {
+    fn new(store: Store, job: JobId) -> Self {
+        Self { store, job }
+    }
+
+    fn take(&self, note: Note) {
+        let (store, job) = (self.store.clone(), self.job);
+        let (kind, message, stage, attempt, bytes) = match note {
+            // Stages of a healthy run pass in milliseconds: the board shows them, and the timeline has the ends.
+            Note::Stage(_) => return,
+            Note::Resumed(bytes) => (
+                "resumed",
+                "goes on after what was here already".to_owned(),
+                Stage::Fetch,
+                None,
+                Some(bytes),
+            ),
+            Note::Retrying {
+                attempt,
+                wait,
+                failure,
+            } => {
+                let message = format!(
+                    "{}; next try in {:.1} s",
+                    failure.message,
+                    wait.as_secs_f64()
+                );
+                tracing::warn!(
+                    event = "retrying",
+                    kind = failure.kind,
+                    attempt,
+                    wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                    error = failure.message,
+                    "the source failed; trying again"
+                );
+                ("retrying", message, failure.stage, Some(attempt), None)
+            }
+            Note::Restarted(why) => (
+                "restarted",
+                format!("starts at zero: {why}"),
+                Stage::Fetch,
+                None,
+                None,
+            ),
+            Note::Refetching(failure) => {
+                tracing::warn!(
+                    event = "refetching",
+                    kind = failure.kind,
+                    error = failure.message,
+                    "the bytes are in doubt; fetching them once more from zero"
+                );
+                (
+                    "refetching",
+                    format!("{}; fetching once more from zero", failure.message),
+                    failure.stage,
+                    None,
+                    None,
+                )
+            }
+        };
+        tokio::spawn(async move {
+            let written = store.write(move |tx| {
+                let mut note = events::Note::new(kind, &message).stage(stage);
+                if let Some(attempt) = attempt {
+                    note = note.attempt(attempt);
+                }
+                if let Some(bytes) = bytes {
+                    note = note.bytes(bytes);
+                }
+                events::add(tx, job, note)
+            });
+            if let Err(error) = written.await {
+                tracing::debug!(error = %crate::sys::Chain(&error), "could not write the timeline");
+            }
+        });
+    }
+}

@@ -1,0 +1,392 @@
+//! What the runner does beside jobs: flips that were asked for, old versions that may go, left-over partial files, and
+//! the comparison of disk and database after an end that was not clean.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Runner;
+use crate::datafile::{AppId, DataName, Key};
+use crate::job::Published;
+use crate::push::{Candidate, Damaged, Stop, Verification};
+use crate::store::{self, activations, releases};
+use crate::sys::Chain;
+
+/// What upkeep remembers between its rounds.
+#[derive(Default)]
+pub(super) struct State {
+    names: Mutex<HashSet<(AppId, DataName)>>,
+    wanted: Notify,
+    last_success_ms: AtomicI64,
+}
+
+impl State {
+    /// Asks for a look at the versions of a name, soon.
+    pub(super) fn look_at(&self, key: &Key) {
+        self.lock().insert((key.app.clone(), key.name.clone()));
+        self.wanted.notify_one();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<(AppId, DataName)>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a round of upkeep has done.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Swept {
+    /// Versions that were removed, and the bytes in their files.
+    pub versions: Vec<(Key, u64)>,
+    /// Bytes in all of them.
+    pub bytes: u64,
+    /// Partial archives that were removed.
+    pub partials: u64,
+}
+
+/// What became of a wish to remove a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone.
+    Done,
+    /// It is not here.
+    Unknown,
+    /// It must stay, and why.
+    Held(String),
+}
+
+impl Runner {
+    /// Makes live what was asked for, in the order of the requests.
+    pub(super) async fn execute_flips(&self) -> Result<(), store::Error> {
+        for request in self.store.read(activations::pending).await? {
+            let _turn = self.names.lock(&request.key).await;
+            let key = request.key.clone();
+            let seq = request.seq;
+            let newer = self
+                .store
+                .read(move |r| Ok(!activations::may_activate(r, &key.app, &key.name, seq)?))
+                .await?;
+            let error = if newer {
+                Some("a later request has taken its place".to_owned())
+            } else {
+                self.flip(&request.key)
+                    .await
+                    .err()
+                    .map(|stop| stop.into_failure(crate::job::Stage::Publish).message)
+            };
+            let id = request.id;
+            let told = error.clone();
+            self.store
+                .write(move |tx| activations::done(tx, id, told.as_deref()))
+                .await?;
+            match error {
+                None => {
+                    tracing::info!(event = "activated", data = %request.key, by = request.actor, "made live")
+                }
+                Some(error) => {
+                    tracing::warn!(event = "activation-failed", data = %request.key, error, "could not make live")
+                }
+            }
+            self.upkeep.look_at(&request.key);
+        }
+        Ok(())
+    }
+
+    async fn flip(&self, key: &Key) -> Result<(), Stop> {
+        self.road.activate(key).await?;
+        self.road.settle_name(key).await
+    }
+
+    /// Keeps the node tidy until `drain`: soon after a publication for its name, and now and then for everything.
+    pub(super) async fn keep_up(self: Arc<Self>, drain: CancellationToken) {
+        let mut every = tokio::time::interval(self.config.upkeep_every);
+        let mut first = true;
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                _ = every.tick() => {
+                    if first {
+                        first = false;
+                        self.compare_with_disk().await;
+                    }
+                    self.sweep_all().await;
+                }
+                () = self.upkeep.wanted.notified() => {
+                    let names: Vec<_> = self.upkeep.lock().drain().collect();
+                    for (app, name) in names {
+                        self.sweep_name(&app, &name).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Removes what may go, everywhere on the node.
+    pub async fn sweep_all(&self) -> Swept {
+        let mut swept = Swept::default();
+        let names = match self.store.read(releases::names).await {
+            Ok(names) => names,
+            Err(error) => {
+                tracing::warn!(event = "upkeep-failed", error = %Chain(&error), "could not look for old versions");
+                return swept;
+            }
+        };
+        for row in names {
+            let one = self.sweep_name(&row.app, &row.name).await;
+            swept.versions.extend(one.versions);
+            swept.bytes += one.bytes;
+        }
+        swept.partials = self.sweep_partials().await;
+        if self.store.housekeep().await.is_ok() {
+            self.upkeep
+                .last_success_ms
+                .store(self.clock.now_ms(), Ordering::Relaxed);
+        }
+        swept
+    }
+
+    /// Returns when a whole round of upkeep last ended well, in milliseconds since the epoch; 0 while none has.
+    #[must_use]
+    pub fn last_upkeep_ms(&self) -> i64 {
+        self.upkeep.last_success_ms.load(Ordering::Relaxed)
+    }
+
+    async fn sweep_name(&self, app: &AppId, name: &DataName) -> Swept {
+        let mut swept = Swept::default();
+        let (a, n) = (app.clone(), name.clone());
+        let looked = self
+            .store
+            .read(move |r| {
+                Ok((
+                    releases::of_name(r, &a, &n)?,
+                    releases::previous(r, &a, &n)?,
+                ))
+            })
+            .await;
+        let Ok((rows, previous)) = looked else {
+            return swept;
+        };
+        let previous = previous.map(|p| p.key.version);
+        let candidates: Vec<Candidate> = rows
+            .iter()
+            .map(|row| Candidate {
+                version: row.key.clone(),
+                order: row.job.0,
+                bytes: row.bytes,
+                pinned: row.pinned,
+                live: row.live,
+                previous: previous.as_ref() == Some(&row.key.version),
+            })
+            .collect();
+        for key in self.road.surplus(&candidates) {
+            let bytes = candidates
+                .iter()
+                .find(|c| c.version == key)
+                .map_or(0, |c| c.bytes);
+            match self
+                .remove(&key, "retention", "more versions than are kept")
+                .await
+            {
+                Ok(Removed::Done) => {
+                    swept.versions.push((key, bytes));
+                    swept.bytes += bytes;
+                }
+                // In use, or a disk that refuses: it is looked at again in the next round, and holds up nothing.
+                Ok(held) => tracing::debug!(data = %key, ?held, "an old version stays"),
+                Err(error) => {
+                    tracing::warn!(event = "remove-failed", data = %key, error = %Chain(&error), "could not remove an old version")
+                }
+            }
+        }
+        swept
+    }
+
+    /// Takes a version off the node. Its row goes first: a tree without a row is found again, a row without a tree would
+    /// be a lie.
+    pub async fn remove(&self, key: &Key, actor: &str, why: &str) -> Result<Removed, store::Error> {
+        let _turn = self.names.lock(key).await;
+        if self.road.is_held(key).await {
+            return Ok(Removed::Held(
+                "a program holds a lock on its directory".to_owned(),
+            ));
+        }
+        let (k, a, w) = (key.clone(), actor.to_owned(), why.to_owned());
+        let removal = self
+            .store
+            .write(move |tx| releases::remove(tx, &k, &w, &a))
+            .await?;
+        match removal {
+            releases::Removal::Unknown => return Ok(Removed::Unknown),
+            releases::Removal::Live => return Ok(Removed::Held("it is live".to_owned())),
+            releases::Removal::Pinned => return Ok(Removed::Held("it is pinned".to_owned())),
+            releases::Removal::Done => {}
+        }
+        match self.road.remove(key).await {
+            Ok(trash) => self.road.delete(trash),
+            Err(stop) => {
+                let failure = stop.into_failure(crate::job::Stage::Publish);
+                tracing::warn!(event = "remove-failed", data = %key, error = failure.message, "the tree of a removed version is still there");
+            }
+        }
+        tracing::info!(event = "removed", data = %key, by = actor, why, "removed a version");
+        Ok(Removed::Done)
+    }
+
+    /// Throws away what was received for a key that nothing is at work on.
+    pub async fn discard_partial(&self, key: &Key) {
+        self.road.discard_partial(key).await;
+    }
+
+    async fn sweep_partials(&self) -> u64 {
+        let open: HashSet<Key> = match self.store.read(store::jobs::open_keys).await {
+            Ok(keys) => keys.into_iter().collect(),
+            Err(_) => return 0,
+        };
+        let (road, keep) = (Arc::clone(&self.road), self.config.keep_partial);
+        let swept = tokio::task::spawn_blocking(move || {
+            let mut swept = 0;
+            for path in road.stale_partials(&open, |path| is_older(path, keep)) {
+                swept += u64::from(std::fs::remove_file(&path).is_ok());
+            }
+            swept
+        });
+        swept.await.unwrap_or(0)
+    }
+
+    /// Enters versions that are on the disk and not in the database, and marks releases whose tree is gone.
+    async fn compare_with_disk(&self) {
+        match self.recover().await {
+            Ok(0) => {}
+            Ok(entered) => tracing::warn!(
+                event = "recovered",
+                entered,
+                "versions were on the disk that the database did not know; they are entered again"
+            ),
+            Err(error) => {
+                tracing::warn!(event = "recover-failed", error = %Chain(&error), "could not compare the disk with the database")
+            }
+        }
+    }
+
+    /// Rebuilds the database from manifests and trees where it lacks them; returns how many versions were entered.
+    pub async fn recover(&self) -> Result<usize, store::Error> {
+        let found = match self.road.survey().await {
+            Ok(found) => found,
+            Err(stop) => {
+                let failure = stop.into_failure(crate::job::Stage::Publish);
+                tracing::warn!(
+                    event = "survey-failed",
+                    error = failure.message,
+                    "could not read the manifests"
+                );
+                return Ok(0);
+            }
+        };
+        let open: HashSet<Key> = self
+            .store
+            .read(store::jobs::open_keys)
+            .await?
+            .into_iter()
+            .collect();
+        let mut entered = 0;
+        let mut known = HashSet::new();
+        for chunk in found.chunks(256) {
+            let rows: Vec<_> = chunk
+                .iter()
+                .filter(|(head, _)| !open.contains(&head.key))
+                .cloned()
+                .collect();
+            known.extend(rows.iter().map(|(head, _)| head.key.clone()));
+            entered += self
+                .store
+                .write(move |tx| {
+                    let mut entered = 0;
+                    for (head, live) in &rows {
+                        let published = Published {
+                            content: head.source,
+                            files: head.files,
+                            bytes: head.bytes,
+                            fetched: 0,
+                            activated: *live,
+                        };
+                        entered += usize::from(releases::restore(
+                            tx,
+                            &head.key,
+                            &published,
+                            head.published_ms,
+                            *live,
+                        )?);
+                    }
+                    Ok(entered)
+                })
+                .await?;
+        }
+        self.mark_missing(&known).await?;
+        Ok(entered)
+    }
+
+    async fn mark_missing(&self, on_disk: &HashSet<Key>) -> Result<(), store::Error> {
+        let rows = self
+            .store
+            .read(|r| releases::list(r, None, None, 0, u32::MAX))
+            .await?;
+        for row in rows
+            .into_iter()
+            .filter(|row| !on_disk.contains(&row.key) && row.damage.is_none())
+        {
+            if self.road.exists(&row.key).await {
+                continue;
+            }
+            tracing::error!(event = "damaged", data = %row.key, "a published version is not on the disk any more; push it again to heal it");
+            let key = row.key.clone();
+            self.store
+                .write(move |tx| {
+                    releases::mark_damaged(tx, &key, Some("its tree is not on the disk"))
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Verifies a published tree against its manifest, reading at most `rate` bytes a second, and notes what it finds.
+    pub async fn verify(&self, key: &Key, rate: Option<u64>) -> Result<Verification, store::Error> {
+        let verification = match self.road.verify(key, rate).await {
+            Ok(verification) => verification,
+            Err(stop) => Verification::Failed(stop.into_failure(crate::job::Stage::Publish)),
+        };
+        let damage = match &verification {
+            Verification::Whole(_) => None,
+            Verification::Damaged(report) => Some(summary(report)),
+            Verification::Failed(_) => return Ok(verification),
+        };
+        if let Some(what) = &damage {
+            tracing::error!(event = "damaged", data = %key, what, "a published version differs from its manifest; push it again to heal it");
+        }
+        let key = key.clone();
+        self.store
+            .write(move |tx| releases::mark_damaged(tx, &key, damage.as_deref()))
+            .await?;
+        Ok(verification)
+    }
+}
+
+fn summary(report: &Damaged) -> String {
+    let first = report.damage.first().map_or_else(String::new, |d| {
+        format!(
+            ", first: `{}` {}: expected {}, found {}",
+            d.path, d.what, d.expected, d.found
+        )
+    });
+    format!("{} differences from the manifest{first}", report.damaged)
+}
+
+fn is_older(path: &Path, age: Duration) -> bool {
+    let modified = std::fs::metadata(path)
+        .and_then(|m| m.modified())
+        .unwrap_or(SystemTime::UNIX_EPOCH);
+    modified.elapsed().is_ok_and(|e| e > age)
+}
