@@ -1,4 +1,8 @@
 //! What the integration tests stand on.
 #![allow(dead_code, reason = "each story uses its own part of the support")]
 
+pub(crate) mod archive;
+pub(crate) mod http;
+pub(crate) mod node;
 pub(crate) mod origin;
+pub(crate) mod receiver;
