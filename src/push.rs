@@ -394,9 +394,7 @@ fn manifest_entries(tree: unpack::Tree) -> Vec<Entry> {
     let kind = |kind| match kind {
         unpack::EntryKind::Dir => EntryKind::Dir,
         unpack::EntryKind::File { size, sha256, .. } => EntryKind::File { size, sha256 },
-        unpack::EntryKind::Symlink { target } => EntryKind::Symlink {
-            target,
-        },
+        unpack::EntryKind::Symlink { target } => EntryKind::Symlink { target },
     };
     tree.entries
         .into_iter()

@@ -32,8 +32,19 @@ pub enum Error {
         source: io::Error,
     },
     /// The sources hold these mistakes.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    #[error("{}", list(.0))]
     Invalid(Vec<Problem>),
+}
+
+/// Returns one mistake as it is, several as a list of lines.
+fn list(problems: &[Problem]) -> String {
+    match problems {
+        [one] => one.to_string(),
+        several => several.iter().fold(
+            format!("{} mistakes in the configuration", several.len()),
+            |text, problem| format!("{text}\n  {problem}"),
+        ),
+    }
 }
 
 /// One mistake.

@@ -45,7 +45,7 @@ impl Default for Config {
         Self {
             keep_versions: 3,
             keep_archives: true,
-           
+
             reserve: 0,
             durable: true,
         }

@@ -57,7 +57,9 @@ impl Unpacking {
         if let Self::Running(handle) = self
             && handle.is_finished()
         {
-            let result = handle.await.unwrap_or_else(|e| Err(Stop::internal(e.to_string())));
+            let result = handle
+                .await
+                .unwrap_or_else(|e| Err(Stop::internal(e.to_string())));
             *self = Self::Ended(Box::new(result));
         }
         match self {
@@ -119,7 +121,13 @@ impl Road {
             pass.replay(file, length).await?;
         }
         let ended = pass.receive(run, room, source, &mut received).await;
-        let Pass { feed, hashing, unpacking, stopper, lane: _ } = pass;
+        let Pass {
+            feed,
+            hashing,
+            unpacking,
+            stopper,
+            lane: _,
+        } = pass;
         match ended {
             Ok(true) => feed.end().await,
             Ok(false) | Err(_) => drop(feed),
@@ -202,7 +210,13 @@ impl Road {
             }
         };
         let lane = self.lanes.of_transfer(self.config.small_bytes);
-        Ok(Pass { feed, hashing, unpacking, stopper, lane })
+        Ok(Pass {
+            feed,
+            hashing,
+            unpacking,
+            stopper,
+            lane,
+        })
     }
 }
 

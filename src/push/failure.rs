@@ -63,7 +63,10 @@ impl Stop {
         if let Some((expected, found)) = error.values() {
             (failure.expected, failure.found) = (Some(expected), Some(found));
         }
-        Self::Failed { failure, doubtful: false }
+        Self::Failed {
+            failure,
+            doubtful: false,
+        }
     }
 
     pub(super) fn verify(error: verify::Error) -> Self {
