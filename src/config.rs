@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::publish;
+use crate::{fetch, intake, publish, push, runner, store, unpack, verify};
 
 pub use keys::Keys;
 pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, Loaded, Origin, Problem, Sources};
@@ -27,8 +27,22 @@ pub struct Config {
     pub listen: Listen,
     /// What is logged, and how.
     pub log: Log,
+    /// What is admitted: this node's region, the applications it knows, and what a push makes live.
+    pub intake: intake::Config,
+    /// How archives are fetched: from whom, by which way, how patiently and how fast.
+    pub fetch: fetch::Config,
+    /// Which digests a push must state.
+    pub verify: verify::Config,
+    /// What an archive may hold.
+    pub unpack: unpack::Config,
     /// How trees are published and how many versions stay.
     pub publish: publish::Config,
+    /// How the road of a file treats what travels on it.
+    pub push: push::Config,
+    /// How much is done at once, and how long ends may take.
+    pub runner: runner::Config,
+    /// Bounds of what the database keeps.
+    pub store: store::Config,
 }
 
 /// Where the agent listens.
@@ -84,7 +98,14 @@ impl Default for Config {
             data_dir: "/var/lib/edgepush".into(),
             listen: Listen::default(),
             log: Log::default(),
+            intake: intake::Config::default(),
+            fetch: fetch::Config::default(),
+            verify: verify::Config::default(),
+            unpack: unpack::Config::default(),
             publish: publish::Config::default(),
+            push: push::Config::default(),
+            runner: runner::Config::default(),
+            store: store::Config::default(),
         }
     }
 }
