@@ -5,7 +5,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::command::Denied;
 use super::model::Problem;
+use crate::store;
+use crate::sys::Chain;
 use crate::wire::envelope::{self, CONTENT_TYPE};
 use crate::wire::errors::{Code, Refusal};
 
@@ -39,6 +42,15 @@ pub(super) fn ens_error(refusal: &Refusal, request_id: &str, host: &str) -> Resp
         request_id,
         envelope::error_answer(request_id, host, refusal),
     )
+}
+
+/// Turns an error of the store into a refusal; the cause goes to the log.
+pub(super) fn unavailable(error: &store::Error) -> Refusal {
+    tracing::error!(event = "store_error", error = %Chain(error), "a call could not be answered");
+    match error.is_unavailable() {
+        true => Code::Unavailable.into(),
+        false => Code::Internal.into(),
+    }
 }
 
 /// Writes out the whole answer to a request that could not be read at all.
@@ -80,6 +92,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not-found", message)
     }
 
+    /// There is such a path, but not by this method.
+    pub(super) fn method_not_allowed(message: impl ToString) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "bad-request", message)
+    }
+
     /// It cannot be done as things stand.
     pub(super) fn conflict(message: impl ToString) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", message)
@@ -97,9 +114,35 @@ impl ApiError {
 
     /// Something is wrong on this side; the cause goes to the log.
     pub(super) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
-        let chain = crate::sys::Chain(error);
+        let chain = Chain(error);
         tracing::error!(event = "request_failed", error = %chain, "a request failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", chain)
+    }
+}
+
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
+        match error.is_unavailable() {
+            true => Self::unavailable(Chain(&error)),
+            false => Self::internal(&error),
+        }
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        match &denied {
+            Denied::NotFound(_) => Self::not_found(&denied),
+            Denied::Conflict(_) => Self::conflict(&denied),
+            Denied::Failed(_) => Self::internal(&denied),
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        Self::new(status, "bad-request", refusal.message)
     }
 }
 

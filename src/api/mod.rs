@@ -1,10 +1,261 @@
 //! The ENS endpoint and the native API; the one place where errors become HTTP.
+//!
+//! Two listeners, one [`Api`]. Over TCP come the contract's calls at `/`, signed, and everything that only looks: status,
+//! page, metrics, kept archives. Over the unix socket comes whoever may open it, and may do everything. [`server`] bounds
+//! the connections and [`connection`] wraps hyper; [`ens`] and [`native`] answer; [`client`] is the other end.
 
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::datafile::Key;
+use crate::intake::Intake;
+use crate::job::Board;
+use crate::store::Store;
+use crate::sys::clock::Clock;
+use crate::sys::secret::{self, Secret};
+use crate::wire::download::FileKey;
+
+mod archives;
 mod body;
 pub mod client;
 pub mod command;
 mod connection;
+mod ens;
 mod error;
+mod events;
 mod keys;
+pub mod metrics;
 pub mod model;
+mod native;
+mod page;
+mod routes;
 mod server;
+
+pub use command::{Command, Denied};
+pub use keys::{AnyOr, KeyConfig, RateConfig};
+pub use metrics::Gauges;
+
+/// The file below the data directory that holds the key of download paths, where the configuration names none.
+const FILE_KEY: &str = "file.key";
+/// Followers of events at once.
+const FOLLOWERS: usize = 64;
+
+/// Who may ask over HTTP and over the socket, and how long that may take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The access keys that may sign calls of the ENS endpoint. Without any, it takes none over TCP.
+    pub access_keys: Vec<KeyConfig>,
+    /// Take unsigned calls over TCP. Whoever reaches the listener can then push: for trying out on the loopback only.
+    pub insecure_tcp_intake: bool,
+    /// How often one access key may ask.
+    pub rate: RateConfig,
+    /// Who may read status, page, metrics and events over TCP: "loopback" for this machine, "anyone" or "nobody".
+    pub status_for: StatusFor,
+    /// Whether pushes over the unix socket may name `file:` URLs. The agent reads them with its own rights.
+    pub file_urls: bool,
+    /// The file that holds the key which signs download paths, with mode 0600 or 0400. Absent: `file.key` in the data
+    /// directory, made at the first start.
+    pub file_key: Option<PathBuf>,
+    /// Host and port at which clients reach this node, for download paths. Absent: as they reached it.
+    pub public_address: Option<String>,
+    /// Connections at once on each listener. Beyond it, the longest idle one makes room.
+    pub max_connections: usize,
+    /// How long the head of a request may take, and how long a connection may be idle.
+    #[serde(with = "crate::sys::units::duration")]
+    pub head_timeout: Duration,
+    /// How long a body may take that hardly arrives; one that does arrive gets a second more for each 64 KiB.
+    #[serde(with = "crate::sys::units::duration")]
+    pub body_timeout: Duration,
+    /// How long a client may take nothing of its answer.
+    #[serde(with = "crate::sys::units::duration")]
+    pub write_timeout: Duration,
+}
+
+/// Who may read over TCP what only looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatusFor {
+    /// This machine.
+    Loopback,
+    /// Whoever reaches the listener.
+    Anyone,
+    /// Nobody; the unix socket is left.
+    Nobody,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            access_keys: Vec::new(),
+            insecure_tcp_intake: false,
+            rate: RateConfig::default(),
+            status_for: StatusFor::Loopback,
+            file_urls: true,
+            file_key: None,
+            public_address: None,
+            max_connections: 512,
+            head_timeout: Duration::from_secs(5),
+            body_timeout: Duration::from_secs(8),
+            write_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where the files of a version are.
+pub type Locate = Arc<dyn Fn(&Key) -> PathBuf + Send + Sync>;
+/// Looks at what else decides whether the node takes pushes.
+pub type Checks = Arc<dyn Fn() -> Vec<model::Check> + Send + Sync>;
+
+/// What the API stands on.
+#[derive(Clone)]
+pub struct Deps {
+    /// What the node knows.
+    pub store: Store,
+    /// Who admits pushes.
+    pub intake: Arc<Intake>,
+    /// How far the running jobs are.
+    pub board: Board,
+    /// Who does what takes more than the store.
+    pub commands: mpsc::Sender<Command>,
+    /// Where the published tree of a version is.
+    pub tree: Locate,
+    /// Where the kept archive of a version is.
+    pub archive: Locate,
+    /// Whether archives are kept.
+    pub keep_archives: bool,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where time stamps come from.
+    pub clock: Arc<dyn Clock>,
+    /// The program's version.
+    pub version: &'static str,
+    /// What other parts want to have shown.
+    pub gauges: Arc<Gauges>,
+    /// What else decides whether the node takes pushes.
+    pub checks: Checks,
+}
+
+/// Why the API cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An access key cannot be used.
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    /// The key of download paths cannot be used.
+    #[error("prepare the key of download paths")]
+    FileKey(#[source] secret::Error),
+}
+
+/// The sockets to serve.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// For the ENS endpoint and for everything that only looks.
+    pub tcp: Option<TcpListener>,
+    /// For whoever may open it.
+    pub unix: Option<UnixListener>,
+}
+
+/// The ENS endpoint and the native API of one node.
+pub struct Api {
+    deps: Deps,
+    live: RwLock<Arc<Live>>,
+    file_key: FileKey,
+    rates: keys::Rates,
+    bodies: body::Bodies,
+    followers: Arc<Semaphore>,
+    counters: metrics::Counters,
+    started_ms: i64,
+    draining: CancellationToken,
+}
+
+/// What a reload replaces.
+struct Live {
+    config: Config,
+    keys: keys::Keys,
+}
+
+impl Live {
+    fn load(config: Config) -> Result<Self, Error> {
+        let keys = keys::Keys::load(&config.access_keys)?;
+        Ok(Self { config, keys })
+    }
+}
+
+impl Api {
+    /// Reads the secrets that the configuration names.
+    pub fn new(config: Config, deps: Deps) -> Result<Self, Error> {
+        let file_key = read_file_key(&config, &deps.data_dir).map_err(Error::FileKey)?;
+        let bodies = body::Bodies::new(config.body_timeout);
+        let started_ms = deps.clock.now_ms();
+        Ok(Self {
+            live: RwLock::new(Arc::new(Live::load(config)?)),
+            deps,
+            file_key,
+            rates: keys::Rates::default(),
+            bodies,
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
+            counters: metrics::Counters::default(),
+            started_ms,
+            draining: CancellationToken::new(),
+        })
+    }
+
+    /// Replaces access keys, rates and who may look; connections, time limits and the key of download paths stay as they
+    /// were at the start. When it fails, everything stays.
+    pub fn reload(&self, config: Config) -> Result<(), Error> {
+        let live = Arc::new(Live::load(config)?);
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        Ok(())
+    }
+
+    /// Serves until `drain`, then ends what is at work.
+    pub async fn serve(self: Arc<Self>, listeners: Listeners, drain: CancellationToken) {
+        let live = self.live();
+        let patience = connection::Patience {
+            head: live.config.head_timeout,
+            write: live.config.write_timeout,
+        };
+        let places = live.config.max_connections;
+        let tcp = async {
+            if let Some(listener) = listeners.tcp {
+                let router = routes::over_tcp(Arc::clone(&self));
+                server::run(listener, router, places, patience, drain.clone()).await;
+            }
+        };
+        let unix = async {
+            if let Some(listener) = listeners.unix {
+                let router = routes::over_unix(Arc::clone(&self));
+                server::run(listener, router, places, patience, drain.clone()).await;
+            }
+        };
+        let end_streams = async {
+            drain.cancelled().await;
+            self.draining.cancel();
+        };
+        let count = metrics::count(&self, drain.clone());
+        tokio::join!(tcp, unix, end_streams, count);
+    }
+
+    fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+}
+
+fn read_file_key(config: &Config, data_dir: &Path) -> Result<FileKey, secret::Error> {
+    let secret = match &config.file_key {
+        Some(path) => Secret::read(path)?,
+        None => Secret::read_or_make(&data_dir.join(FILE_KEY))?,
+    };
+    Ok(FileKey::new(secret.expose().to_vec()))
+}

@@ -43,6 +43,9 @@ pub struct Answer {
     pub result: Verdict,
     /// Why, for people.
     pub message: String,
+    /// Why it was refused, for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
     /// The job that was written or found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
@@ -449,8 +452,12 @@ pub struct Callback {
     pub state: String,
     /// How often it was tried.
     pub attempts: u32,
-    /// When it was written.
+    /// When it happened.
     pub created_ms: i64,
+    /// When it was delivered or given up.
+    pub settled_ms: Option<i64>,
+    /// In how many milliseconds it is due; none while an earlier one of its file waits.
+    pub due_in_ms: Option<i64>,
     /// Why the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -459,24 +466,41 @@ pub struct Callback {
     pub job: Option<JobId>,
 }
 
-/// A list of callbacks, newest first.
+/// Who is told, and callbacks, oldest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outbox {
-    /// How many wait.
+    /// Who is told, and how that goes.
+    pub endpoints: Vec<Endpoint>,
+    /// The callbacks.
+    pub callbacks: Vec<Callback>,
+}
+
+/// Someone who is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its name.
+    pub name: String,
+    /// Scheme, host and port of its URL.
+    pub target: String,
+    /// Whether it has said that it wants no more.
+    pub disabled: bool,
+    /// Attempts that failed since the last that did not.
+    pub failures: u32,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// When one last succeeded.
+    pub last_success_ms: Option<i64>,
+    /// How many callbacks wait for it.
     pub pending: u64,
     /// How many were given up.
     pub dead: u64,
-    /// The callbacks.
-    pub callbacks: Vec<Callback>,
 }
 
 /// The body of `POST /v1/outbox/replay`: which callbacks are sent again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Replay {
-    /// Of this endpoint only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
     /// This one only; else every one that was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,

@@ -27,17 +27,31 @@ const BREATH: Duration = Duration::from_millis(50);
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
-    /// Someone who may open the unix socket.
-    Local,
+    /// Someone who may open the unix socket, with their user id where the system tells.
+    Local(Option<u32>),
     /// An address.
     Address(SocketAddr),
 }
 
 impl Peer {
+    /// Tells whether the other end has come through the unix socket.
+    pub(super) fn is_local(self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+
+    /// Returns who asks, for the timeline and the audit log.
+    pub(super) fn actor(self) -> String {
+        match self {
+            Self::Local(Some(uid)) => format!("operator (uid {uid})"),
+            Self::Local(None) => "operator".to_owned(),
+            Self::Address(address) => address.ip().to_string(),
+        }
+    }
+
     /// Tells whether the other end is on this machine.
     pub(super) fn is_on_this_machine(self) -> bool {
         match self {
-            Self::Local => true,
+            Self::Local(_) => true,
             Self::Address(address) => address.ip().to_canonical().is_loopback(),
         }
     }
@@ -65,7 +79,8 @@ impl Listener for UnixListener {
     type Stream = UnixStream;
     async fn next(&self) -> io::Result<(UnixStream, Peer)> {
         let (stream, _) = self.accept().await?;
-        Ok((stream, Peer::Local))
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+        Ok((stream, Peer::Local(uid)))
     }
 }
 

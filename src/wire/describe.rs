@@ -6,17 +6,17 @@ use crate::datafile::AppId;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
-/// A query for the state of pushes. Filters are ANDed; absent means all.
+/// A query for the state of pushes. Filters are ANDed; an empty or absent one does not restrict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// Of which application.
     pub app: AppId,
     /// Exact names.
-    pub names: Option<Vec<String>>,
+    pub names: Vec<String>,
     /// Exact versions.
-    pub versions: Option<Vec<String>>,
+    pub versions: Vec<String>,
     /// Exact regions.
-    pub regions: Option<Vec<String>>,
+    pub regions: Vec<String>,
     /// Begun at or after this moment, in milliseconds.
     pub since_ms: Option<i64>,
     /// Begun before this moment, in milliseconds.
@@ -52,10 +52,7 @@ impl Query {
     /// Tells whether the query is about `region` too.
     #[must_use]
     pub fn wants_region(&self, region: &str) -> bool {
-        let Some(regions) = &self.regions else {
-            return true;
-        };
-        regions.iter().any(|r| r == region)
+        self.regions.is_empty() || self.regions.iter().any(|r| r == region)
     }
 }
 
@@ -122,8 +119,8 @@ mod tests {
     fn reads_filters_and_days_with_both_ends() {
         let q = read("AppId=a&DataNames=x/y,z&RegionIds=r&MinDate=2026-01-02&MaxDate=2026-01-02")
             .unwrap();
-        assert_eq!(q.names.as_deref().unwrap(), ["x/y", "z"]);
-        assert_eq!(q.versions, None);
+        assert_eq!(q.names, ["x/y", "z"]);
+        assert!(q.versions.is_empty());
         assert!(q.wants_region("r") && !q.wants_region("s"));
         assert_eq!(q.since_ms, Some(1_767_312_000_000));
         assert_eq!(q.before_ms, Some(1_767_312_000_000 + DAY_MS));

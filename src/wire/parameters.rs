@@ -84,13 +84,11 @@ impl Parameters {
         }
     }
 
-    /// Returns the comma-separated values of `name`, or `None` when it is absent.
-    pub fn list(&self, name: &'static str) -> Result<Option<Vec<String>>, Refusal> {
-        let text = self.optional(name)?;
-        Ok(text.map(|text| {
-            let values = text.split(',').filter(|value| !value.is_empty());
-            values.map(str::to_owned).collect()
-        }))
+    /// Returns the comma-separated values of `name`; none when it is absent or holds nothing but commas.
+    pub fn list(&self, name: &'static str) -> Result<Vec<String>, Refusal> {
+        let text = self.optional(name)?.unwrap_or("");
+        let values = text.split(',').filter(|value| !value.is_empty());
+        Ok(values.map(str::to_owned).collect())
     }
 
     /// Refuses what no action can take: an answer in XML, and a name that is given twice.
@@ -337,7 +335,8 @@ mod tests {
         for name in ["m", "o", "p", "q"] {
             assert_eq!(code(p.integer(name)), format!("InvalidParameter.{name}"));
         }
-        assert_eq!(p.list("l").unwrap().unwrap(), ["a", "b"]);
+        assert_eq!(p.list("l").unwrap(), ["a", "b"]);
+        assert!(p.list("none").unwrap().is_empty());
         assert_eq!(code(p.required("k")), "Missingk");
         assert_eq!(code(p.required("z")), "Missingz");
     }

@@ -360,5 +360,5 @@ async fn tells_who_is_at_the_other_end() {
     let peer = |text: &str| Peer::Address(text.parse().unwrap()).is_on_this_machine();
     assert!(peer("127.0.0.1:1") && peer("[::1]:1") && peer("[::ffff:127.0.0.1]:1"));
     assert!(!peer("10.0.0.1:1") && !peer("[2001:db8::1]:1"));
-    assert!(Peer::Local.is_on_this_machine());
+    assert!(Peer::Local(None).is_on_this_machine());
 }

@@ -183,6 +183,22 @@ pub fn requeue(tx: &Tx<'_>, id: JobId, not_before_ms: i64, why: &str) -> Result<
     Ok(true)
 }
 
+/// Makes a waiting job due at once, at an operator's wish. False if it does not wait.
+pub fn hurry(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<bool, Error> {
+    let changed = tx.run(
+        "make a job due",
+        "UPDATE jobs SET not_before = 0, updated = ?2 WHERE id = ?1 AND state = 'queued'",
+        params![id.0, tx.now_ms()],
+    )?;
+    if changed == 0 {
+        return Ok(false);
+    }
+    let message = format!("{actor} asked to try again at once");
+    events::add(tx, id, Note::new("hurried", &message))?;
+    tx.touch(Topic::Jobs);
+    Ok(true)
+}
+
 /// Puts every running job back, at the start of the agent: nobody works at them. Returns them.
 pub fn interrupted(tx: &Tx<'_>) -> Result<Vec<Job>, Error> {
     let rows = tx.many(

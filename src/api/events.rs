@@ -1,0 +1,178 @@
+//! Events as they happen, as a stream that a browser and the command line can follow (`text/event-stream`).
+//!
+//! A follower that names the last event it has seen gets everything after it first. One that is too slow for the live
+//! stream is served from the table until it has caught up; it misses nothing that is still there.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream::{self, Stream};
+use serde::Deserialize;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::error::ApiError;
+use super::{Api, model};
+use crate::job::JobId;
+use crate::store::{self, EventRow, Store, events};
+
+/// How often a silent stream says that it is alive.
+const PULSE: Duration = Duration::from_secs(15);
+/// Events that are read from the table at once.
+const PAGE: u32 = 500;
+
+/// Which events are followed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsQuery {
+    after: Option<i64>,
+    app: Option<String>,
+    name: Option<String>,
+    version: Option<String>,
+    job: Option<JobId>,
+}
+
+impl EventsQuery {
+    fn wants(&self, row: &EventRow) -> bool {
+        let same = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.as_deref().is_none_or(|text| Some(text) == found)
+        };
+        let key = row.key.as_ref();
+        same(&self.app, key.map(|k| k.app.as_str()))
+            && same(&self.name, key.map(|k| k.name.as_str()))
+            && same(&self.version, key.map(|k| k.version.as_str()))
+            && self.job.is_none_or(|job| Some(job) == row.job)
+    }
+}
+
+/// Follows events.
+pub(super) async fn follow(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    let place = Arc::clone(&api.followers)
+        .try_acquire_owned()
+        .map_err(|_| ApiError::unavailable("too many follow events already"))?;
+    let live = api.deps.store.subscribe();
+    let last_seen = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok())
+        .or(query.after);
+    let after = match last_seen {
+        Some(id) => id,
+        None => newest(&api.deps.store).await?,
+    };
+    let follower = Follower {
+        store: api.deps.store.clone(),
+        live,
+        after,
+        // What came between the last event that was seen and the subscription is in the table.
+        behind: last_seen.is_some(),
+        query,
+        ready: VecDeque::new(),
+        draining: api.draining.clone(),
+        _place: place,
+    };
+    Ok(Sse::new(follower.stream())
+        .keep_alive(KeepAlive::new().interval(PULSE))
+        .into_response())
+}
+
+async fn newest(store: &Store) -> Result<i64, store::Error> {
+    let rows = store.read(|reader| events::newest(reader, 1)).await?;
+    Ok(rows.last().map_or(0, |row| row.id))
+}
+
+struct Follower {
+    store: Store,
+    live: Receiver<Arc<EventRow>>,
+    after: i64,
+    behind: bool,
+    query: EventsQuery,
+    ready: VecDeque<sse::Event>,
+    draining: CancellationToken,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    fn stream(self) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+        stream::unfold(self, |mut follower| async move {
+            let event = follower.next().await?;
+            Some((Ok(event), follower))
+        })
+    }
+
+    async fn next(&mut self) -> Option<sse::Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.behind {
+                self.read_on().await?;
+                continue;
+            }
+            let received = tokio::select! {
+                received = self.live.recv() => received,
+                () = self.draining.cancelled() => return None,
+            };
+            match received {
+                Ok(row) => self.take(&row),
+                Err(RecvError::Lagged(_)) => self.behind = true,
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Reads the next events from the table; the live stream goes on where it ends.
+    async fn read_on(&mut self) -> Option<()> {
+        let after = self.after;
+        let read = self.store.read(move |r| events::since(r, after, PAGE));
+        let rows = read.await.ok()?;
+        self.behind = rows.len() == PAGE as usize;
+        for row in &rows {
+            self.take(row);
+        }
+        Some(())
+    }
+
+    fn take(&mut self, row: &EventRow) {
+        // What was read from the table may come again over the live stream.
+        if row.id <= self.after {
+            return;
+        }
+        self.after = row.id;
+        if self.query.wants(row) {
+            let text = serde_json::to_string(&event(row)).unwrap_or_default();
+            let event = sse::Event::default().id(row.id.to_string()).data(text);
+            self.ready.push_back(event);
+        }
+    }
+}
+
+/// Makes the API's word for an event.
+pub(super) fn event(row: &EventRow) -> model::Event {
+    let key = row.key.clone();
+    model::Event {
+        id: row.id,
+        ts_ms: row.ts_ms,
+        job: row.job,
+        app: key.as_ref().map(|k| k.app.clone()),
+        name: key.as_ref().map(|k| k.name.clone()),
+        version: key.map(|k| k.version),
+        kind: row.kind.clone(),
+        stage: row.stage,
+        attempt: row.attempt,
+        bytes: row.bytes,
+        message: row.message.clone(),
+        data: row.data.clone(),
+    }
+}

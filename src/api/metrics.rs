@@ -1,0 +1,330 @@
+//! Figures for Prometheus, in its text format.
+//!
+//! Most are read from the store when they are asked for, so they survive a restart. What can only be counted while it
+//! happens (bytes, durations, calls) is counted from the timeline and starts at 0 with the process, as counters may.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use super::Api;
+use super::error::ApiError;
+use super::model::NodeStatus;
+use crate::job::JobId;
+use crate::store::jobs::{self, JobRow};
+use crate::store::releases::{self, NameRow};
+use crate::wire::errors::Code;
+
+/// Upper bounds of the buckets of a push's duration, in seconds.
+const BUCKETS: [f64; 12] = [
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
+];
+/// Names whose live version is shown; beyond it a label per name costs more than it tells.
+const NAMES: usize = 1000;
+
+/// What other parts want to have shown; they write, the API reads.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    gc_last_success_ms: AtomicI64,
+}
+
+impl Gauges {
+    /// Notes that retention has succeeded at `now_ms`.
+    pub fn gc_succeeded(&self, now_ms: i64) {
+        self.gc_last_success_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Returns when retention last succeeded since the start.
+    #[must_use]
+    pub fn gc_last_success_ms(&self) -> Option<i64> {
+        match self.gc_last_success_ms.load(Ordering::Relaxed) {
+            0 => None,
+            ms => Some(ms),
+        }
+    }
+}
+
+/// What is counted while it happens.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    calls: Mutex<BTreeMap<String, u64>>,
+    ended: Mutex<Ended>,
+    fetched: AtomicU64,
+    published: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Ended {
+    results: BTreeMap<&'static str, u64>,
+    failures: BTreeMap<String, u64>,
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    seconds: f64,
+}
+
+impl Counters {
+    /// Counts a call of the ENS endpoint by its outcome.
+    pub(super) fn ens_call(&self, refused: Option<&Code>) {
+        let name = match refused {
+            None => "OK".into(),
+            // The part after the dot may be a client's own word, of which there are too many.
+            Some(Code::InvalidParameter(_)) => "InvalidParameter".into(),
+            Some(code) => code.name(),
+        };
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        *calls.entry(name.into_owned()).or_default() += 1;
+    }
+
+    /// Counts a job that has ended.
+    fn job_ended(&self, result: &'static str, job: &JobRow) {
+        self.fetched.fetch_add(job.fetched, Ordering::Relaxed);
+        if let Some(published) = &job.published {
+            self.published.fetch_add(published.bytes, Ordering::Relaxed);
+        }
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended.results.entry(result).or_default() += 1;
+        if let Some(failure) = &job.failure {
+            *ended.failures.entry(failure.kind.clone()).or_default() += 1;
+        }
+        if let Some(finished) = job.finished_ms {
+            ended.observe(seconds(finished - job.accepted_ms));
+        }
+    }
+}
+
+impl Ended {
+    fn observe(&mut self, seconds: f64) {
+        self.count += 1;
+        self.seconds += seconds;
+        for (bucket, bound) in self.buckets.iter_mut().zip(BUCKETS) {
+            *bucket += u64::from(seconds <= bound);
+        }
+    }
+}
+
+/// Counts ended jobs as the timeline tells of them, until `drain`.
+pub(super) async fn count(api: &Api, drain: CancellationToken) {
+    let mut events = api.deps.store.subscribe();
+    loop {
+        let received = tokio::select! {
+            received = events.recv() => received,
+            () = drain.cancelled() => return,
+        };
+        let event = match received {
+            Ok(event) => event,
+            // Counters may miss something in a flood; the rows do not.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        let result = match event.kind.as_str() {
+            "published" => "published",
+            "failed" => "failed",
+            "canceled" => "canceled",
+            _ => continue,
+        };
+        if let Some(job) = event.job {
+            count_job(api, result, job).await;
+        }
+    }
+}
+
+async fn count_job(api: &Api, result: &'static str, job: JobId) {
+    let row = api.deps.store.read(move |reader| jobs::get(reader, job));
+    if let Ok(Some(row)) = row.await {
+        api.counters.job_ended(result, &row);
+    }
+}
+
+/// Shows the figures.
+pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
+    let status = api.node_status().await?;
+    let names = api.deps.store.read(releases::names).await?;
+    let mut page = Page::default();
+    page.node(&api, &status);
+    page.store(&api);
+    page.counters(&api.counters);
+    page.live(&names);
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    Ok((kind, page.0).into_response())
+}
+
+/// The text that Prometheus reads.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.0.push_str(name);
+        for (n, (label, text)) in labels.iter().enumerate() {
+            let open = if n == 0 { '{' } else { ',' };
+            let _ = write!(self.0, "{open}{label}=\"{}\"", escape(text));
+        }
+        let close = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{close} {value}");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    fn node(&mut self, api: &Api, status: &NodeStatus) {
+        let name = "edgepush_build_info";
+        self.family(name, "gauge", "The program that runs here.");
+        self.sample(name, &[("version", &status.version), ("region", &status.region)], 1);
+        let started = seconds(status.started_ms);
+        self.one("edgepush_start_time_seconds", "gauge", "When the agent was started.", started);
+        let ready = u8::from(api.readiness().ready);
+        self.one("edgepush_ready", "gauge", "Whether the node takes pushes.", ready);
+        let name = "edgepush_files";
+        self.family(name, "gauge", "Files by the state of their latest job.");
+        for (state, count) in &status.counts {
+            self.sample(name, &[("state", state)], count);
+        }
+        let running = api.deps.board.len();
+        self.one("edgepush_jobs_running", "gauge", "Jobs at work.", running);
+        self.one("edgepush_releases", "gauge", "Versions on the disk.", status.releases);
+        self.one("edgepush_release_bytes", "gauge", "Bytes in them.", status.bytes);
+        let pending = status.outbox_pending;
+        self.one("edgepush_outbox_pending", "gauge", "Callbacks that wait.", pending);
+        let dead = status.outbox_dead;
+        self.one("edgepush_outbox_dead", "gauge", "Callbacks that were given up.", dead);
+        if let Some(disk) = status.disk {
+            self.one("edgepush_disk_free_bytes", "gauge", "Bytes that may be written.", disk.free);
+            self.one("edgepush_disk_total_bytes", "gauge", "Size of the disk.", disk.total);
+            if let Some(inodes) = disk.free_inodes {
+                self.one("edgepush_disk_free_inodes", "gauge", "Inodes left.", inodes);
+            }
+        }
+        if let Some(ms) = status.gc_last_success_ms {
+            let name = "edgepush_gc_last_success_timestamp_seconds";
+            self.one(name, "gauge", "When retention last succeeded.", seconds(ms));
+        }
+    }
+
+    fn store(&mut self, api: &Api) {
+        let stats = api.deps.store.stats();
+        let name = "edgepush_store_commits_total";
+        self.one(name, "counter", "Transactions that were synced.", stats.commits);
+        let name = "edgepush_store_pieces_total";
+        self.one(name, "counter", "Pieces of work in them.", stats.pieces);
+    }
+
+    fn counters(&mut self, counters: &Counters) {
+        let fetched = counters.fetched.load(Ordering::Relaxed);
+        let help = "Bytes that came over the network for jobs that have ended.";
+        self.one("edgepush_fetched_bytes_total", "counter", help, fetched);
+        let published = counters.published.load(Ordering::Relaxed);
+        let help = "Bytes in the trees that were published.";
+        self.one("edgepush_published_bytes_total", "counter", help, published);
+        let name = "edgepush_ens_calls_total";
+        self.family(name, "counter", "Calls of the ENS endpoint by outcome.");
+        let calls = counters.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        for (code, count) in &*calls {
+            self.sample(name, &[("code", code)], count);
+        }
+        drop(calls);
+        let ended = counters.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ended(&ended);
+    }
+
+    fn ended(&mut self, ended: &Ended) {
+        let name = "edgepush_jobs_ended_total";
+        self.family(name, "counter", "Jobs that have ended, by how.");
+        for result in ["published", "failed", "canceled"] {
+            let count = ended.results.get(result).copied().unwrap_or(0);
+            self.sample(name, &[("result", result)], count);
+        }
+        let name = "edgepush_failures_total";
+        self.family(name, "counter", "Jobs that have failed, by kind of failure.");
+        for (kind, count) in &ended.failures {
+            self.sample(name, &[("kind", kind)], count);
+        }
+        let name = "edgepush_job_duration_seconds";
+        self.family(name, "histogram", "From acceptance to the end of a job.");
+        let bucket = "edgepush_job_duration_seconds_bucket";
+        for (bound, count) in BUCKETS.iter().zip(ended.buckets) {
+            self.sample(bucket, &[("le", &bound.to_string())], count);
+        }
+        self.sample(bucket, &[("le", "+Inf")], ended.count);
+        self.sample("edgepush_job_duration_seconds_sum", &[], ended.seconds);
+        self.sample("edgepush_job_duration_seconds_count", &[], ended.count);
+    }
+
+    fn live(&mut self, names: &[NameRow]) {
+        let name = "edgepush_current_info";
+        self.family(name, "gauge", "The live version of each name.");
+        let live = names.iter().filter_map(|row| Some((row, row.live.as_ref()?)));
+        for (row, version) in live.take(NAMES) {
+            let labels = [
+                ("app", row.app.as_str()),
+                ("name", row.name.as_str()),
+                ("version", version.as_str()),
+            ];
+            self.sample(name, &labels, 1);
+        }
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds of this century fit into the 53 bits"
+)]
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_families_and_escapes_labels() {
+        let mut page = Page::default();
+        page.family("a", "gauge", "An a.");
+        page.sample("a", &[("x", "1\"2\\3\n4"), ("y", "ü")], 7);
+        page.one("b", "counter", "A b.", 1.5);
+        assert_eq!(
+            page.0,
+            "# HELP a An a.\n# TYPE a gauge\na{x=\"1\\\"2\\\\3\\n4\",y=\"ü\"} 7\n# HELP b A b.\n# TYPE b counter\nb 1.5\n"
+        );
+    }
+
+    #[test]
+    fn buckets_are_cumulative() {
+        let mut ended = Ended::default();
+        for seconds in [0.01, 0.3, 9999.0] {
+            ended.observe(seconds);
+        }
+        assert_eq!((ended.buckets[0], ended.buckets[3], ended.buckets[11]), (1, 2, 2));
+        assert_eq!(ended.count, 3);
+    }
+
+    #[test]
+    fn a_clients_own_words_are_no_labels() {
+        let counters = Counters::default();
+        counters.ens_call(None);
+        counters.ens_call(Some(&Code::InvalidParameter("Data".into())));
+        counters.ens_call(Some(&Code::InvalidParameter("Other".into())));
+        let calls = counters.calls.lock().unwrap();
+        assert_eq!(calls.len(), 2);
+        assert_eq!(calls["InvalidParameter"], 2);
+    }
+}

@@ -1,0 +1,88 @@
+//! Which path is whose, over which listener.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Extension, Router};
+
+use super::error::ApiError;
+use super::server::Peer;
+use super::{Api, StatusFor, archives, ens, events, metrics, native, page};
+
+/// The contract's calls, signed, and everything that only looks.
+pub(super) fn over_tcp(api: Arc<Api>) -> Router {
+    let looking = looking().route_layer(middleware::from_fn_with_state(
+        Arc::clone(&api),
+        for_those_who_may_look,
+    ));
+    common().merge(looking).with_state(api)
+}
+
+/// Everything.
+pub(super) fn over_unix(api: Arc<Api>) -> Router {
+    common().merge(looking()).merge(doing()).with_state(api)
+}
+
+fn common() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/", any(ens::call))
+        .route("/healthz", get(native::healthz))
+        .route("/readyz", get(native::readyz))
+        .route("/file/1/{app}/{name}/{version}", get(archives::download))
+        .fallback(ens::not_found)
+        .method_not_allowed_fallback(not_here)
+}
+
+fn looking() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/status", get(page::status))
+        .route("/metrics", get(metrics::metrics))
+        .route("/v1/status", get(native::status))
+        .route("/v1/pushes/{id}", get(native::push_state))
+        .route("/v1/files", get(native::files))
+        .route("/v1/files/{id}", get(native::file))
+        .route("/v1/files/{id}/history", get(native::history))
+        .route("/v1/files/{id}/events", get(native::events_of))
+        .route("/v1/events", get(events::follow))
+        .route("/v1/releases", get(native::releases))
+        .route("/v1/outbox", get(native::outbox))
+}
+
+fn doing() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/v1/pushes", post(native::push))
+        .route("/v1/activate", post(native::activate))
+        .route("/v1/rollback", post(native::rollback))
+        .route("/v1/cancel", post(native::cancel))
+        .route("/v1/retry", post(native::retry))
+        .route("/v1/pin", post(native::pin))
+        .route("/v1/releases", axum::routing::delete(native::remove))
+        .route("/v1/gc", post(native::collect))
+        .route("/v1/verify", post(native::verify))
+        .route("/v1/outbox/replay", post(native::replay))
+}
+
+async fn for_those_who_may_look(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let allowed = match api.live().config.status_for {
+        StatusFor::Anyone => true,
+        StatusFor::Loopback => peer.is_on_this_machine(),
+        StatusFor::Nobody => false,
+    };
+    match allowed {
+        true => next.run(request).await,
+        false => ApiError::forbidden("not over this listener (status_for)").into_response(),
+    }
+}
+
+async fn not_here() -> Response {
+    ApiError::method_not_allowed("not by this method here; changes are asked for over the unix socket")
+        .into_response()
+}
