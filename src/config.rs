@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::publish;
+use crate::sys::Chain;
+use crate::{fetch, publish, store, verify};
 
 pub use keys::Keys;
 pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, Loaded, Origin, Problem, Sources};
@@ -27,8 +28,14 @@ pub struct Config {
     pub listen: Listen,
     /// What is logged, and how.
     pub log: Log,
+    /// From where and how archives are fetched.
+    pub fetch: fetch::Config,
+    /// What is checked beyond what a push states.
+    pub verify: verify::Config,
     /// How trees are published and how many versions stay.
     pub publish: publish::Config,
+    /// What the database keeps.
+    pub store: store::Config,
 }
 
 /// Where the agent listens.
@@ -84,7 +91,10 @@ impl Default for Config {
             data_dir: "/var/lib/edgepush".into(),
             listen: Listen::default(),
             log: Log::default(),
+            fetch: fetch::Config::default(),
+            verify: verify::Config::default(),
             publish: publish::Config::default(),
+            store: store::Config::default(),
         }
     }
 }
@@ -113,15 +123,21 @@ const MAX_SOCKET_PATH: usize = 107;
 impl Config {
     /// Returns what is wrong between values that are each right by themselves, as (key, what is wrong).
     #[must_use]
-    pub fn conflicts(&self) -> Vec<(&'static str, String)> {
+    pub fn conflicts(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
         if self.data_dir.as_os_str().is_empty() {
-            found.push(("data_dir", "is empty, expected a directory".to_owned()));
+            found.push(("data_dir".to_owned(), "is empty, expected a directory".to_owned()));
         }
         let socket = self.listen.socket.as_os_str().len();
         if socket == 0 || socket > MAX_SOCKET_PATH {
             let wish = format!("has {socket} bytes, expected a path of 1 to {MAX_SOCKET_PATH}");
-            found.push(("listen.socket", wish));
+            found.push(("listen.socket".to_owned(), wish));
+        }
+        if let Err(error) = self.fetch.check() {
+            found.push(match error.cause() {
+                fetch::Cause::Config { key, why } => (format!("fetch.{key}"), why.clone()),
+                _ => ("fetch".to_owned(), Chain(&error).to_string()),
+            });
         }
         found
     }

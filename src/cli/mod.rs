@@ -4,12 +4,22 @@
 //! people and as JSON. What a command prints goes through [`out::Out`]; how it ends is one of the codes of [`exit`].
 
 pub mod archive;
+mod change;
 mod config;
 mod docs;
 mod doctor;
+mod ended;
 pub mod exit;
+mod files;
+mod follow;
 mod log;
+mod node;
 pub mod out;
+mod outbox;
+mod progress;
+mod push;
+mod reach;
+mod show;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +28,7 @@ use clap::{Args, Parser, Subcommand};
 use toml::Value;
 
 use crate::config::{Format, Level, Loaded, Sources};
+use crate::datafile::{AppId, DataName, DataVersion, Key};
 use crate::sys::Chain;
 use exit::{Error, Exit};
 use out::Out;
@@ -61,8 +72,61 @@ struct Global {
     verbose: u8,
 }
 
+/// One version of one name.
+#[derive(Debug, Clone, Args)]
+struct WhichVersion {
+    /// Of which application
+    app: AppId,
+    /// Which name
+    name: DataName,
+    /// Which version
+    version: DataVersion,
+}
+
+impl WhichVersion {
+    fn key(&self) -> Key {
+        Key {
+            app: self.app.clone(),
+            name: self.name.clone(),
+            version: self.version.clone(),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Push files or URLs to the agent and follow them to their end
+    Push(push::Push),
+    /// Show the node at a glance
+    Status,
+    /// List the files that were pushed, or the versions on the disk
+    Ls(files::Ls),
+    /// Tell the story of one file: state, source, stages, attempts, failure
+    Show(files::Show),
+    /// Watch what happens from now on
+    Watch(follow::Watch),
+    /// Wait until a file has ended; the exit code says how
+    Wait(follow::Wait),
+    /// Print what happened, and with --follow what happens
+    Events(follow::Events),
+    /// Make a published version live
+    Activate(change::Activate),
+    /// Go back to the previous good version of a name
+    Rollback(change::Rollback),
+    /// Keep a version from retention
+    Pin(change::Pin),
+    /// Remove a version that is not live
+    Rm(change::Rm),
+    /// Remove now what retention does not keep
+    Gc,
+    /// Compare published trees with their manifests
+    Verify(change::Verify),
+    /// End a file that is waiting or at work
+    Cancel(change::Cancel),
+    /// Make a file that waits for its next attempt due now
+    Retry(change::Retry),
+    /// List callbacks, or send those again that were given up
+    Outbox(outbox::Outbox),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -94,6 +158,9 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("edgepush: {}", Chain(error.source.as_ref()));
+            if error.exit == exit::UNREACHABLE {
+                eprintln!("is the agent running? `edgepush doctor` has a look");
+            }
             error.exit.into()
         }
     }
@@ -104,6 +171,22 @@ impl Arguments {
         let global = self.global;
         log::start(Level::Warn, Format::Text, global.verbose);
         match self.command {
+            Command::Push(command) => command.run(&global, out),
+            Command::Status => node::run(&global, out),
+            Command::Ls(command) => command.run(&global, out),
+            Command::Show(command) => command.run(&global, out),
+            Command::Watch(command) => command.run(&global, out),
+            Command::Wait(command) => command.run(&global, out),
+            Command::Events(command) => command.run(&global, out),
+            Command::Activate(command) => command.run(&global, out),
+            Command::Rollback(command) => command.run(&global, out),
+            Command::Pin(command) => command.run(&global, out),
+            Command::Rm(command) => command.run(&global, out),
+            Command::Gc => change::collect(&global, out),
+            Command::Verify(command) => command.run(&global, out),
+            Command::Cancel(command) => command.run(&global, out),
+            Command::Retry(command) => command.run(&global, out),
+            Command::Outbox(command) => command.run(&global, out),
             Command::Config(command) => command.run(&global, out),
             Command::Doctor => doctor::run(&global, out),
             Command::Completions(command) => command.run(out),

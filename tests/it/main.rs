@@ -4,6 +4,7 @@
 mod fetch;
 mod support;
 
+mod cli;
 mod config;
 mod layers;
 mod systemd;

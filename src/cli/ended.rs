@@ -1,0 +1,208 @@
+//! The end of `apply` and `push`: one row per file, and the reasons of those that are not published.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::exit::{self, Error, Exit};
+use super::out::{Out, Paint, Table, printable};
+use super::show::NOTHING;
+use crate::job::Failure;
+use crate::sys::units::show_bytes;
+
+/// How one file of a push ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Ended {
+    /// The name as stated.
+    pub(super) name: String,
+    /// The version as stated.
+    pub(super) version: String,
+    /// How it ended.
+    pub(super) result: EndResult,
+    /// Length of the archive in bytes.
+    pub(super) size: Option<u64>,
+    /// Files in the tree.
+    pub(super) files: Option<u64>,
+    /// How long it took.
+    pub(super) seconds: Option<f64>,
+    /// Where the published tree is.
+    pub(super) path: Option<String>,
+    /// Why it is not published.
+    pub(super) failure: Option<Failure>,
+    /// Why it was refused, for people.
+    pub(super) message: Option<String>,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct All<'a> {
+    files: &'a [Ended],
+}
+
+/// How a file ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum EndResult {
+    /// It was fetched and is published.
+    Published,
+    /// It had been published before; nothing was fetched.
+    AlreadyThere,
+    /// It is not published.
+    Failed,
+    /// Somebody ended it.
+    Canceled,
+    /// It was not taken.
+    Refused,
+    /// It was taken, and nobody waited for it.
+    Accepted,
+}
+
+impl EndResult {
+    fn shown(self) -> (&'static str, Paint) {
+        match self {
+            Self::Published => ("published", Paint::Good),
+            Self::AlreadyThere => ("already there", Paint::Good),
+            Self::Failed => ("failed", Paint::Bad),
+            Self::Canceled => ("canceled", Paint::Bad),
+            Self::Refused => ("refused", Paint::Bad),
+            Self::Accepted => ("accepted", Paint::Busy),
+        }
+    }
+
+    fn is_good(self) -> bool {
+        match self {
+            Self::Published | Self::AlreadyThere | Self::Accepted => true,
+            Self::Failed | Self::Canceled | Self::Refused => false,
+        }
+    }
+}
+
+/// Shows how each file ended, and returns what that makes of the command: done only if every file is there.
+pub(super) fn show(ended: &[Ended], out: &mut Out) -> Result<Exit, Error> {
+    if out.json {
+        out.json(&All { files: ended })?;
+    } else {
+        table(ended).print(out)?;
+        for file in ended.iter().filter(|file| !file.result.is_good()) {
+            out.line("")?;
+            for line in reasons(file) {
+                out.line(printable(&line))?;
+            }
+        }
+    }
+    let good = ended.iter().all(|file| file.result.is_good());
+    Ok(if good { exit::DONE } else { exit::FAILED })
+}
+
+fn table(ended: &[Ended]) -> Table {
+    let heads = [
+        "NAME", "VERSION", "RESULT", ">SIZE", ">FILES", ">SECONDS", "WHERE",
+    ];
+    let mut table = Table::new(&heads);
+    for file in ended {
+        let (result, paint) = file.result.shown();
+        let or_dash = |text: Option<String>| (text.unwrap_or(NOTHING.into()), Paint::Plain);
+        table.row(vec![
+            (file.name.clone(), Paint::Plain),
+            (file.version.clone(), Paint::Plain),
+            (result.to_owned(), paint),
+            or_dash(file.size.map(show_bytes)),
+            or_dash(file.files.map(|n| n.to_string())),
+            or_dash(file.seconds.map(|s| format!("{s:.2}"))),
+            or_dash(file.path.clone()),
+        ]);
+    }
+    table
+}
+
+/// Returns the lines that say why a file is not published.
+fn reasons(file: &Ended) -> Vec<String> {
+    let head = format!("{}@{}", file.name, file.version);
+    let Some(failure) = &file.failure else {
+        let why = file.message.as_deref().unwrap_or("no reason was given");
+        return vec![format!("{head}: {why}")];
+    };
+    let mut lines = vec![format!(
+        "{head}: {} in {}: {}",
+        failure.kind, failure.stage, failure.message
+    )];
+    let values = [
+        ("expected", &failure.expected),
+        ("found", &failure.found),
+        ("entry", &failure.entry),
+        ("limit", &failure.limit),
+    ];
+    for (what, value) in values {
+        if let Some(value) = value {
+            lines.push(format!("  {what:<8}  {value}"));
+        }
+    }
+    lines
+}
+
+/// Returns a span in seconds, for a row.
+pub(super) fn seconds(span: Option<Duration>) -> Option<f64> {
+    span.map(|span| span.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::out::testing::kept;
+    use super::*;
+    use crate::job::Stage;
+    use crate::sys::failure::{Class, Kind, Retry};
+
+    fn ended(name: &str, result: EndResult) -> Ended {
+        Ended {
+            name: name.into(),
+            version: "1.0".into(),
+            result,
+            size: Some(2048),
+            files: Some(3),
+            seconds: Some(0.25),
+            path: Some("/d/current".into()),
+            failure: None,
+            message: None,
+        }
+    }
+
+    #[test]
+    fn a_failed_file_says_why_and_makes_the_command_fail() {
+        const KIND: Kind = Kind {
+            name: "digest-mismatch",
+            class: Class::Content,
+            retry: Retry::Fatal,
+            help: "",
+        };
+        let mut failed = ended("b", EndResult::Failed);
+        failed.path = None;
+        failed.failure = Some(Failure {
+            expected: Some("00".into()),
+            found: Some("ff".into()),
+            ..Failure::new(Stage::Verify, &KIND, "match md5".into())
+        });
+        let (mut out, written) = kept(false);
+        let files = [ended("a", EndResult::Published), failed];
+        assert_eq!(show(&files, &mut out).unwrap(), exit::FAILED);
+        let want = "\
+NAME  VERSION  RESULT        SIZE  FILES  SECONDS  WHERE
+a     1.0      published  2.0 KiB      3     0.25  /d/current
+b     1.0      failed     2.0 KiB      3     0.25  -
+
+b@1.0: digest-mismatch in verify: match md5
+  expected  00
+  found     ff
+";
+        assert_eq!(written.text(), want);
+    }
+
+    #[test]
+    fn what_was_there_before_is_no_failure() {
+        let files = [ended("a", EndResult::AlreadyThere)];
+        let exit = show(&files, &mut kept(false).0).unwrap();
+        assert_eq!(exit, exit::DONE);
+        let refused = [ended("a", EndResult::Refused)];
+        let exit = show(&refused, &mut kept(true).0).unwrap();
+        assert_eq!(exit, exit::FAILED);
+    }
+}

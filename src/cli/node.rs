@@ -1,0 +1,114 @@
+//! `edgepush status`: the node at a glance.
+
+use super::exit::{self, Error, Exit};
+use super::out::{Out, Paint, Table, printable};
+use super::show::{self, NOTHING};
+use super::{Global, reach};
+use crate::api::model::{File, NodeStatus};
+use crate::sys::units::show_bytes;
+
+/// Runs the command.
+pub(super) fn run(global: &Global, out: &mut Out) -> Result<Exit, Error> {
+    let status = reach::ask(global, |client| async move { Ok(client.status().await?) })?;
+    if out.json {
+        out.json(&status)?;
+    } else {
+        render(&status, out)?;
+    }
+    Ok(exit::DONE)
+}
+
+fn render(status: &NodeStatus, out: &mut Out) -> Result<(), Error> {
+    let s = status;
+    let state = match s.state.as_str() {
+        "ready" => out.paint(Paint::Good, "ready"),
+        other => out.paint(Paint::Bad, &printable(other)),
+    };
+    let up = show::ago(s.started_ms, s.now_ms);
+    out.line(format!(
+        "edgepush {}, region {}, {state}, started {up}",
+        printable(&s.version),
+        printable(&s.region)
+    ))?;
+    line(out, "files", &counts(status))?;
+    line(out, "versions", &versions(status))?;
+    if let Some(disk) = &s.disk {
+        let inodes = disk.free_inodes.map(|n| format!(", {n} inodes"));
+        let (free, total) = (show_bytes(disk.free), show_bytes(disk.total));
+        let text = format!("{free} of {total} free{}", inodes.unwrap_or_default());
+        line(out, "disk", &text)?;
+    }
+    let (pending, dead) = (s.outbox_pending, s.outbox_dead);
+    line(
+        out,
+        "callbacks",
+        &format!("{pending} waiting, {dead} given up"),
+    )?;
+    if !s.running.is_empty() {
+        out.line("")?;
+        at_work(&s.running).print(out)?;
+    }
+    if !s.failures.is_empty() {
+        out.line("")?;
+        failures(s).print(out)?;
+    }
+    Ok(())
+}
+
+fn line(out: &mut Out, what: &str, text: &str) -> Result<(), Error> {
+    Ok(out.line(format!("{what:<9}  {}", printable(text)))?)
+}
+
+fn counts(status: &NodeStatus) -> String {
+    let counts: Vec<String> = status
+        .counts
+        .iter()
+        .filter(|(_, n)| **n > 0)
+        .map(|(state, n)| format!("{n} {state}"))
+        .collect();
+    match counts.is_empty() {
+        true => "none yet".to_owned(),
+        false => counts.join(", "),
+    }
+}
+
+fn versions(status: &NodeStatus) -> String {
+    format!(
+        "{} of {}, {} in {}",
+        status.releases,
+        show::count(status.names, "name"),
+        show_bytes(status.bytes),
+        status.data_dir
+    )
+}
+
+fn at_work(files: &[File]) -> Table {
+    let mut table = Table::new(&["AT WORK", "STATE", ">HERE", ">FILES", ">ATTEMPT"]);
+    for file in files {
+        table.row(vec![
+            (file.key.to_string(), Paint::Plain),
+            show::state(file),
+            (show::received(file.received, file.total), Paint::Plain),
+            (file.files.to_string(), Paint::Plain),
+            (file.attempts.to_string(), Paint::Plain),
+        ]);
+    }
+    table
+}
+
+fn failures(status: &NodeStatus) -> Table {
+    let mut table = Table::new(&["FAILED LAST", "WHEN", "KIND", "WHY"]);
+    for file in &status.failures {
+        let when = file.finished_ms.map(|ms| show::ago(ms, status.now_ms));
+        let failure = file.failure.as_ref();
+        let kind = failure.map_or(NOTHING.into(), |f| f.kind.clone());
+        let why = failure.map_or(NOTHING.into(), |f| f.message.clone());
+        table.row(vec![
+            (file.key.to_string(), Paint::Plain),
+            (when.unwrap_or(NOTHING.into()), Paint::Dim),
+            (kind, Paint::Bad),
+            (why, Paint::Plain),
+        ]);
+    }
+    table
+}
