@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{fetch, intake, publish, push, runner, store, unpack, verify};
+use crate::sys::Chain;
+use crate::{api, fetch, intake, publish, push, runner, store, unpack, verify};
 
 pub use keys::Keys;
 pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, Loaded, Origin, Problem, Sources};
@@ -29,6 +30,8 @@ pub struct Config {
     pub log: Log,
     /// What is admitted: this node's region, the applications it knows, and what a push makes live.
     pub intake: intake::Config,
+    /// The ENS endpoint and the native API: keys, limits, patience.
+    pub api: api::Config,
     /// How archives are fetched: from whom, by which way, how patiently and how fast.
     pub fetch: fetch::Config,
     /// Which digests a push must state.
@@ -99,6 +102,7 @@ impl Default for Config {
             listen: Listen::default(),
             log: Log::default(),
             intake: intake::Config::default(),
+            api: api::Config::default(),
             fetch: fetch::Config::default(),
             verify: verify::Config::default(),
             unpack: unpack::Config::default(),
@@ -134,15 +138,24 @@ const MAX_SOCKET_PATH: usize = 107;
 impl Config {
     /// Returns what is wrong between values that are each right by themselves, as (key, what is wrong).
     #[must_use]
-    pub fn conflicts(&self) -> Vec<(&'static str, String)> {
+    pub fn conflicts(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
         if self.data_dir.as_os_str().is_empty() {
-            found.push(("data_dir", "is empty, expected a directory".to_owned()));
+            found.push((
+                "data_dir".to_owned(),
+                "is empty, expected a directory".to_owned(),
+            ));
         }
         let socket = self.listen.socket.as_os_str().len();
         if socket == 0 || socket > MAX_SOCKET_PATH {
             let wish = format!("has {socket} bytes, expected a path of 1 to {MAX_SOCKET_PATH}");
-            found.push(("listen.socket", wish));
+            found.push(("listen.socket".to_owned(), wish));
+        }
+        if let Err(error) = self.fetch.check() {
+            found.push(match error.cause() {
+                fetch::Cause::Config { key, why } => (format!("fetch.{key}"), why.clone()),
+                _ => ("fetch".to_owned(), Chain(&error).to_string()),
+            });
         }
         found
     }

@@ -16,8 +16,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::error::{ApiError, ens_error, request_id};
 use super::Api;
+use super::error::{ApiError, ens_error, request_id};
 use crate::store::releases::{self, ReleaseRow};
 use crate::wire::download::path;
 use crate::wire::errors::{Code, Refusal};
@@ -56,7 +56,10 @@ pub(super) async fn download(
 
 fn forbidden(headers: &HeaderMap) -> Response {
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
-    let refusal = Refusal::because(Code::NoPermission, "The path is not signed, or has expired.");
+    let refusal = Refusal::because(
+        Code::NoPermission,
+        "The path is not signed, or has expired.",
+    );
     let mut answer = ens_error(&refusal, &request_id(), host.unwrap_or(""));
     // The contract wants 403 here, unlike for its calls.
     *answer.status_mut() = StatusCode::FORBIDDEN;
@@ -154,7 +157,9 @@ impl Served {
     }
 
     fn is_known(&self, headers: &HeaderMap) -> bool {
-        let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+        let known = headers
+            .get(header::IF_NONE_MATCH)
+            .and_then(|v| v.to_str().ok());
         known.is_some_and(|tags| {
             let mut tags = tags.split(',').map(str::trim);
             tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.etag)
@@ -203,25 +208,34 @@ fn part(range: &str, len: u64) -> Part {
 
 /// Streams bytes of a file. Each piece is read when it is asked for, so a slow client holds no thread.
 fn body(file: Arc<File>, start: u64, end: u64) -> Body {
-    Body::from_stream(stream::unfold((file, start), move |(file, at)| async move {
-        if at >= end {
-            return None;
-        }
-        let length = usize::try_from((end - at).min(CHUNK)).unwrap_or(0);
-        let reader = Arc::clone(&file);
-        let read = tokio::task::spawn_blocking(move || {
-            let mut piece = vec![0; length];
-            reader.read_exact_at(&mut piece, at).map(|()| Bytes::from(piece))
-        });
-        let piece = match read.await {
-            Ok(Ok(piece)) => Ok(piece),
-            Ok(Err(error)) => Err(error),
-            Err(error) => Err(io::Error::other(error)),
-        };
-        // After an error there is no next piece: the connection is cut, so that the client knows.
-        let next = if piece.is_ok() { at + length as u64 } else { end };
-        Some((piece, (file, next)))
-    }))
+    Body::from_stream(stream::unfold(
+        (file, start),
+        move |(file, at)| async move {
+            if at >= end {
+                return None;
+            }
+            let length = usize::try_from((end - at).min(CHUNK)).unwrap_or(0);
+            let reader = Arc::clone(&file);
+            let read = tokio::task::spawn_blocking(move || {
+                let mut piece = vec![0; length];
+                reader
+                    .read_exact_at(&mut piece, at)
+                    .map(|()| Bytes::from(piece))
+            });
+            let piece = match read.await {
+                Ok(Ok(piece)) => Ok(piece),
+                Ok(Err(error)) => Err(error),
+                Err(error) => Err(io::Error::other(error)),
+            };
+            // After an error there is no next piece: the connection is cut, so that the client knows.
+            let next = if piece.is_ok() {
+                at + length as u64
+            } else {
+                end
+            };
+            Some((piece, (file, next)))
+        },
+    ))
 }
 
 #[cfg(test)]

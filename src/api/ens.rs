@@ -68,11 +68,7 @@ pub(super) async fn call(
 
 /// Answers a path where there is nothing.
 pub(super) async fn not_found(headers: HeaderMap) -> Response {
-    ens_error(
-        &Code::ActionNotFound.into(),
-        &request_id(),
-        host(&headers),
-    )
+    ens_error(&Code::ActionNotFound.into(), &request_id(), host(&headers))
 }
 
 /// A refusal, and how long to wait where waiting helps.

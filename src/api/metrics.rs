@@ -182,11 +182,25 @@ impl Page {
     fn node(&mut self, api: &Api, status: &NodeStatus) {
         let name = "edgepush_build_info";
         self.family(name, "gauge", "The program that runs here.");
-        self.sample(name, &[("version", &status.version), ("region", &status.region)], 1);
+        self.sample(
+            name,
+            &[("version", &status.version), ("region", &status.region)],
+            1,
+        );
         let started = seconds(status.started_ms);
-        self.one("edgepush_start_time_seconds", "gauge", "When the agent was started.", started);
+        self.one(
+            "edgepush_start_time_seconds",
+            "gauge",
+            "When the agent was started.",
+            started,
+        );
         let ready = u8::from(api.readiness().ready);
-        self.one("edgepush_ready", "gauge", "Whether the node takes pushes.", ready);
+        self.one(
+            "edgepush_ready",
+            "gauge",
+            "Whether the node takes pushes.",
+            ready,
+        );
         let name = "edgepush_files";
         self.family(name, "gauge", "Files by the state of their latest job.");
         for (state, count) in &status.counts {
@@ -194,15 +208,45 @@ impl Page {
         }
         let running = api.deps.board.len();
         self.one("edgepush_jobs_running", "gauge", "Jobs at work.", running);
-        self.one("edgepush_releases", "gauge", "Versions on the disk.", status.releases);
-        self.one("edgepush_release_bytes", "gauge", "Bytes in them.", status.bytes);
+        self.one(
+            "edgepush_releases",
+            "gauge",
+            "Versions on the disk.",
+            status.releases,
+        );
+        self.one(
+            "edgepush_release_bytes",
+            "gauge",
+            "Bytes in them.",
+            status.bytes,
+        );
         let pending = status.outbox_pending;
-        self.one("edgepush_outbox_pending", "gauge", "Callbacks that wait.", pending);
+        self.one(
+            "edgepush_outbox_pending",
+            "gauge",
+            "Callbacks that wait.",
+            pending,
+        );
         let dead = status.outbox_dead;
-        self.one("edgepush_outbox_dead", "gauge", "Callbacks that were given up.", dead);
+        self.one(
+            "edgepush_outbox_dead",
+            "gauge",
+            "Callbacks that were given up.",
+            dead,
+        );
         if let Some(disk) = status.disk {
-            self.one("edgepush_disk_free_bytes", "gauge", "Bytes that may be written.", disk.free);
-            self.one("edgepush_disk_total_bytes", "gauge", "Size of the disk.", disk.total);
+            self.one(
+                "edgepush_disk_free_bytes",
+                "gauge",
+                "Bytes that may be written.",
+                disk.free,
+            );
+            self.one(
+                "edgepush_disk_total_bytes",
+                "gauge",
+                "Size of the disk.",
+                disk.total,
+            );
             if let Some(inodes) = disk.free_inodes {
                 self.one("edgepush_disk_free_inodes", "gauge", "Inodes left.", inodes);
             }
@@ -216,7 +260,12 @@ impl Page {
     fn store(&mut self, api: &Api) {
         let stats = api.deps.store.stats();
         let name = "edgepush_store_commits_total";
-        self.one(name, "counter", "Transactions that were synced.", stats.commits);
+        self.one(
+            name,
+            "counter",
+            "Transactions that were synced.",
+            stats.commits,
+        );
         let name = "edgepush_store_pieces_total";
         self.one(name, "counter", "Pieces of work in them.", stats.pieces);
     }
@@ -230,12 +279,18 @@ impl Page {
         self.one("edgepush_published_bytes_total", "counter", help, published);
         let name = "edgepush_ens_calls_total";
         self.family(name, "counter", "Calls of the ENS endpoint by outcome.");
-        let calls = counters.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = counters
+            .calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (code, count) in &*calls {
             self.sample(name, &[("code", code)], count);
         }
         drop(calls);
-        let ended = counters.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = counters
+            .ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         self.ended(&ended);
     }
 
@@ -247,7 +302,11 @@ impl Page {
             self.sample(name, &[("result", result)], count);
         }
         let name = "edgepush_failures_total";
-        self.family(name, "counter", "Jobs that have failed, by kind of failure.");
+        self.family(
+            name,
+            "counter",
+            "Jobs that have failed, by kind of failure.",
+        );
         for (kind, count) in &ended.failures {
             self.sample(name, &[("kind", kind)], count);
         }
@@ -265,7 +324,9 @@ impl Page {
     fn live(&mut self, names: &[NameRow]) {
         let name = "edgepush_current_info";
         self.family(name, "gauge", "The live version of each name.");
-        let live = names.iter().filter_map(|row| Some((row, row.live.as_ref()?)));
+        let live = names
+            .iter()
+            .filter_map(|row| Some((row, row.live.as_ref()?)));
         for (row, version) in live.take(NAMES) {
             let labels = [
                 ("app", row.app.as_str()),
@@ -313,7 +374,10 @@ mod tests {
         for seconds in [0.01, 0.3, 9999.0] {
             ended.observe(seconds);
         }
-        assert_eq!((ended.buckets[0], ended.buckets[3], ended.buckets[11]), (1, 2, 2));
+        assert_eq!(
+            (ended.buckets[0], ended.buckets[3], ended.buckets[11]),
+            (1, 2, 2)
+        );
         assert_eq!(ended.count, 3);
     }
 

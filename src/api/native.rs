@@ -16,12 +16,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::Api;
 use super::body::read_whole;
 use super::command::{Command, Reply};
 use super::error::{ApiError, json};
 use super::model::{self, File};
 use super::server::Peer;
-use super::Api;
 use crate::datafile::Key;
 use crate::intake;
 use crate::job::{JobId, JobState, Via};
@@ -86,7 +86,12 @@ impl Api {
     /// Looks at everything that decides whether the node takes pushes.
     pub(super) fn readiness(&self) -> model::Readiness {
         let mut checks = vec![
-            check("draining", !self.is_draining(), "no", "the agent is stopping"),
+            check(
+                "draining",
+                !self.is_draining(),
+                "no",
+                "the agent is stopping",
+            ),
             self.store_check(),
         ];
         checks.extend((self.deps.checks)());
@@ -179,7 +184,10 @@ impl Api {
 
     async fn command<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
-        let send = self.deps.commands.send_timeout(make(reply), COMMAND_PATIENCE);
+        let send = self
+            .deps
+            .commands
+            .send_timeout(make(reply), COMMAND_PATIENCE);
         let busy = |_| ApiError::unavailable("the agent is busy or stopping");
         send.await.map_err(busy)?;
         let gone = |_| ApiError::unavailable("the agent is stopping");
@@ -250,7 +258,10 @@ pub(super) async fn push_state(State(api): State<Arc<Api>>, Path(id): Path<Strin
         .read(move |reader| jobs::of_push(reader, &push))
         .await?;
     if rows.is_empty() {
-        let message = format!("push `{}` has written no job", crate::datafile::shorten(&id));
+        let message = format!(
+            "push `{}` has written no job",
+            crate::datafile::shorten(&id)
+        );
         return Err(ApiError::not_found(message));
     }
     ok(&model::Push {
@@ -666,9 +677,7 @@ pub(super) async fn collect(State(api): State<Arc<Api>>) -> Answer {
 /// Compares trees with their manifests.
 pub(super) async fn verify(State(api): State<Arc<Api>>, body: Body) -> Answer {
     let what: model::WhatToVerify = api.body(body).await?;
-    ok(&api
-        .command(|reply| Command::Verify { what, reply })
-        .await?)
+    ok(&api.command(|reply| Command::Verify { what, reply }).await?)
 }
 
 /// Which callbacks are listed.

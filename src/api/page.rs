@@ -26,7 +26,15 @@ mod tests {
 
     #[test]
     fn the_page_needs_nothing_from_elsewhere_and_writes_text_only() {
-        for banned in ["http://", "https://", "//cdn", "src=", "innerHTML", "document.write", "eval("] {
+        for banned in [
+            "http://",
+            "https://",
+            "//cdn",
+            "src=",
+            "innerHTML",
+            "document.write",
+            "eval(",
+        ] {
             assert!(!PAGE.contains(banned), "{banned}");
         }
     }

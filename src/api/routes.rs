@@ -83,6 +83,8 @@ async fn for_those_who_may_look(
 }
 
 async fn not_here() -> Response {
-    ApiError::method_not_allowed("not by this method here; changes are asked for over the unix socket")
-        .into_response()
+    ApiError::method_not_allowed(
+        "not by this method here; changes are asked for over the unix socket",
+    )
+    .into_response()
 }

@@ -18,7 +18,7 @@ pub(super) struct Outbox {
     state: Option<State>,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: u64,
+    limit: u32,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -37,29 +37,26 @@ enum Command {
     Replay {
         /// Only this one
         id: Option<i64>,
-        /// Only to this endpoint
-        #[arg(long, value_name = "NAME")]
-        endpoint: Option<String>,
     },
 }
 
 impl Outbox {
     pub(super) fn run(self, global: &Global, out: &mut Out) -> Result<Exit, Error> {
         match self.command {
-            Some(Command::Replay { id, endpoint }) => replay(&Replay { endpoint, id }, global, out),
+            Some(Command::Replay { id }) => replay(&Replay { id }, global, out),
             None => list(self.state, self.limit, global, out),
         }
     }
 }
 
-fn list(state: Option<State>, limit: u64, global: &Global, out: &mut Out) -> Result<Exit, Error> {
+fn list(state: Option<State>, limit: u32, global: &Global, out: &mut Out) -> Result<Exit, Error> {
     let state = state.map(|state| match state {
         State::Pending => "pending",
         State::Delivered => "delivered",
         State::Dead => "dead",
     });
     let found = reach::ask(global, |client| async move {
-        Ok(client.outbox(state, Some(limit)).await?)
+        Ok(client.outbox(state, None, Some(limit)).await?)
     })?;
     if out.json {
         out.json(&found)?;
@@ -85,10 +82,19 @@ fn render(found: &Callbacks, out: &mut Out) -> Result<(), Error> {
         table.row(row(callback));
     }
     table.print(out)?;
-    out.line(format!(
-        "{} waiting, {} given up",
-        found.pending, found.dead
-    ))?;
+    for endpoint in &found.endpoints {
+        let state = match (&endpoint.last_error, endpoint.disabled) {
+            (_, true) => "wants no more callbacks".to_owned(),
+            (Some(error), false) if endpoint.failures > 0 => {
+                format!("failed {} times: {error}", endpoint.failures)
+            }
+            _ => "well".to_owned(),
+        };
+        out.line(format!(
+            "{} ({}): {} waiting, {} given up; {state}",
+            endpoint.name, endpoint.target, endpoint.pending, endpoint.dead
+        ))?;
+    }
     Ok(())
 }
 

@@ -109,6 +109,8 @@ pub struct Loaded {
     pub config: Config,
     /// Where each value that is not the default came from, by dotted key.
     pub origins: BTreeMap<String, Origin>,
+    /// The files that were read, in their order: what to watch for changes.
+    pub files: Vec<PathBuf>,
 }
 
 impl Sources {
@@ -137,12 +139,13 @@ impl Sources {
     /// Reads and checks all of it.
     pub fn load(&self) -> Result<Loaded, Error> {
         let mut layers = Layers::new();
-        for path in self.files()? {
-            let text = std::fs::read_to_string(&path).map_err(|source| Error::Read {
+        let files = self.files()?;
+        for path in &files {
+            let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
                 path: path.clone(),
                 source,
             })?;
-            layers.add_file(&path, &text);
+            layers.add_file(path, &text);
         }
         let mut env = self.env.clone();
         env.sort();
@@ -152,7 +155,7 @@ impl Sources {
         for (flag, key, value) in &self.flags {
             layers.add_value(key, value.clone(), Origin::Flag(flag));
         }
-        layers.finish()
+        layers.finish(files)
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, Error> {
@@ -263,7 +266,7 @@ impl Layers {
         }
     }
 
-    fn finish(mut self) -> Result<Loaded, Error> {
+    fn finish(mut self, files: Vec<PathBuf>) -> Result<Loaded, Error> {
         if !self.problems.is_empty() {
             return Err(Error::Invalid(self.problems));
         }
@@ -275,12 +278,15 @@ impl Layers {
             }
         };
         for (key, what) in config.conflicts() {
-            let origin = self.origins.get(key).cloned().unwrap_or(Origin::Default);
-            self.problem(origin, key, what);
+            let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
+            self.problem(origin, &key, what);
         }
         if self.problems.is_empty() {
-            let origins = self.origins;
-            Ok(Loaded { config, origins })
+            Ok(Loaded {
+                config,
+                origins: self.origins,
+                files,
+            })
         } else {
             Err(Error::Invalid(self.problems))
         }
@@ -451,7 +457,13 @@ mod tests {
             ]),
             flags: vec![("--data-dir", "data_dir", "/c".into())],
         };
-        let Loaded { config, origins } = sources.load().unwrap();
+        let Loaded {
+            config,
+            origins,
+            files,
+        } = sources.load().unwrap();
+        assert_eq!(files.len(), 3);
+        assert_eq!(files[0], main);
         assert_eq!(config.data_dir, Path::new("/c"));
         assert_eq!(config.listen.http.unwrap().port(), 2);
         assert_eq!(config.listen.socket, Path::new("/s"));
