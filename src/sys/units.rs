@@ -81,6 +81,30 @@ fn exact_bytes(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
+/// Returns `duration` in the form that is read back exactly: `1d 12h`, `250ms`. No months or years, whose length nobody
+/// agrees on.
+fn exact_duration(duration: Duration) -> String {
+    let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (nanos / 1_000_000, "ms"),
+        (nanos / 1000 % 1000, "us"),
+        (nanos % 1000, "ns"),
+    ];
+    let shown: Vec<String> = parts
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, unit)| format!("{n}{unit}"))
+        .collect();
+    match shown.is_empty() {
+        true => "0s".to_owned(),
+        false => shown.join(" "),
+    }
+}
+
 /// Serde for a size in bytes.
 pub mod bytes {
     use serde::{Deserializer, Serializer};
@@ -120,7 +144,7 @@ pub mod duration {
 
     /// Writes a text such as `30s`.
     pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*duration))
+        serializer.serialize_str(&super::exact_duration(*duration))
     }
 
     /// Reads a text such as `"30s"`.
@@ -137,6 +161,21 @@ pub mod duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_go_both_ways() {
+        for (text, ms) in [
+            ("0s", 0),
+            ("30s", 30_000),
+            ("10m", 600_000),
+            ("90d", 90 * 86_400_000),
+            ("1d 2h 3m 4s 5ms", 93_784_005),
+        ] {
+            let duration = Duration::from_millis(ms);
+            assert_eq!(exact_duration(duration), text);
+            assert_eq!(humantime::parse_duration(text), Ok(duration));
+        }
+    }
 
     #[test]
     fn sizes_go_both_ways() {
