@@ -127,6 +127,9 @@ enum Command {
     Retry(change::Retry),
     /// List callbacks, or send those again that were given up
     Outbox(outbox::Outbox),
+    /// Check or pack archives, before they are pushed
+    #[command(subcommand)]
+    Archive(archive::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -187,11 +190,20 @@ impl Arguments {
             Command::Cancel(command) => command.run(&global, out),
             Command::Retry(command) => command.run(&global, out),
             Command::Outbox(command) => command.run(&global, out),
+            Command::Archive(command) => run_archive(&command),
             Command::Config(command) => command.run(&global, out),
             Command::Doctor => doctor::run(&global, out),
             Command::Completions(command) => command.run(out),
             Command::Man(command) => command.run(out),
         }
+    }
+}
+
+fn run_archive(command: &archive::Command) -> Result<Exit, Error> {
+    match archive::run(command) {
+        Ok(archive::DONE) => Ok(exit::DONE),
+        Ok(_) => Ok(exit::FAILED),
+        Err(error) => Err(Error::new(exit::FAILED, error)),
     }
 }
 
