@@ -90,6 +90,9 @@ pub enum Error {
         /// What failed first, with its causes.
         why: Arc<str>,
     },
+    /// More work waits than the store holds.
+    #[error("the database has too much work waiting")]
+    Busy,
     /// The piece of work panicked; it was undone.
     #[error("work in the database panicked and was undone")]
     Panicked,
@@ -100,7 +103,7 @@ pub enum Error {
 
 /// The store's failures by stable name.
 pub const KINDS: &[Kind] = &[
-    OPEN, IN_USE, NEWER, DAMAGED, FULL, READ_ONLY, FAILED, INTERNAL, CLOSED,
+    OPEN, IN_USE, NEWER, DAMAGED, FULL, READ_ONLY, FAILED, INTERNAL, BUSY, CLOSED,
 ];
 
 const OPEN: Kind = Kind {
@@ -151,6 +154,12 @@ const INTERNAL: Kind = Kind {
     retry: Retry::Fatal,
     help: "A statement failed or a row could not be read: please report this with the log line.",
 };
+const BUSY: Kind = Kind {
+    name: "store-busy",
+    class: Class::Device,
+    retry: Retry::Transient,
+    help: "The disk of the database is slower than the work that comes in: try again in a moment.",
+};
 const CLOSED: Kind = Kind {
     name: "store-closed",
     class: Class::Device,
@@ -171,6 +180,7 @@ impl Error {
             Self::ReadOnly => &READ_ONLY,
             Self::Failed { .. } => &FAILED,
             Self::Sql { .. } | Self::Row { .. } | Self::Panicked => &INTERNAL,
+            Self::Busy => &BUSY,
             Self::Closed => &CLOSED,
         }
     }
@@ -179,7 +189,7 @@ impl Error {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Full | Self::ReadOnly | Self::Failed { .. } | Self::Closed => true,
+            Self::Full | Self::ReadOnly | Self::Failed { .. } | Self::Busy | Self::Closed => true,
             Self::Prepare(_)
             | Self::Open { .. }
             | Self::InUse { .. }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use crate::sys::clock::Clock;
-use crate::sys::durable;
+use crate::sys::{Chain, durable};
 
 pub mod activations;
 mod error;
@@ -183,6 +183,26 @@ impl Store {
         let work = owner::Command::Work(Box::new(owner::Call::new(f, reply)));
         self.send(work).await?;
         answer.await.map_err(|_| self.inner.shared.gone())?
+    }
+
+    /// Hands `f` to the owner at once and does not wait: it is done before whatever is written after this call. Should it
+    /// fail, the log says so.
+    pub fn write_soon<F>(&self, f: F) -> Result<(), Error>
+    where
+        F: FnOnce(&Tx<'_>) -> Result<(), Error> + Send + 'static,
+    {
+        let told = |tx: &Tx<'_>| {
+            f(tx).inspect_err(
+                |error| tracing::error!(error = %Chain(error), "write to the database"),
+            )
+        };
+        let (reply, _) = oneshot::channel();
+        let work = owner::Command::Work(Box::new(owner::Call::new(told, reply)));
+        let queue = self.inner.queue.as_ref().ok_or(Error::Closed)?;
+        queue.try_send(work).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Busy,
+            mpsc::error::TrySendError::Closed(_) => self.inner.shared.gone(),
+        })
     }
 
     /// Runs `f` on a read-only connection, on a blocking thread, over one consistent state of the database.

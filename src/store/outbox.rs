@@ -166,7 +166,7 @@ pub fn register(tx: &Tx<'_>, endpoints: &[Endpoint]) -> Result<(), Error> {
         tx.run(
             "enter an endpoint",
             "INSERT INTO endpoints (name, target, types, since) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (name) DO UPDATE SET target = excluded.target, types = excluded.types, not_before = 0,
+             ON CONFLICT (name) DO UPDATE SET target = excluded.target, types = excluded.types,
                  since = iif(state = 'active', since, excluded.since), state = 'active'",
             params![
                 endpoint.name,
@@ -264,12 +264,12 @@ pub fn due(reader: &Reader<'_>, endpoint: &str, limit: usize) -> Result<Vec<Mess
     )
 }
 
-/// Returns when the next callback of an endpoint is due, by the uptime clock.
+/// Returns when the next callback of an endpoint that is not due yet will be, by the uptime clock.
 pub fn next_due_ms(reader: &Reader<'_>, endpoint: &str) -> Result<Option<i64>, Error> {
     let next = reader.one(
         "find the next due callback",
-        "SELECT min(next_at) FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND next_at IS NOT NULL",
-        [endpoint],
+        "SELECT min(next_at) FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND next_at > ?2",
+        params![endpoint, reader.uptime_ms()],
         |r| r.get::<_, Option<i64>>(0),
     )?;
     Ok(next.flatten())
@@ -295,11 +295,12 @@ pub fn give_up(tx: &Tx<'_>, message: &Message, why: &str) -> Result<bool, Error>
     settle(tx, message, "dead", Some(why))
 }
 
+/// Ends the life of a row. What was given up while it was on its way, and arrived all the same, was delivered.
 fn settle(tx: &Tx<'_>, message: &Message, state: &str, error: Option<&str>) -> Result<bool, Error> {
     let changed = tx.run(
         "settle a callback",
         "UPDATE outbox SET state = ?2, settled = ?3, attempts = attempts + 1, next_at = NULL, last_error = ?4
-         WHERE id = ?1 AND state = 'pending'",
+         WHERE id = ?1 AND (state = 'pending' OR (state = 'dead' AND ?2 = 'delivered'))",
         params![message.id, state, tx.now_ms(), error],
     )?;
     promote(tx, &message.endpoint, message.file)?;

@@ -1,0 +1,468 @@
+//! The configuration made ready: URLs checked, secrets read, clients built. A mistake is found here, at start or reload.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Url};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+
+use super::sign::{self, Key};
+use super::{Config, Endpoint, Error, Format};
+use crate::datafile::shorten;
+use crate::store::outbox::{self, Message};
+use crate::sys::secret::Secret;
+
+/// How long making a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long an idle connection is kept.
+const KEPT: Duration = Duration::from_secs(60);
+/// Headers that are not the configuration's to set.
+const OURS: [&str; 9] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+    "user-agent",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+];
+/// Headers whose values are secrets.
+const SECRET: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+
+/// What the sender works by.
+pub(super) struct Setup {
+    pub(super) node: String,
+    pub(super) targets: Vec<Arc<Target>>,
+    pub(super) parallel: usize,
+    pub(super) first_retry: Duration,
+    pub(super) longest_retry: Duration,
+    pub(super) keep: Duration,
+}
+
+/// An endpoint made ready.
+pub(super) struct Target {
+    pub(super) name: String,
+    /// Scheme, host and port: the path of a hook is often its password.
+    pub(super) shown: String,
+    client: Client,
+    url: Url,
+    keys: Vec<Key>,
+    format: Format,
+    types: Vec<String>,
+    headers: HeaderMap,
+}
+
+impl Setup {
+    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+        check_section(config)?;
+        let mut names = BTreeSet::new();
+        let mut targets = Vec::new();
+        for (index, endpoint) in config.endpoints.iter().enumerate() {
+            let target = Target::new(index, endpoint, config.timeout)?;
+            if !names.insert(target.name.clone()) {
+                return Err(wrong(&target.name, "name", "another endpoint has it"));
+            }
+            targets.push(Arc::new(target));
+        }
+        Ok(Self {
+            node: node_name(&config.node),
+            targets,
+            parallel: config.parallel,
+            first_retry: config.first_retry,
+            longest_retry: config.longest_retry,
+            keep: config.keep,
+        })
+    }
+
+    /// Returns the endpoints as the store knows them.
+    pub(super) fn endpoints(&self) -> Vec<outbox::Endpoint> {
+        let known = |t: &Arc<Target>| outbox::Endpoint {
+            name: t.name.clone(),
+            target: t.shown.clone(),
+            types: t.types.clone(),
+        };
+        self.targets.iter().map(known).collect()
+    }
+}
+
+fn check_section(config: &Config) -> Result<(), Error> {
+    let wrong = |key, why| Err(Error::Section { key, why });
+    if config.parallel == 0 {
+        return wrong("parallel", "0 would send nothing");
+    }
+    if config.timeout.is_zero() {
+        return wrong("timeout", "0 would let no attempt end well");
+    }
+    if config.first_retry.is_zero() || config.longest_retry < config.first_retry {
+        return wrong(
+            "longest_retry",
+            "expected first_retry or more, and neither 0",
+        );
+    }
+    Ok(())
+}
+
+impl Target {
+    fn new(index: usize, endpoint: &Endpoint, timeout: Duration) -> Result<Self, Error> {
+        let name = check_name(index, &endpoint.name)?;
+        let url = check_url(&name, &endpoint.url)?;
+        if let Some(other) = endpoint
+            .types
+            .iter()
+            .find(|t| !outbox::TYPES.contains(&t.as_str()))
+        {
+            let known = outbox::TYPES.join("`, `");
+            let why = format!(
+                "`{}` is no type of event, expected some of `{known}`",
+                shorten(other)
+            );
+            return Err(wrong(&name, "types", why));
+        }
+        Ok(Self {
+            shown: url.origin().ascii_serialization(),
+            client: client(&name, &endpoint.extra_ca, timeout)?,
+            url,
+            keys: keys(&name, &endpoint.secret_files)?,
+            format: endpoint.format,
+            types: endpoint.types.clone(),
+            headers: headers(&name, endpoint)?,
+            name,
+        })
+    }
+
+    /// Makes the request of one attempt: the body is the same every time, the time stamp and so the signature are not.
+    pub(super) fn request(
+        &self,
+        message: &Message,
+        node: &str,
+        now_s: i64,
+    ) -> reqwest::RequestBuilder {
+        let body = self.body(message, node);
+        let signature = sign::header(&self.keys, &message.webhook_id, now_s, &body);
+        let kind = match self.format {
+            Format::Standard => "application/json",
+            Format::CloudEvents => "application/cloudevents+json; charset=UTF-8",
+        };
+        self.client
+            .post(self.url.clone())
+            .headers(self.headers.clone())
+            .header(CONTENT_TYPE, kind)
+            .header("webhook-id", &message.webhook_id)
+            .header("webhook-timestamp", now_s)
+            .header("webhook-signature", signature)
+            .body(body)
+    }
+
+    fn body(&self, message: &Message, node: &str) -> Vec<u8> {
+        let mut data = message.data.clone();
+        if let Value::Object(data) = &mut data {
+            data.insert("node".to_owned(), node.into());
+        }
+        let happened = jiff::Timestamp::from_millisecond(message.created_ms)
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+            .to_string();
+        let body = match self.format {
+            Format::Standard => json!({
+                "type": message.kind,
+                "timestamp": happened,
+                "data": data,
+            }),
+            Format::CloudEvents => json!({
+                "specversion": "1.0",
+                "id": message.webhook_id,
+                "source": format!("/edgepush/{}", crate::datafile::path_component(node)),
+                "type": message.kind,
+                "time": happened,
+                "subject": subject(&data),
+                "datacontenttype": "application/json",
+                "data": data,
+            }),
+        };
+        body.to_string().into_bytes()
+    }
+}
+
+/// The file that an event tells of; CloudEvents allows no empty subject, so that an event of the node has its own.
+fn subject(data: &Value) -> String {
+    let text = |key: &str| data.get(key).and_then(Value::as_str);
+    match (text("app"), text("name"), text("version")) {
+        (Some(app), Some(name), Some(version)) => format!("{app}/{name}@{version}"),
+        _ => "node".to_owned(),
+    }
+}
+
+fn wrong(endpoint: &str, key: &'static str, why: impl Into<String>) -> Error {
+    Error::Value {
+        endpoint: endpoint.to_owned(),
+        key,
+        why: why.into(),
+    }
+}
+
+fn check_name(index: usize, name: &str) -> Result<String, Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        let why = format!(
+            "`{}` is no name, expected up to 64 of a-z, A-Z, 0-9, - and _",
+            shorten(name)
+        );
+        return Err(wrong(&format!("#{}", index + 1), "name", why));
+    }
+    Ok(name.to_owned())
+}
+
+fn check_url(name: &str, text: &str) -> Result<Url, Error> {
+    // The text may hold a secret in its path: errors do not repeat it.
+    let url = Url::parse(text).map_err(|e| wrong(name, "url", e.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(wrong(name, "url", "expected an http or https URL"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let why = "it holds user information, which belongs into `header_files` as `authorization`";
+        return Err(wrong(name, "url", why));
+    }
+    Ok(url)
+}
+
+fn keys(name: &str, files: &[PathBuf]) -> Result<Vec<Key>, Error> {
+    if !(1..=2).contains(&files.len()) {
+        return Err(wrong(
+            name,
+            "secret_files",
+            "expected one file, or two while rotating",
+        ));
+    }
+    files
+        .iter()
+        .map(|path| {
+            let secret = read_secret(name, "secret_files", path)?;
+            Key::new(&secret)
+                .map_err(|why| wrong(name, "secret_files", format!("`{}` {why}", path.display())))
+        })
+        .collect()
+}
+
+fn read_secret(name: &str, key: &'static str, path: &Path) -> Result<Secret, Error> {
+    Secret::read(path).map_err(|source| Error::Secret {
+        endpoint: name.to_owned(),
+        key,
+        source,
+    })
+}
+
+fn headers(name: &str, endpoint: &Endpoint) -> Result<HeaderMap, Error> {
+    let mut headers = HeaderMap::new();
+    for (header, value) in &endpoint.headers {
+        let parsed = header_name(name, "headers", header)?;
+        if SECRET.contains(&parsed.as_str()) {
+            let why = format!("`{parsed}` is secret and belongs into `header_files`");
+            return Err(wrong(name, "headers", why));
+        }
+        headers.insert(
+            parsed,
+            header_value(name, "headers", header, value.as_bytes())?,
+        );
+    }
+    for (header, path) in &endpoint.header_files {
+        let parsed = header_name(name, "header_files", header)?;
+        let secret = read_secret(name, "header_files", path)?;
+        let mut value = header_value(name, "header_files", header, secret.expose())?;
+        value.set_sensitive(true);
+        headers.insert(parsed, value);
+    }
+    Ok(headers)
+}
+
+fn header_name(name: &str, key: &'static str, header: &str) -> Result<HeaderName, Error> {
+    match HeaderName::from_bytes(header.as_bytes()) {
+        Ok(parsed) if !OURS.contains(&parsed.as_str()) => Ok(parsed),
+        Ok(_) => Err(wrong(
+            name,
+            key,
+            format!("`{}` is set by edgepush itself", shorten(header)),
+        )),
+        Err(_) => Err(wrong(
+            name,
+            key,
+            format!("`{}` is no header name", shorten(header)),
+        )),
+    }
+}
+
+fn header_value(
+    name: &str,
+    key: &'static str,
+    header: &str,
+    value: &[u8],
+) -> Result<HeaderValue, Error> {
+    HeaderValue::from_bytes(value).map_err(|_| {
+        wrong(
+            name,
+            key,
+            format!(
+                "the value of `{}` cannot stand in a header",
+                shorten(header)
+            ),
+        )
+    })
+}
+
+/// Makes the client of one endpoint: no redirects, no proxy of the environment, no retries of its own.
+fn client(name: &str, extra_ca: &[PathBuf], timeout: Duration) -> Result<Client, Error> {
+    Client::builder()
+        .tls_backend_preconfigured(tls(name, extra_ca)?)
+        .user_agent(concat!("edgepush/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy()
+        .http1_only()
+        .connect_timeout(CONNECT.min(timeout))
+        .timeout(timeout)
+        .pool_idle_timeout(KEPT)
+        .build()
+        .map_err(|e| wrong(name, "url", e.without_url().to_string()))
+}
+
+/// A node without any root certificate of the system is fine until it meets an https URL.
+fn tls(name: &str, extra_ca: &[PathBuf]) -> Result<ClientConfig, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for path in extra_ca {
+        let wrong = |why: String| wrong(name, "extra_ca", format!("`{}`: {why}", path.display()));
+        let pem = fs::read(path).map_err(|e| wrong(e.to_string()))?;
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|e| wrong(e.to_string()))?;
+            roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| wrong(name, "extra_ca", e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// Returns the name of this node: the configured one, or the host's.
+fn node_name(configured: &str) -> String {
+    if !configured.is_empty() {
+        return configured.to_owned();
+    }
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => "unknown".to_owned(),
+        host => host.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn secret(dir: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = dir.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn every_mistake_names_its_endpoint_and_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let good = Endpoint {
+            name: "hook".to_owned(),
+            url: "https://hooks.example/services/T0KEN".to_owned(),
+            secret_files: vec![secret(dir.path(), "good", &"k".repeat(24), 0o600)],
+            ..Endpoint::default()
+        };
+        let setup = |endpoint: Endpoint| {
+            Setup::new(&Config {
+                endpoints: vec![endpoint],
+                ..Config::default()
+            })
+        };
+        assert_eq!(
+            setup(good.clone()).unwrap().targets[0].shown,
+            "https://hooks.example"
+        );
+        let with = |change: fn(&mut Endpoint, &Path)| {
+            let mut endpoint = good.clone();
+            change(&mut endpoint, dir.path());
+            endpoint
+        };
+        for (key, endpoint) in [
+            ("name", with(|e, _| e.name = "a b".to_owned())),
+            ("name", with(|e, _| e.name = String::new())),
+            ("url", with(|e, _| e.url = "ftp://h/T0KEN".to_owned())),
+            ("url", with(|e, _| e.url = "T0KEN".to_owned())),
+            ("url", with(|e, _| e.url = "https://u:T0KEN@h/".to_owned())),
+            ("types", with(|e, _| e.types = vec!["published".to_owned()])),
+            ("secret_files", with(|e, _| e.secret_files.clear())),
+            (
+                "secret_files",
+                with(|e, d| e.secret_files = vec![d.join("none")]),
+            ),
+            (
+                "secret_files",
+                with(|e, d| e.secret_files = vec![secret(d, "short", "T0KEN", 0o600)]),
+            ),
+            (
+                "secret_files",
+                with(|e, d| e.secret_files = vec![secret(d, "open", &"k".repeat(24), 0o644)]),
+            ),
+            (
+                "headers",
+                with(|e, _| {
+                    drop(
+                        e.headers
+                            .insert("Authorization".to_owned(), "T0KEN".to_owned()),
+                    )
+                }),
+            ),
+            (
+                "headers",
+                with(|e, _| drop(e.headers.insert("webhook-id".to_owned(), "x".to_owned()))),
+            ),
+            (
+                "headers",
+                with(|e, _| drop(e.headers.insert("a b".to_owned(), "x".to_owned()))),
+            ),
+            (
+                "header_files",
+                with(|e, d| drop(e.header_files.insert("x".to_owned(), d.join("none")))),
+            ),
+            ("extra_ca", with(|e, d| e.extra_ca = vec![d.join("none")])),
+        ] {
+            let Err(error) = setup(endpoint) else {
+                panic!("a wrong {key} was taken")
+            };
+            let text = crate::sys::Chain(&error).to_string();
+            assert!(text.contains(&format!("`{key}`")), "{key}: {text}");
+            assert!(text.contains("`hook`") || text.contains("`#1`"), "{text}");
+            assert!(!text.contains("T0KEN"), "{text}");
+        }
+        let twice = Setup::new(&Config {
+            endpoints: vec![good.clone(), good],
+            ..Config::default()
+        });
+        assert!(twice.is_err());
+        let never = Config {
+            parallel: 0,
+            ..Config::default()
+        };
+        assert!(Setup::new(&never).is_err());
+    }
+}
