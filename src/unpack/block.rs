@@ -235,6 +235,10 @@ impl<'a, R: BufRead> Stream<'a, R> {
         match filled {
             0 => Ok(None),
             BLOCK => Ok(Some(Header::new(block))),
+            _ if self.made == filled as u64 => {
+                let detail = "the file is too short for a tar archive";
+                Err(Refusal::new(Reason::NotAnArchive, detail).into())
+            }
             _ => Err(cut("ends inside a header")),
         }
     }

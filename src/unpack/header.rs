@@ -56,7 +56,19 @@ impl Header {
 
     /// Checks the checksum. Old tars of Sun summed signed bytes, which is accepted as GNU tar does.
     pub(super) fn check(&self) -> Result<(), Refusal> {
-        let stated = self.number(148..156);
+        // Some writers leave other bytes behind the closing NUL, and no writer leaves the field blank.
+        let field = &self.0[148..156];
+        let start = field.iter().position(|b| *b != b' ').unwrap_or(0);
+        let field = &field[start..];
+        let digits = field
+            .iter()
+            .take_while(|b| (b'0'..=b'7').contains(*b))
+            .count();
+        let stated = match digits {
+            0 if field[0] & 0x80 == 0 => None,
+            0 => number(field),
+            digits => number(&field[..digits]),
+        };
         let (mut unsigned, mut high) = (0u64, 0u64);
         for byte in &self.0 {
             unsigned += u64::from(*byte);
@@ -84,7 +96,18 @@ impl Header {
 
     /// Returns the kind of member, or the reason why it is not accepted.
     pub(super) fn kind(&self) -> Result<Type, Refusal> {
+        let old = self.format() == Format::Old;
         Ok(match self.0[156] {
+            // Extensions are of formats that have a magic; readers disagree about them elsewhere.
+            extension @ (b'x' | b'g' | b'S') if old => {
+                return Err(Refusal::new(
+                    Reason::UnknownType,
+                    format!(
+                        "a member of type `{}` in a header of the oldest format",
+                        char::from(extension)
+                    ),
+                ));
+            }
             b'0' | 0 | b'7' => Type::File,
             b'1' => Type::HardLink,
             b'2' => Type::Symlink,

@@ -8,8 +8,10 @@ use super::limits::Limits;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EntryPath {
     bytes: Vec<u8>,
-    /// Whether the name ended in a way that only a directory's name may: `x/`, `x/.`, `.`.
+    /// Whether the name ended in a slash, as only a directory's name may.
     pub(super) directory_like: bool,
+    /// Whether the name's last component was `.`, which means a directory and is no name for anything else.
+    pub(super) dot: bool,
 }
 
 impl EntryPath {
@@ -34,10 +36,8 @@ impl EntryPath {
         }
         let mut bytes = Vec::with_capacity(name.len());
         let mut depth = 0;
-        let mut directory_like = false;
         for component in name.split(|b| *b == b'/') {
-            directory_like = matches!(component, b"" | b".");
-            if directory_like {
+            if matches!(component, b"" | b".") {
                 continue;
             }
             check_component(component, limits)?;
@@ -57,7 +57,8 @@ impl EntryPath {
         }
         Ok(Self {
             bytes,
-            directory_like,
+            directory_like: name.ends_with(b"/"),
+            dot: name == b"." || name.ends_with(b"/."),
         })
     }
 
@@ -116,22 +117,22 @@ mod tests {
 
     #[test]
     fn keeps_bytes_and_squeezes_out_what_says_nothing() {
-        for (name, want, directory_like) in [
-            (&b"a"[..], &b"a"[..], false),
-            (b"./a/./b", b"a/b", false),
-            (b"a//b/", b"a/b", true),
-            (b"a/.", b"a", true),
-            (b".", b"", true),
-            (b"././/", b"", true),
-            (b"...", b"...", false),
-            (b"..a/b..", b"..a/b..", false),
-            (b"\xff\\..\\x", b"\xff\\..\\x", false),
-            (b"a/b/c/d", b"a/b/c/d", false),
+        for (name, want, directory_like, dot) in [
+            (&b"a"[..], &b"a"[..], false, false),
+            (b"./a/./b", b"a/b", false, false),
+            (b"a//b/", b"a/b", true, false),
+            (b"a/.", b"a", false, true),
+            (b".", b"", false, true),
+            (b"././/", b"", true, false),
+            (b"...", b"...", false, false),
+            (b"..a/b..", b"..a/b..", false, false),
+            (b"\xff\\..\\x", b"\xff\\..\\x", false, false),
+            (b"a/b/c/d", b"a/b/c/d", false, false),
         ] {
             let path = parse(name).unwrap();
             assert_eq!(
-                (path.as_bytes(), path.directory_like),
-                (want, directory_like)
+                (path.as_bytes(), path.directory_like, path.dot),
+                (want, directory_like, dot)
             );
         }
     }

@@ -105,6 +105,8 @@ impl<'a, R: BufRead> Walk<'a, R> {
     }
 
     fn take(&mut self, header: Header, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
+        // The size comes first: without it nobody knows where the next header is.
+        header.size()?;
         let kind = header.kind()?;
         match kind {
             Type::LongName => {
@@ -208,7 +210,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
                 Reason::HardlinkEscape,
                 format!("a hard link to `{}`", super::error::escape(link)),
             ),
-            Reason::PathEmpty => Refusal::new(Reason::HardlinkBadTarget, "a hard link to nothing"),
+            Reason::PathEmpty => Refusal::new(Reason::HardlinkMissing, "a hard link to nothing"),
             _ => refusal,
         })
     }

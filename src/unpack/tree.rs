@@ -303,10 +303,10 @@ impl Model {
 
     /// Puts something that is no directory at `path`; tells its directory, and whether it replaces a file.
     fn put(&mut self, path: &EntryPath, kind: NodeKind) -> Result<(u32, bool), Refusal> {
-        if path.is_root() {
+        if path.is_root() || path.dot {
             return Err(Refusal::new(
                 Reason::PathEmpty,
-                "the name of a file or link means the root of the tree",
+                "the name of a file or link ends in `.` or means the root of the tree",
             ));
         }
         let (dir_path, name) = split_last(path.as_bytes());

@@ -183,49 +183,55 @@ fn find(bytes: &Bytes<'_>) -> Result<Place, Error> {
     }
 }
 
-/// Finds the one end record: its comment reaches exactly to the end of the file, or to the zeros that fill it up.
+/// Finds the one end record: its comment reaches exactly to the end of the file, or to the zeros that fill it up. Neither
+/// does its comment hold another, nor is it in the comment of another.
 fn find_end(bytes: &Bytes<'_>) -> Result<u64, Error> {
     let last = content_end(bytes)?;
     let from = last.saturating_sub(END_LEN + 0xffff);
     let to = bytes.len.min(last + END_LEN);
     let mut window = vec![0; usize::try_from(to - from).unwrap_or(0)];
     bytes.read(from, &mut window, Reason::ZipEocd)?;
-    let signatures: Vec<usize> = window
+    // Where each record starts and where its comment ends.
+    let records: Vec<(u64, Option<u64>)> = window
         .windows(4)
         .enumerate()
         .filter(|(_, bytes)| bytes == END)
-        .map(|(at, _)| at)
-        .collect();
-    let reaches_end = |at: &&usize| {
-        let comment = window.get(*at + 20..*at + 22);
-        comment.is_some_and(|len| {
-            let end = from + **at as u64 + END_LEN + u64::from(u16_at(len, 0));
-            end >= last && end <= bytes.len
+        .map(|(at, _)| {
+            let comment = window.get(at + 20..at + 22).map(|len| u16_at(len, 0));
+            let start = from + at as u64;
+            (start, comment.map(|len| start + END_LEN + u64::from(len)))
         })
+        .collect();
+    let fits = |end: &Option<u64>| end.is_some_and(|end| end >= last && end <= bytes.len);
+    let Some(found) = records.iter().position(|(_, end)| fits(end)) else {
+        return Err(no_end(bytes, &window, !records.is_empty())?.into());
     };
-    match signatures.iter().find(reaches_end) {
-        Some(at) if signatures.last() == Some(at) => Ok(from + *at as u64),
-        Some(_) => Err(Refusal::new(
+    let start = records[found].0;
+    let in_another = records[..found]
+        .iter()
+        .any(|(_, end)| end.is_some_and(|end| end > start && end <= bytes.len));
+    if in_another || found + 1 < records.len() {
+        return Err(Refusal::new(
             Reason::ZipAmbiguous,
-            "the comment of the zip holds another end record",
+            "the zip has several end records, one in the comment of the other",
         )
-        .into()),
-        None => Err(no_end(bytes, &window, &signatures)?.into()),
+        .into());
     }
+    Ok(start)
 }
 
-fn no_end(bytes: &Bytes<'_>, window: &[u8], signatures: &[usize]) -> Result<Refusal, Error> {
-    if signatures.iter().any(|at| at + 22 <= window.len()) {
+fn no_end(bytes: &Bytes<'_>, window: &[u8], has_record: bool) -> Result<Refusal, Error> {
+    if has_record {
         return Ok(Refusal::new(
             Reason::ZipTrailing,
             "other bytes follow the end record of the zip, or its comment is cut",
         ));
     }
-    let mut start = [0; 2];
-    let zip = bytes.len >= 2 && {
+    let mut start = [0; 4];
+    if bytes.len >= 4 {
         bytes.read(0, &mut start, Reason::NotAnArchive)?;
-        start == *b"PK"
-    };
+    }
+    let zip = start == *b"PK\x03\x04" || window.windows(4).any(|bytes| bytes == RECORD);
     Ok(if zip {
         Refusal::new(
             Reason::ZipEocd,
@@ -398,13 +404,6 @@ fn record(fields: &[u8], name: Vec<u8>, extra: &[u8]) -> Result<Record, Refusal>
             Reason::ZipMultidisk,
             "the entry is on another disk",
         ));
-    }
-    if method == Method::Stored && size != stored {
-        return Err(Refusal::new(
-            Reason::ZipSize,
-            "the entry is stored, and its two sizes differ",
-        )
-        .values(size, stored));
     }
     let unicode = extra.unicode_name(&name)?.map(Into::into);
     Ok(Record {

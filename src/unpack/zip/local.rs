@@ -149,7 +149,39 @@ fn check_descriptor(bytes: &Bytes<'_>, record: &Record, at: u64, next: u64) -> R
 }
 
 /// Refuses bytes between entries that some reader would take for an entry.
-pub(super) fn check_gap(bytes: &Bytes<'_>, from: u64, to: u64) -> Result<(), Error> {
+fn check_gap(bytes: &Bytes<'_>, from: u64, to: u64) -> Result<(), Error> {
+    scan(bytes, from, to, |part| {
+        if part.windows(4).any(|window| window == HEADER) {
+            return Err(Refusal::new(
+                Reason::ZipUnlisted,
+                "there is an entry that the directory does not list",
+            ));
+        }
+        Ok(())
+    })
+}
+
+/// Refuses bytes in front of the first entry, unless they are zeros.
+pub(super) fn check_prefix(bytes: &Bytes<'_>, first: u64) -> Result<(), Error> {
+    check_gap(bytes, 0, first)?;
+    scan(bytes, 0, first, |part| {
+        if part.iter().any(|b| *b != 0) {
+            return Err(Refusal::new(
+                Reason::ZipPrefix,
+                "bytes stand in front of the first entry of the zip",
+            ));
+        }
+        Ok(())
+    })
+}
+
+/// Gives the bytes of a range to `look`, in pieces of which each begins with the last three bytes of the one before.
+fn scan(
+    bytes: &Bytes<'_>,
+    from: u64,
+    to: u64,
+    look: impl Fn(&[u8]) -> Result<(), Refusal>,
+) -> Result<(), Error> {
     let mut at = from;
     let mut chunk = vec![
         0;
@@ -157,21 +189,15 @@ pub(super) fn check_gap(bytes: &Bytes<'_>, from: u64, to: u64) -> Result<(), Err
             .unwrap_or(usize::MAX)
             .min(64 * 1024)
     ];
-    while at + (HEADER.len() as u64) <= to {
-        let len = chunk
-            .len()
-            .min(usize::try_from(to - at).unwrap_or(usize::MAX));
-        let part = &mut chunk[..len];
+    while at < to {
+        let left = usize::try_from(to - at).unwrap_or(usize::MAX);
+        let part = &mut chunk[..left.min(64 * 1024)];
         bytes.read(at, part, Reason::ZipCd)?;
-        if part.windows(4).any(|window| window == HEADER) {
-            return Err(Refusal::new(
-                Reason::ZipUnlisted,
-                "there is an entry that the directory does not list",
-            )
-            .into());
+        look(part)?;
+        if part.len() == left {
+            break;
         }
-        // The last three bytes are looked at again, with what follows them.
-        at += (len - 3) as u64;
+        at += (part.len() - 3) as u64;
     }
     Ok(())
 }

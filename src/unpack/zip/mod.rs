@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use directory::{Bytes, Directory, Record};
+use directory::{Bytes, Directory, Method, Record};
 use extract::{Content, Job, Shared};
 
 use super::dirs::{Beneath, Dirs};
@@ -95,17 +95,6 @@ fn check_locals(bytes: &Bytes<'_>, directory: &Directory) -> Result<Vec<u64>, Er
     let records = &directory.records;
     let mut order: Vec<usize> = (0..records.len()).collect();
     order.sort_by_key(|i| records[*i].offset);
-    let first = order
-        .first()
-        .map_or(directory.start, |i| records[*i].offset);
-    if first > 0 {
-        local::check_gap(bytes, 0, first.min(bytes.len))?;
-        return Err(Refusal::new(
-            Reason::ZipPrefix,
-            "bytes stand in front of the first entry of the zip",
-        )
-        .into());
-    }
     let mut data = vec![0; records.len()];
     for (at, i) in order.iter().enumerate() {
         let next = order
@@ -115,6 +104,10 @@ fn check_locals(bytes: &Bytes<'_>, directory: &Directory) -> Result<Vec<u64>, Er
         data[*i] = local::check(bytes, record, next.min(directory.start))
             .map_err(|e| e.at(&record.raw_name))?;
     }
+    let first = order
+        .first()
+        .map_or(directory.start, |i| records[*i].offset);
+    local::check_prefix(bytes, first)?;
     Ok(data)
 }
 
@@ -144,6 +137,12 @@ impl<'a> Plan<'a> {
         let (kind, mode) = kind(record, path.directory_like)?;
         self.meter.add_file(record.size, limits)?;
         self.check_ratio(record)?;
+        if record.method == Method::Stored && record.size != record.stored {
+            let detail = "the entry is stored, and its two sizes differ";
+            return Err(Refusal::new(Reason::ZipSize, detail)
+                .values(record.size, record.stored)
+                .into());
+        }
         match kind {
             Kind::Dir => {
                 if record.size > 0 {
