@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::Response;
 use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING,
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING,
 };
 use tokio::time::{Instant, sleep_until, timeout};
 use url::Url;
@@ -297,10 +297,8 @@ impl Source {
             200 => self.take_whole(response, roads, asked).await,
             206 if asked_part => self.take_part(response, roads, asked, conditional),
             206 => {
-                let found = match ContentRange::of(response.headers()) {
-                    Ok(_) => header(response.headers(), reqwest::header::CONTENT_RANGE),
-                    Err(text) => text,
-                };
+                let found = header(response.headers(), CONTENT_RANGE);
+                let found = self.secrets.hide(&found);
                 self.failed(Cause::Unsolicited { found }, roads)
             }
             412 if asked_part => Ok(Some(self.restart("the object at the origin has changed"))),

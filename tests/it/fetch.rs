@@ -4,10 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgepush::datafile::{AppId, SourceUrl};
-use edgepush::fetch::{Config, Error, Event, Fetcher, Phase, Request, Source};
+use edgepush::fetch::{Cause, Config, Error, Event, Fetcher, Phase, Request, Source, Validator};
+use edgepush::sys::Chain;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::origin::{Gate, Origin, Reply};
+
+mod clocks;
+mod resume;
+mod roads;
+mod secrets;
 
 /// A fetcher that may fetch from this machine and loses patience in milliseconds.
 fn fetcher(more: &str) -> Arc<Fetcher> {

@@ -17,10 +17,16 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 
 /// Bytes written at a time; a test that counts sees at most this many more than the client took, beside socket buffers.
 const PIECE: usize = 16 * 1024;
@@ -62,7 +68,60 @@ pub(crate) struct Hit {
     pub(crate) at: Instant,
     /// Number of the connection it came on, from 1.
     pub(crate) connection: u64,
+    /// The certificate that the client showed.
+    pub(crate) certificate: Option<Vec<u8>>,
     sent: Arc<AtomicU64>,
+}
+
+/// Returns the path of a file of `tests/data/tls`, such as `ca.pem`.
+pub(crate) fn tls_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/tls")
+        .join(name)
+}
+
+/// Returns the certificate in a PEM file of `tests/data/tls`.
+pub(crate) fn certificate(file: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(tls_file(file)).expect("a certificate")
+}
+
+fn tls_config(name: &str, mutual: bool) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("protocol versions");
+    let builder = if mutual {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate("ca.pem")).expect("a root");
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            .build()
+            .expect("a verifier");
+        builder.with_client_cert_verifier(verifier)
+    } else {
+        builder.with_no_client_auth()
+    };
+    let key = PrivateKeyDer::from_pem_file(tls_file(&format!("{name}.key"))).expect("a key");
+    let chain = vec![certificate(&format!("{name}.pem"))];
+    Arc::new(builder.with_single_cert(chain, key).expect("a pair"))
+}
+
+/// A connection below HTTP.
+trait Wire: Read + Write {
+    /// Returns the certificate that the client showed.
+    fn certificate(&self) -> Option<Vec<u8>>;
+}
+
+impl Wire for TcpStream {
+    fn certificate(&self) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+impl Wire for rustls::StreamOwned<rustls::ServerConnection, TcpStream> {
+    fn certificate(&self) -> Option<Vec<u8>> {
+        let chain = self.conn.peer_certificates()?;
+        Some(chain.first()?.to_vec())
+    }
 }
 
 impl Hit {
@@ -95,12 +154,17 @@ impl Origin {
         Self::start_with(None)
     }
 
-    /// Starts a server that speaks TLS.
-    pub(crate) fn start_tls(config: Arc<rustls::ServerConfig>) -> Self {
-        Self::start_with(Some(config))
+    /// Starts a server that speaks TLS with the certificate `name` of `tests/data/tls`.
+    pub(crate) fn start_tls(name: &str) -> Self {
+        Self::start_with(Some(tls_config(name, false)))
     }
 
-    fn start_with(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+    /// Starts a server that speaks TLS and wants a client certificate of the same authority.
+    pub(crate) fn start_mutual_tls(name: &str) -> Self {
+        Self::start_with(Some(tls_config(name, true)))
+    }
+
+    fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("the address");
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -488,7 +552,7 @@ fn reset(stream: &TcpStream) {
     let _ = rustix::net::connect_unspec(stream);
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>, tls: Option<&Arc<rustls::ServerConfig>>) {
+fn accept(listener: &TcpListener, shared: &Arc<Shared>, tls: Option<&Arc<ServerConfig>>) {
     while let Ok((stream, _)) = listener.accept() {
         if shared.stopped.is_open() {
             return;
@@ -525,7 +589,7 @@ enum After {
     End,
 }
 
-struct Connection<'a, S: Read + Write> {
+struct Connection<'a, S: Wire> {
     stream: BufReader<S>,
     /// The same socket below TLS, to end or reset it.
     raw: TcpStream,
@@ -533,7 +597,7 @@ struct Connection<'a, S: Read + Write> {
     shared: &'a Shared,
 }
 
-impl<'a, S: Read + Write> Connection<'a, S> {
+impl<'a, S: Wire> Connection<'a, S> {
     fn new(stream: S, raw: TcpStream, number: u64, shared: &'a Shared) -> Self {
         Self {
             stream: BufReader::new(stream),
@@ -589,6 +653,7 @@ impl<'a, S: Read + Write> Connection<'a, S> {
             headers,
             at: Instant::now(),
             connection: self.number,
+            certificate: self.stream.get_ref().certificate(),
             sent: Arc::default(),
         }))
     }
