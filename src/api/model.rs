@@ -536,6 +536,9 @@ pub struct NodeStatus {
     pub now_ms: i64,
     /// Where everything is kept.
     pub data_dir: String,
+    /// The address of the ENS endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_http: Option<String>,
     /// Files by the state of their latest job.
     pub counts: BTreeMap<String, u64>,
     /// The files at work, with live progress.

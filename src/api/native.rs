@@ -842,6 +842,7 @@ impl Api {
             started_ms: self.started_ms,
             now_ms: self.deps.clock.now_ms(),
             data_dir: self.deps.data_dir.display().to_string(),
+            listen_http: self.listen_http.get().map(ToString::to_string),
             counts,
             running: self.files(seen.running),
             failures: self.files(seen.failures),

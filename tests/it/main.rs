@@ -6,6 +6,7 @@ mod support;
 
 mod cli;
 mod config;
+mod ens;
 mod layers;
 mod systemd;
 mod wire_samples;
