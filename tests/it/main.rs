@@ -8,5 +8,6 @@ mod cli;
 mod config;
 mod ens;
 mod layers;
+mod native_api;
 mod systemd;
 mod wire_samples;

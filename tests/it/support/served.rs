@@ -8,7 +8,7 @@ use edgepush::api::{Api, Command, Config, Deps, Gauges, Listeners};
 use edgepush::datafile::{AppId, Content, DataName, DataVersion, Key};
 use edgepush::intake::{self, Intake};
 use edgepush::job::{Board, Failure, JobId, Outcome, Published, Stage};
-use edgepush::store::{Store, activations, jobs, releases};
+use edgepush::store::{Store, jobs};
 use edgepush::sys::clock::SystemClock;
 use edgepush::sys::failure::{Class, Kind, Retry};
 use serde_json::Value;
@@ -171,25 +171,6 @@ impl Served {
             activated: true,
         };
         self.end(self.job(key), Outcome::Published(published));
-    }
-
-    /// Carries out what was asked to become live, as the runner would.
-    pub(crate) fn flip_pending(&self) -> usize {
-        let write = self.store.write(|tx| {
-            let pending = activations::pending(tx)?;
-            for row in &pending {
-                activations::done(tx, row.id, None)?;
-            }
-            Ok(pending.len())
-        });
-        self.runtime.block_on(write).unwrap()
-    }
-
-    /// The releases of a name, newest first.
-    pub(crate) fn releases(&self, app: &str, name: &str) -> Vec<releases::ReleaseRow> {
-        let (app, name) = (AppId::parse(app).unwrap(), DataName::parse(name).unwrap());
-        let read = self.store.read(move |r| releases::of_name(r, &app, &name));
-        self.runtime.block_on(read).unwrap()
     }
 }
 
