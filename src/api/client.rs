@@ -282,20 +282,12 @@ impl Client {
         self.work("/v1/verify", what).await
     }
 
-    /// Returns who is told, and callbacks, oldest first: those in `state` (`pending`, `delivered`, `dead`) or all, after
-    /// the one with number `after`.
-    pub async fn outbox(
-        &self,
-        state: Option<&str>,
-        after: Option<i64>,
-        limit: Option<u32>,
-    ) -> Result<Outbox, Error> {
-        let query = [
-            ("state", state.map(str::to_owned)),
-            ("after", after.map(|n| n.to_string())),
-            ("limit", limit.map(|n| n.to_string())),
-        ];
-        self.get(url("/v1/outbox", &query)).await
+    /// Returns who is told, and callbacks, newest first: those in `state` (`pending`, `delivered`, `dead`), or all.
+    pub async fn outbox(&self, state: Option<&str>, limit: Option<u64>) -> Result<Outbox, Error> {
+        let state = state.map(str::to_owned);
+        let limit = limit.map(|n| n.to_string());
+        self.get(url("/v1/outbox", &[("state", state), ("limit", limit)]))
+            .await
     }
 
     /// Sends callbacks that were given up once more.

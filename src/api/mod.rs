@@ -4,8 +4,9 @@
 //! page, metrics, kept archives. Over the unix socket comes whoever may open it, and may do everything. [`server`] bounds
 //! the connections and [`connection`] wraps hyper; [`ens`] and [`native`] answer; [`client`] is the other end.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -172,6 +173,7 @@ pub struct Api {
     followers: Arc<Semaphore>,
     counters: metrics::Counters,
     started_ms: i64,
+    listen_http: OnceLock<SocketAddr>,
     draining: CancellationToken,
 }
 
@@ -203,6 +205,7 @@ impl Api {
             followers: Arc::new(Semaphore::new(FOLLOWERS)),
             counters: metrics::Counters::default(),
             started_ms,
+            listen_http: OnceLock::new(),
             draining: CancellationToken::new(),
         })
     }
@@ -223,6 +226,9 @@ impl Api {
             write: live.config.write_timeout,
         };
         let places = live.config.max_connections;
+        if let Some(address) = listeners.tcp.as_ref().and_then(|l| l.local_addr().ok()) {
+            self.listen_http.get_or_init(|| address);
+        }
         let tcp = async {
             if let Some(listener) = listeners.tcp {
                 let router = routes::over_tcp(Arc::clone(&self));

@@ -466,10 +466,15 @@ pub struct Callback {
     pub job: Option<JobId>,
 }
 
-/// Who is told, and callbacks, oldest first.
+/// Who is told, and callbacks, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outbox {
+    /// How many wait.
+    pub pending: u64,
+    /// How many were given up.
+    pub dead: u64,
     /// Who is told, and how that goes.
+    #[serde(default)]
     pub endpoints: Vec<Endpoint>,
     /// The callbacks.
     pub callbacks: Vec<Callback>,
@@ -501,6 +506,9 @@ pub struct Endpoint {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Replay {
+    /// Of this endpoint only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// This one only; else every one that was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
@@ -528,6 +536,9 @@ pub struct NodeStatus {
     pub now_ms: i64,
     /// Where everything is kept.
     pub data_dir: String,
+    /// The address of the ENS endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_http: Option<String>,
     /// Files by the state of their latest job.
     pub counts: BTreeMap<String, u64>,
     /// The files at work, with live progress.

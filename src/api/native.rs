@@ -29,6 +29,7 @@ use crate::store::activations::{self, Reason, Request, Requested};
 use crate::store::jobs::{self, Cancel, JobRow};
 use crate::store::outbox;
 use crate::store::releases::{self, ReleaseRow};
+use crate::store::{self, Tx};
 use crate::sys::space;
 use crate::wire::document::{DocumentError, MAX_DOCUMENT, PushDocument, Sources};
 
@@ -702,6 +703,7 @@ pub(super) async fn outbox(
         state: query.state,
         endpoint: query.endpoint,
         after: query.after.unwrap_or(0),
+        newest_first: query.after.is_none(),
     };
     let (endpoints, callbacks) = api
         .deps
@@ -712,6 +714,8 @@ pub(super) async fn outbox(
         })
         .await?;
     ok(&model::Outbox {
+        pending: endpoints.iter().map(|e| e.pending).sum(),
+        dead: endpoints.iter().map(|e| e.dead).sum(),
         endpoints: endpoints.into_iter().map(endpoint).collect(),
         callbacks: callbacks.into_iter().map(callback).collect(),
     })
@@ -749,12 +753,16 @@ fn callback(row: outbox::OutboxRow) -> model::Callback {
 /// Sends callbacks that were given up once more.
 pub(super) async fn replay(State(api): State<Arc<Api>>, body: Body) -> Answer {
     let which: model::Replay = api.body(body).await?;
+    let (id, endpoint) = (which.id, which.endpoint);
     let count = api
         .deps
         .store
-        .write(move |tx| outbox::replay(tx, which.id))
+        .write(move |tx| match (id, endpoint) {
+            (None, Some(endpoint)) => replay_endpoint(tx, endpoint),
+            (id, _) => outbox::replay(tx, id),
+        })
         .await?;
-    match (which.id, count) {
+    match (id, count) {
         (Some(id), 0) => Err(ApiError::not_found(format!(
             "there is no settled callback {id}"
         ))),
@@ -762,6 +770,18 @@ pub(super) async fn replay(State(api): State<Arc<Api>>, body: Body) -> Answer {
             replayed: count as u64,
         }),
     }
+}
+
+fn replay_endpoint(tx: &Tx<'_>, endpoint: String) -> Result<usize, store::Error> {
+    let dead = outbox::Filter {
+        state: Some("dead".to_owned()),
+        endpoint: Some(endpoint),
+        ..outbox::Filter::default()
+    };
+    let rows = outbox::list(tx, &dead, u32::MAX)?;
+    rows.into_iter()
+        .map(|row| outbox::replay(tx, Some(row.id)))
+        .sum()
 }
 
 /// Shows the node at a glance.
@@ -822,6 +842,7 @@ impl Api {
             started_ms: self.started_ms,
             now_ms: self.deps.clock.now_ms(),
             data_dir: self.deps.data_dir.display().to_string(),
+            listen_http: self.listen_http.get().map(ToString::to_string),
             counts,
             running: self.files(seen.running),
             failures: self.files(seen.failures),

@@ -182,10 +182,9 @@ impl Places {
             if self.free.available_permits() == 0 {
                 self.evict();
             }
-            match tokio::time::timeout(BREATH, permit).await {
-                Ok(Ok(permit)) => return self.sit(permit),
-                // The semaphore is never closed; whoever was idle a moment ago may be busy now, and the other way round.
-                Ok(Err(_)) | Err(_) => {}
+            // Whoever was idle a moment ago may be busy now, and the other way round: look again soon.
+            if let Ok(Ok(permit)) = tokio::time::timeout(BREATH, permit).await {
+                return self.sit(permit);
             }
         }
     }

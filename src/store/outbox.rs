@@ -412,15 +412,25 @@ pub struct Filter {
     pub endpoint: Option<String>,
     /// After this row.
     pub after: i64,
+    /// Newest first instead of oldest first.
+    pub newest_first: bool,
 }
 
-/// Lists callbacks, oldest first.
+/// Lists callbacks, oldest first unless the filter says otherwise.
 pub fn list(reader: &Reader<'_>, filter: &Filter, limit: u32) -> Result<Vec<OutboxRow>, Error> {
     let uptime = reader.uptime_ms();
+    let order = match filter.newest_first {
+        true => "DESC",
+        false => "ASC",
+    };
+    let sql = format!(
+        "SELECT o.*, f.app, f.name, f.version FROM outbox o LEFT JOIN files f ON f.id = o.file
+         WHERE (?1 IS NULL OR o.state = ?1) AND (?2 IS NULL OR o.endpoint = ?2) AND o.id > ?3
+         ORDER BY o.id {order} LIMIT ?4"
+    );
     reader.many(
         "list callbacks",
-        "SELECT o.*, f.app, f.name, f.version FROM outbox o LEFT JOIN files f ON f.id = o.file
-         WHERE (?1 IS NULL OR o.state = ?1) AND (?2 IS NULL OR o.endpoint = ?2) AND o.id > ?3 ORDER BY o.id LIMIT ?4",
+        &sql,
         params![filter.state, filter.endpoint, filter.after, limit],
         |r| read_row(r, uptime),
     )

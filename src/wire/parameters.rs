@@ -140,8 +140,22 @@ pub struct FormReader {
 impl FormReader {
     /// Takes the next bytes, cut anywhere.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        for byte in bytes {
-            self.take(*byte)?;
+        let mut rest = bytes;
+        while let Some(first) = rest.first() {
+            let plain = match self.escape {
+                None => rest.iter().position(|b| b"%+&=".contains(b)),
+                Some(_) => Some(0),
+            };
+            match plain.unwrap_or(rest.len()) {
+                0 => {
+                    self.take(*first)?;
+                    rest = &rest[1..];
+                }
+                run => {
+                    self.keep(&rest[..run]);
+                    rest = &rest[run..];
+                }
+            }
         }
         if self.decoded > MAX_DECODED {
             let detail = format!("Parameters have more than {MAX_DECODED} bytes.");
@@ -161,14 +175,14 @@ impl FormReader {
             None => self.take_plain(byte)?,
             Some(None) if digit(byte).is_some() => self.escape = Some(Some(byte)),
             Some(None) => {
-                self.keep(b'%');
+                self.keep(b"%");
                 self.take_plain(byte)?;
             }
             Some(Some(high)) => match (digit(high), digit(byte)) {
-                (Some(h), Some(low)) => self.keep(h << 4 | low),
+                (Some(h), Some(low)) => self.keep(&[h << 4 | low]),
                 _ => {
-                    self.keep(b'%');
-                    self.keep(high);
+                    self.keep(b"%");
+                    self.keep(&[high]);
                     self.take_plain(byte)?;
                 }
             },
@@ -179,17 +193,18 @@ impl FormReader {
     fn take_plain(&mut self, byte: u8) -> Result<(), Refusal> {
         match byte {
             b'%' => self.escape = Some(None),
-            b'+' => self.keep(b' '),
+            b'+' => self.keep(b" "),
             b'&' => self.end_pair()?,
             b'=' if self.value.is_none() => self.value = Some(Vec::new()),
-            other => self.keep(other),
+            other => self.keep(&[other]),
         }
         Ok(())
     }
 
-    fn keep(&mut self, byte: u8) {
-        self.decoded += 1;
-        self.value.as_mut().unwrap_or(&mut self.name).push(byte);
+    fn keep(&mut self, text: &[u8]) {
+        self.decoded += text.len();
+        let kept = self.value.as_mut().unwrap_or(&mut self.name);
+        kept.extend_from_slice(text);
     }
 
     fn end_pair(&mut self) -> Result<(), Refusal> {
@@ -210,10 +225,10 @@ impl FormReader {
     fn finish(mut self) -> Result<Vec<Pair>, Refusal> {
         match self.escape.take() {
             None => {}
-            Some(None) => self.keep(b'%'),
+            Some(None) => self.keep(b"%"),
             Some(Some(high)) => {
-                self.keep(b'%');
-                self.keep(high);
+                self.keep(b"%");
+                self.keep(&[high]);
             }
         }
         self.end_pair()?;

@@ -7,6 +7,8 @@ mod support;
 
 mod cli;
 mod config;
+mod ens;
 mod layers;
+mod native_api;
 mod systemd;
 mod wire_samples;

@@ -85,7 +85,8 @@ fn ask(
     })
 }
 
-fn parse(raw: &[u8]) -> Option<Answer> {
+/// Reads a whole answer.
+pub(crate) fn parse(raw: &[u8]) -> Option<Answer> {
     let end = raw.windows(4).position(|w| w == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&raw[..end]).into_owned();
     let status = head.split(' ').nth(1)?.parse().ok()?;

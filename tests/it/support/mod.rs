@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each story uses its own part of the support")]
 
 pub(crate) mod archive;
+pub(crate) mod ens;
 pub(crate) mod http;
 pub(crate) mod node;
 pub(crate) mod origin;
 pub(crate) mod receiver;
+pub(crate) mod served;

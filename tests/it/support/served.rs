@@ -1,0 +1,218 @@
+//! The API alone, in this process: a store, an intake, and whoever the test lets end the jobs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use edgepush::api::{Api, Command, Config, Deps, Gauges, Listeners};
+use edgepush::datafile::{AppId, Content, DataName, DataVersion, Key};
+use edgepush::intake::{self, Intake};
+use edgepush::job::{Board, Failure, JobId, Outcome, Published, Stage};
+use edgepush::store::{Store, jobs};
+use edgepush::sys::clock::SystemClock;
+use edgepush::sys::failure::{Class, Kind, Retry};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::ens::{Ens, Scheme};
+use super::http::{self, Answer};
+
+/// The access key that may do everything.
+pub(crate) const ID: &str = "key-1";
+pub(crate) const SECRET: &str = "secret-1";
+
+/// A served API. Its agent does nothing by itself.
+pub(crate) struct Served {
+    dir: tempfile::TempDir,
+    pub(crate) runtime: Runtime,
+    pub(crate) api: Arc<Api>,
+    pub(crate) store: Store,
+    pub(crate) board: Board,
+    pub(crate) address: SocketAddr,
+    drain: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+}
+
+impl Served {
+    /// Serves with `api` and `intake` as TOML behind what tests share.
+    pub(crate) fn new(api: &str, intake: &str) -> Self {
+        Self::at(tempfile::tempdir().unwrap(), api, intake)
+    }
+
+    fn at(dir: tempfile::TempDir, api: &str, intake: &str) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let clock = Arc::new(SystemClock);
+        let store = Store::open(&dir.path().join("edgepush.db"), clock.clone()).unwrap();
+        let intake: intake::Config = toml::from_str(intake).unwrap();
+        let intake = Arc::new(Intake::new(store.clone(), intake, |_| Ok(())));
+        let (sender, commands) = mpsc::channel(8);
+        let board = Board::default();
+        let root = dir.path().to_owned();
+        let deps = Deps {
+            store: store.clone(),
+            intake,
+            board: board.clone(),
+            commands: sender,
+            tree: locate(&root, "data"),
+            archive: locate(&root, "archives"),
+            keep_archives: true,
+            data_dir: root,
+            clock,
+            version: "1.2.3",
+            gauges: Arc::new(Gauges::default()),
+            checks: Arc::new(Vec::new),
+        };
+        let api = Arc::new(Api::new(config(dir.path(), api), deps).unwrap());
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let address = tcp.local_addr().unwrap();
+        let socket = dir.path().join("agent.sock");
+        let _ = std::fs::remove_file(&socket);
+        let listeners = Listeners {
+            tcp: Some(tokio::net::TcpListener::from_std(tcp).unwrap()),
+            unix: Some(tokio::net::UnixListener::bind(&socket).unwrap()),
+        };
+        let drain = CancellationToken::new();
+        let serving = runtime.spawn(Arc::clone(&api).serve(listeners, drain.clone()));
+        drop(_inside);
+        Self {
+            dir,
+            runtime,
+            api,
+            store,
+            board,
+            address,
+            drain,
+            serving,
+            commands,
+        }
+    }
+
+    /// Ends it in order, and serves again from the same directory.
+    pub(crate) fn restart(self, api: &str, intake: &str) -> Self {
+        let Self {
+            dir,
+            runtime,
+            store,
+            drain,
+            serving,
+            api: served,
+            ..
+        } = self;
+        drain.cancel();
+        runtime.block_on(serving).unwrap();
+        runtime.block_on(store.close());
+        drop((served, store));
+        drop(runtime);
+        Self::at(dir, api, intake)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent.sock")
+    }
+
+    /// Reads the configuration anew.
+    pub(crate) fn reload(&self, api: &str) {
+        self.api.reload(config(self.dir.path(), api)).unwrap();
+    }
+
+    /// A client with the key that may do everything.
+    pub(crate) fn ens(&self, scheme: Scheme) -> Ens {
+        Ens::new(self.address, ID, SECRET, scheme)
+    }
+
+    pub(crate) fn tcp(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+        http::tcp(self.address, method, target, headers, b"").unwrap()
+    }
+
+    pub(crate) fn unix(&self, method: &str, target: &str, body: Option<&Value>) -> Answer {
+        http::unix(&self.socket(), method, target, body).unwrap()
+    }
+
+    /// The latest job of a file.
+    pub(crate) fn job(&self, key: &Key) -> JobId {
+        let key = key.clone();
+        let read = self.store.read(move |r| jobs::latest(r, &key));
+        self.runtime.block_on(read).unwrap().unwrap().id
+    }
+
+    /// Ends a job as the runner would.
+    pub(crate) fn end(&self, job: JobId, outcome: Outcome) {
+        let write = self.store.write(move |tx| {
+            jobs::start(tx, job, tx.now_ms())?;
+            jobs::finish(tx, job, &outcome, tx.now_ms())
+        });
+        assert!(self.runtime.block_on(write).unwrap());
+    }
+
+    /// Publishes the file of a job, with its archive.
+    pub(crate) fn publish(&self, key: &Key, archive: &[u8]) {
+        let path = locate(self.dir.path(), "archives")(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, archive).unwrap();
+        let content = Content {
+            size: Some(archive.len() as u64),
+            md5: None,
+            sha256: None,
+        };
+        let published = Published {
+            content,
+            files: 2,
+            bytes: 20,
+            fetched: archive.len() as u64,
+            activated: true,
+        };
+        self.end(self.job(key), Outcome::Published(published));
+    }
+}
+
+fn locate(root: &Path, below: &'static str) -> Arc<dyn Fn(&Key) -> PathBuf + Send + Sync> {
+    let root = root.join(below);
+    Arc::new(move |key: &Key| {
+        root.join(key.app.path_component())
+            .join(key.name.path_component())
+            .join(key.version.path_component())
+    })
+}
+
+fn config(dir: &Path, extra: &str) -> Config {
+    use std::os::unix::fs::OpenOptionsExt;
+    let secret = dir.join("key-1.secret");
+    let _ = std::fs::remove_file(&secret);
+    let mut file = std::fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&secret)
+        .unwrap();
+    std::io::Write::write_all(&mut file, SECRET.as_bytes()).unwrap();
+    let text = format!("{extra}\n[[access_keys]]\nid = {ID:?}\nsecret_file = {secret:?}\n");
+    let text = text.replace("SECRET_FILE", &format!("{secret:?}"));
+    toml::from_str(&text).unwrap()
+}
+
+pub(crate) fn key(app: &str, name: &str, version: &str) -> Key {
+    Key {
+        app: AppId::parse(app).unwrap(),
+        name: DataName::parse(name).unwrap(),
+        version: DataVersion::parse(version).unwrap(),
+    }
+}
+
+pub(crate) fn failed(message: &str) -> Outcome {
+    const KIND: Kind = Kind {
+        name: "digest-mismatch",
+        class: Class::Content,
+        retry: Retry::Fatal,
+        help: "",
+    };
+    Outcome::Failed(Failure::new(Stage::Verify, &KIND, message.to_owned()))
+}
