@@ -35,7 +35,7 @@ use out::Out;
 
 /// A file-server agent for edge nodes: fetches, verifies, unpacks and atomically publishes pushed data files.
 #[derive(Debug, Parser)]
-#[command(name = "edgepush", version, after_help = docs::exit_codes(), max_term_width = 100)]
+#[command(name = "edgepush", version, after_help = docs::exit_codes())]
 pub struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -45,6 +45,7 @@ pub struct Arguments {
 
 /// What every subcommand takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Everywhere")]
 struct Global {
     /// Configuration file; `conf.d/*.toml` beside it is read too [default: /etc/edgepush/edgepush.toml if it is there]
     #[arg(

@@ -13,9 +13,18 @@ use crate::sys::clock::stamp;
 pub(super) struct Outbox {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    list: List,
+}
+
+#[derive(Debug, Parser)]
+struct List {
     /// Only those in this state
     #[arg(long, value_enum)]
     state: Option<State>,
+    /// Only those behind the one of this number
+    #[arg(long, value_name = "ID")]
+    after: Option<i64>,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u32,
@@ -44,19 +53,19 @@ impl Outbox {
     pub(super) fn run(self, global: &Global, out: &mut Out) -> Result<Exit, Error> {
         match self.command {
             Some(Command::Replay { id }) => replay(&Replay { id }, global, out),
-            None => list(self.state, self.limit, global, out),
+            None => list(self.list, global, out),
         }
     }
 }
 
-fn list(state: Option<State>, limit: u32, global: &Global, out: &mut Out) -> Result<Exit, Error> {
-    let state = state.map(|state| match state {
+fn list(list: List, global: &Global, out: &mut Out) -> Result<Exit, Error> {
+    let state = list.state.map(|state| match state {
         State::Pending => "pending",
         State::Delivered => "delivered",
         State::Dead => "dead",
     });
     let found = reach::ask(global, |client| async move {
-        Ok(client.outbox(state, None, Some(limit)).await?)
+        Ok(client.outbox(state, list.after, Some(list.limit)).await?)
     })?;
     if out.json {
         out.json(&found)?;
@@ -67,12 +76,57 @@ fn list(state: Option<State>, limit: u32, global: &Global, out: &mut Out) -> Res
 }
 
 fn render(found: &Callbacks, out: &mut Out) -> Result<(), Error> {
+    if found.endpoints.is_empty() {
+        out.line("nobody is told: no endpoint is configured")?;
+    } else {
+        endpoints(found).print(out)?;
+    }
+    if !found.callbacks.is_empty() {
+        out.line("")?;
+        callbacks(found).print(out)?;
+    }
+    Ok(())
+}
+
+fn endpoints(found: &Callbacks) -> Table {
+    let heads = [
+        "ENDPOINT",
+        "TARGET",
+        "STATE",
+        ">WAITING",
+        ">GIVEN UP",
+        "LAST SUCCESS",
+        "LAST ERROR",
+    ];
+    let mut table = Table::new(&heads);
+    for endpoint in &found.endpoints {
+        let state = match (endpoint.disabled, endpoint.failures) {
+            (true, _) => ("disabled".to_owned(), Paint::Bad),
+            (false, 0) => ("well".to_owned(), Paint::Good),
+            (false, n) => (show::count(n.into(), "failure"), Paint::Busy),
+        };
+        let error = endpoint.last_error.clone();
+        table.row(vec![
+            (endpoint.name.clone(), Paint::Plain),
+            (endpoint.target.clone(), Paint::Plain),
+            state,
+            (endpoint.pending.to_string(), Paint::Plain),
+            (endpoint.dead.to_string(), Paint::Plain),
+            (show::time(endpoint.last_success_ms), Paint::Dim),
+            (error.unwrap_or(NOTHING.into()), Paint::Plain),
+        ]);
+    }
+    table
+}
+
+fn callbacks(found: &Callbacks) -> Table {
     let heads = [
         ">ID",
         "ENDPOINT",
         "TYPE",
         "STATE",
         ">TRIES",
+        "DUE",
         "WRITTEN",
         "JOB",
         "LAST ERROR",
@@ -81,21 +135,19 @@ fn render(found: &Callbacks, out: &mut Out) -> Result<(), Error> {
     for callback in &found.callbacks {
         table.row(row(callback));
     }
-    table.print(out)?;
-    for endpoint in &found.endpoints {
-        let state = match (&endpoint.last_error, endpoint.disabled) {
-            (_, true) => "wants no more callbacks".to_owned(),
-            (Some(error), false) if endpoint.failures > 0 => {
-                format!("failed {} times: {error}", endpoint.failures)
-            }
-            _ => "well".to_owned(),
-        };
-        out.line(format!(
-            "{} ({}): {} waiting, {} given up; {state}",
-            endpoint.name, endpoint.target, endpoint.pending, endpoint.dead
-        ))?;
+    table
+}
+
+/// Returns when a waiting callback is tried next.
+fn due(callback: &Callback) -> String {
+    match callback.due_in_ms {
+        _ if callback.state != "pending" => NOTHING.to_owned(),
+        Some(ms) => match show::between(Some(0), Some(ms)) {
+            Some(wait) if wait.as_millis() > 0 => format!("in {}", show::span(wait)),
+            _ => "now".to_owned(),
+        },
+        None => "in turn".to_owned(),
     }
-    Ok(())
 }
 
 fn row(callback: &Callback) -> Vec<(String, Paint)> {
@@ -111,6 +163,7 @@ fn row(callback: &Callback) -> Vec<(String, Paint)> {
         (callback.kind.clone(), Paint::Plain),
         (callback.state.clone(), paint),
         (callback.attempts.to_string(), Paint::Plain),
+        (due(callback), Paint::Dim),
         (stamp(callback.created_ms), Paint::Dim),
         (job.unwrap_or(NOTHING.into()), Paint::Plain),
         (

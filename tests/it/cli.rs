@@ -213,10 +213,29 @@ fn reading_verbs_show_what_the_agent_says() {
         "outbox_pending": 2, "outbox_dead": 1, "disk": {"free": 5_u64 << 30, "total": 20_u64 << 30, "free_inodes": 1000},
         "gc_last_success_ms": null
     });
-    let callback = json!({
-        "id": 4, "endpoint": "cms", "webhook_id": "evt_4", "type": "edgepush.file.published", "state": "dead",
-        "attempts": 9, "created_ms": NOW, "last_error": "410 Gone", "job": 7
+    let callback = |id: i64, rest: Value| {
+        let base = json!({
+            "id": id, "endpoint": "cms", "webhook_id": format!("evt_{id}"), "type": "edgepush.file.published",
+            "attempts": 0, "created_ms": NOW, "settled_ms": null, "due_in_ms": null, "job": 7
+        });
+        with(base, rest)
+    };
+    let callbacks = [
+        callback(
+            4,
+            json!({"state": "dead", "attempts": 9, "last_error": "410 Gone", "settled_ms": NOW}),
+        ),
+        callback(
+            5,
+            json!({"state": "pending", "attempts": 1, "due_in_ms": 4200}),
+        ),
+        callback(6, json!({"state": "pending"})),
+    ];
+    let endpoint = json!({
+        "name": "cms", "target": "https://cms.example:443", "disabled": false, "failures": 3, "pending": 2, "dead": 1,
+        "last_error": "503 Service Unavailable", "last_success_ms": NOW
     });
+    let outbox = json!({"endpoints": [endpoint], "callbacks": callbacks});
     let agent = Script::start(vec![
         ("GET /v1/status", 200, status),
         ("GET /v1/files?limit=1000&offset=0", 200, files),
@@ -228,11 +247,7 @@ fn reading_verbs_show_what_the_agent_says() {
         ("GET /v1/files?app=app-1&name=b&version=2", 200, one),
         ("GET /v1/files/8/events", 200, json!({"events": events})),
         ("GET /v1/events?after=0", 200, Value::String(stream)),
-        (
-            "GET /v1/outbox?limit=100",
-            200,
-            json!({"pending": 2, "dead": 1, "callbacks": [callback]}),
-        ),
+        ("GET /v1/outbox?limit=100", 200, outbox),
     ]);
     for (sample, arguments) in [
         ("status", &["status"][..]),
