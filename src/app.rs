@@ -1,1 +1,135 @@
 //! Builds the parts, runs them as the daemon or for one `apply`, and drains them.
+//!
+//! What is built here is built from the configuration and handed on as arguments; no part sees the whole of it. The order
+//! of the end is the reverse of the start: nothing new is taken, files on the road come to a safe point, answers are
+//! finished, the store is closed last.
+
+mod agent;
+mod apply;
+mod commands;
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::fetch::{self, Fetcher};
+use crate::intake::Intake;
+use crate::job::Board;
+use crate::publish::{self, Publisher};
+use crate::push::Road;
+use crate::runner::Runner;
+use crate::store::{self, Store};
+use crate::sys::clock::{Clock, SystemClock};
+use crate::sys::durable;
+
+pub use agent::agent;
+pub use apply::{Applied, Seen, apply};
+
+/// Why the agent or an `apply` could not run, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory cannot be used.
+    #[error("open the data directory")]
+    Publish(#[from] publish::Error),
+    /// The database cannot be used, or has failed.
+    #[error("use the database")]
+    Store(#[from] store::Error),
+    /// The configuration of fetching cannot be used.
+    #[error("prepare fetching")]
+    Fetch(#[source] fetch::Error),
+    /// The callbacks cannot be prepared.
+    #[error("prepare the callbacks")]
+    Report(#[from] crate::report::Error),
+    /// The endpoints cannot be prepared.
+    #[error("prepare the endpoints")]
+    Api(#[from] crate::api::Error),
+    /// A file cannot be prepared.
+    #[error(transparent)]
+    Durable(#[from] durable::Error),
+    /// A listener cannot be opened.
+    #[error("listen on {address}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The push was not taken.
+    #[error("take the push")]
+    Intake(#[source] crate::intake::Error),
+    /// Something that should not happen.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The parts that the daemon and `apply` have in common.
+struct Parts {
+    clock: Arc<dyn Clock>,
+    store: Store,
+    publisher: Arc<Publisher>,
+    fetcher: Arc<Fetcher>,
+    board: Board,
+    intake: Arc<Intake>,
+    runner: Arc<Runner>,
+    gauges: Arc<crate::api::Gauges>,
+}
+
+impl Parts {
+    /// Opens the data directory and builds everything over it. Blocks: sweeping staging and checking the database may
+    /// take a while after an unclean end.
+    fn build(config: &Config, allow_local: bool) -> Result<Self, Error> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        durable::create_dir_all(&config.data_dir)?;
+        // The lock on the directory comes first: what is swept must not be another process's work.
+        let store = Store::open_with(
+            &config.data_dir.join("edgepush.db"),
+            Arc::clone(&clock),
+            config.store.clone(),
+        )?;
+        let publisher = Arc::new(Publisher::open(
+            &config.data_dir,
+            config.publish.clone(),
+            config.unpack.umask,
+        )?);
+        let fetcher = Fetcher::new(config.fetch.clone()).map_err(Error::Fetch)?;
+        let board = Board::default();
+        let checker = Arc::clone(&fetcher);
+        let require = config.verify.require;
+        let intake = Intake::new(store.clone(), config.intake.clone(), move |file| {
+            let local = allow_local && file.url.file_path().is_some();
+            if !local {
+                checker.check(&file.url).map_err(|e| e.to_string())?;
+            }
+            require.check(&file.content()).map_err(|e| e.to_string())
+        });
+        let road = Road::new(
+            Arc::clone(&fetcher),
+            Arc::clone(&publisher),
+            config.unpack.clone(),
+            config.verify.clone(),
+            config.push.clone(),
+            Arc::clone(&clock),
+        );
+        let gauges = Arc::<crate::api::Gauges>::default();
+        let shown = Arc::clone(&gauges);
+        let runner = Runner::new(
+            store.clone(),
+            Arc::new(road),
+            board.clone(),
+            config.runner.clone(),
+            Arc::clone(&clock),
+            allow_local,
+            Box::new(move |now_ms| shown.gc_succeeded(now_ms)),
+        );
+        Ok(Self {
+            clock,
+            store,
+            publisher,
+            fetcher,
+            board,
+            intake: Arc::new(intake),
+            runner,
+            gauges,
+        })
+    }
+}

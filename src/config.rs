@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::Chain;
-use crate::{api, fetch, intake, publish, push, runner, store, unpack, verify};
+use crate::{api, fetch, intake, publish, push, report, runner, store, unpack, verify, watch};
 
 pub use keys::Keys;
 pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, Loaded, Origin, Problem, Sources};
@@ -44,6 +44,10 @@ pub struct Config {
     pub push: push::Config,
     /// How much is done at once, and how long ends may take.
     pub runner: runner::Config,
+    /// Who is told what happens to files: signed callbacks.
+    pub report: report::Config,
+    /// How push documents are taken from files.
+    pub watch: watch::Config,
     /// Bounds of what the database keeps.
     pub store: store::Config,
 }
@@ -109,6 +113,8 @@ impl Default for Config {
             publish: publish::Config::default(),
             push: push::Config::default(),
             runner: runner::Config::default(),
+            report: report::Config::default(),
+            watch: watch::Config::default(),
             store: store::Config::default(),
         }
     }

@@ -149,6 +149,7 @@ impl Road {
 
     /// Brings one data file from its source to a published version. Blocking work is done on other threads.
     pub async fn run(&self, run: &Run<'_>) -> Result<Done, Stop> {
+        run.progress.set_attempt(1);
         self.verify
             .require
             .check(&run.job.file.content())

@@ -91,7 +91,8 @@ struct Running {
 }
 
 impl Runner {
-    /// Makes a runner of the jobs in `store`.
+    /// Makes a runner of the jobs in `store`. `upkeep_done` is told the time, in milliseconds since the epoch, whenever a
+    /// whole round of upkeep has ended well.
     pub fn new(
         store: Store,
         road: Arc<Road>,
@@ -99,6 +100,7 @@ impl Runner {
         config: Config,
         clock: Arc<dyn Clock>,
         allow_local: bool,
+        upkeep_done: Box<dyn Fn(i64) + Send + Sync>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
@@ -110,7 +112,7 @@ impl Runner {
             running: Mutex::default(),
             left: Notify::new(),
             names: Names::default(),
-            upkeep: upkeep::State::default(),
+            upkeep: upkeep::State::new(upkeep_done),
         })
     }
 

@@ -1,1 +1,372 @@
 //! The inbox of push documents, and configuration files that change.
+//!
+//! A document in `inbox/new` is taken as soon as it can be read whole, and stays there until its files have ended: a
+//! crash in between takes it again, which is harmless, since a push that is repeated starts nothing twice. Then it goes to
+//! `done` or `failed`, with what became of each file beside it. The kernel tells of changes; now and then the directory is
+//! looked at anyway, since some file systems tell nothing.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::intake::Intake;
+use crate::job::{JobId, JobState, Via};
+use crate::store::{Store, Topic, jobs};
+use crate::sys::{Chain, durable};
+use crate::wire::PushDocument;
+use crate::wire::document::MAX_DOCUMENT;
+
+/// Whether and how push documents are taken from files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Whether documents dropped into `inbox/new` below the data directory are taken.
+    pub inbox: bool,
+    /// How often the inbox is looked at, whatever the kernel tells.
+    #[serde(with = "crate::sys::units::duration")]
+    pub look_every: Duration,
+    /// How long a document that cannot be read is waited for when nobody was seen to close it.
+    #[serde(with = "crate::sys::units::duration")]
+    pub patience: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            inbox: true,
+            look_every: Duration::from_secs(30),
+            patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How long a document that was closed unreadable may still be completed.
+const CLOSED_PATIENCE: Duration = Duration::from_secs(2);
+/// How soon unreadable documents are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The inbox of push documents.
+pub struct Inbox {
+    dir: PathBuf,
+    config: Config,
+    intake: Arc<Intake>,
+    store: Store,
+}
+
+/// What is known of a document that waits in `new`.
+#[derive(Default)]
+struct Waiting {
+    closed: bool,
+    taken: bool,
+}
+
+impl Inbox {
+    /// Opens the inbox below `root`, and makes its directories.
+    pub fn open(
+        root: &Path,
+        config: Config,
+        intake: Arc<Intake>,
+        store: Store,
+    ) -> Result<Self, durable::Error> {
+        let dir = root.join("inbox");
+        for sub in ["new", "done", "failed"] {
+            durable::create_dir_all(&dir.join(sub))?;
+        }
+        Ok(Self {
+            dir,
+            config,
+            intake,
+            store,
+        })
+    }
+
+    /// Takes documents until `drain`.
+    pub async fn run(self, drain: CancellationToken) {
+        let inbox = Arc::new(self);
+        let new = inbox.dir.join("new");
+        let (sender, mut changes) = mpsc::channel(256);
+        // Without the kernel's word the regular look is enough.
+        let _watcher = watch(&new, sender)
+            .inspect_err(|error| tracing::warn!(event = "watch-failed", path = %new.display(), %error, "cannot watch the inbox; it is looked at now and then"));
+        let mut waiting: HashMap<PathBuf, Waiting> = HashMap::new();
+        let mut documents = JoinSet::new();
+        loop {
+            let pending = inbox.look(&mut waiting, &mut documents);
+            let again = if pending {
+                LOOK_AGAIN
+            } else {
+                inbox.config.look_every
+            };
+            tokio::select! {
+                () = drain.cancelled() => return,
+                Some(change) = changes.recv() => {
+                    if let Change::Closed(path) = change {
+                        waiting.entry(path).or_default().closed = true;
+                    }
+                }
+                Some(ended) = documents.join_next() => {
+                    if let Ok(path) = ended {
+                        waiting.remove(&path);
+                    }
+                }
+                () = tokio::time::sleep(again) => {}
+            }
+        }
+    }
+
+    /// Takes every document that can be read; returns whether some could not be read yet.
+    fn look(
+        self: &Arc<Self>,
+        waiting: &mut HashMap<PathBuf, Waiting>,
+        documents: &mut JoinSet<PathBuf>,
+    ) -> bool {
+        let mut pending = false;
+        let paths = list(&self.dir.join("new"));
+        waiting.retain(|path, w| w.taken || paths.contains(path));
+        for path in paths {
+            let state = waiting.entry(path.clone()).or_default();
+            if state.taken {
+                continue;
+            }
+            match read(&path) {
+                Ok(text) => {
+                    let parsed = PushDocument::parse(&text, None);
+                    let broken_off =
+                        parsed.is_err() && serde_json::from_str::<Value>(&text).is_err();
+                    if broken_off && !self.is_late(&path, state.closed) {
+                        pending = true;
+                        continue;
+                    }
+                    state.taken = true;
+                    let inbox = Arc::clone(self);
+                    documents.spawn(async move {
+                        inbox.take(&path, parsed).await;
+                        path
+                    });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    state.taken = true;
+                    self.end(
+                        &path,
+                        false,
+                        &json!({ "error": format!("read the document: {error}") }),
+                    );
+                }
+            }
+        }
+        pending
+    }
+
+    fn is_late(&self, path: &Path, closed: bool) -> bool {
+        let modified = fs::metadata(path)
+            .and_then(|m| m.modified())
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let age = modified.elapsed().unwrap_or_default();
+        age > if closed {
+            CLOSED_PATIENCE
+        } else {
+            self.config.patience
+        }
+    }
+
+    async fn take(
+        &self,
+        path: &Path,
+        parsed: Result<crate::wire::push::Push, crate::wire::document::DocumentError>,
+    ) {
+        let push = match parsed {
+            Ok(push) => push,
+            Err(error) => {
+                tracing::warn!(event = "inbox-refused", path = %path.display(), %error, "a push document was refused");
+                return self.end(path, false, &json!({ "error": error.to_string() }));
+            }
+        };
+        tracing::info!(event = "inbox-taken", path = %path.display(), app = %push.app, files = push.items.len(), "took a push document");
+        let answers = match self.intake.admit(push, Via::Inbox).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                tracing::warn!(event = "inbox-refused", path = %path.display(), error = %Chain(&error), "a push document was refused");
+                return self.end(path, false, &json!({ "error": Chain(&error).to_string() }));
+            }
+        };
+        let mut files = Vec::with_capacity(answers.len());
+        let mut good = true;
+        for answer in answers {
+            let row = match answer.job {
+                Some(job) => self.ended(job).await,
+                None => None,
+            };
+            good &= match (&row, answer.code) {
+                (Some(row), _) => row.state == JobState::Succeeded,
+                (None, code) => code == crate::job::ResultCode::AlreadyPublished,
+            };
+            files.push(json!({
+                "name": answer.name,
+                "version": answer.version,
+                "code": answer.code.code(),
+                "message": answer.descrip,
+                "job": answer.job,
+                "state": row.as_ref().map(|r| r.state),
+                "failure": row.as_ref().and_then(|r| r.failure.clone()),
+            }));
+        }
+        self.end(path, good, &json!({ "files": files }));
+    }
+
+    /// Waits until a job has ended.
+    async fn ended(&self, job: JobId) -> Option<jobs::JobRow> {
+        let mut wake = self.store.wake(Topic::Jobs);
+        loop {
+            match self.store.read(move |r| jobs::get(r, job)).await {
+                Ok(Some(row)) if !row.state.is_final() => {}
+                Ok(row) => return row,
+                Err(_) => return None,
+            }
+            if wake.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+
+    /// Moves a document to where it ends, with its result beside it.
+    fn end(&self, path: &Path, good: bool, result: &Value) {
+        let to = self.dir.join(if good { "done" } else { "failed" });
+        let name = path
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let stem = name.strip_suffix(".json").unwrap_or(&name);
+        let moved = durable::write_file(
+            &to.join(format!("{stem}.result.json")),
+            format!("{result:#}\n").as_bytes(),
+            0o640,
+        )
+        .and_then(|()| durable::rename(path, &to.join(&name)))
+        .and_then(|()| durable::sync_dir(&to));
+        if let Err(error) = moved {
+            tracing::error!(event = "inbox-stuck", path = %path.display(), error = %Chain(&error), "could not put a push document away");
+        }
+    }
+}
+
+/// What the kernel told.
+enum Change {
+    /// A writer has closed the file, or it was moved in.
+    Closed(PathBuf),
+    /// Something else.
+    Other,
+}
+
+fn watch(dir: &Path, sender: mpsc::Sender<Change>) -> notify::Result<RecommendedWatcher> {
+    use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let Ok(event) = event else { return };
+        let closed = matches!(
+            event.kind,
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+                | EventKind::Modify(ModifyKind::Name(RenameMode::To))
+        );
+        if !closed && matches!(event.kind, EventKind::Access(_)) {
+            return;
+        }
+        for path in event.paths {
+            // A full queue loses a hint, never a document: the directory is looked at after each.
+            let _ = sender.try_send(if closed {
+                Change::Closed(path)
+            } else {
+                Change::Other
+            });
+        }
+    })?;
+    watcher.watch(dir, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
+
+/// Returns the documents in a directory: plain `*.json` files whose name does not begin with a dot.
+fn list(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_file()))
+        .filter(|e| {
+            e.file_name()
+                .to_str()
+                .is_some_and(|n| n.ends_with(".json") && !n.starts_with('.'))
+        })
+        .map(|e| e.path())
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_DOCUMENT as u64 + 1)
+        .read_to_end(&mut text)?;
+    if text.len() > MAX_DOCUMENT {
+        return Err(std::io::Error::other(format!(
+            "the document is larger than {MAX_DOCUMENT} bytes"
+        )));
+    }
+    String::from_utf8(text).map_err(|_| std::io::Error::other("the document is not UTF-8"))
+}
+
+/// Watches `files` (and, for each, its directory) and calls `changed` after a change has settled, until `drain`.
+pub async fn on_change(files: Vec<PathBuf>, mut changed: impl FnMut(), drain: CancellationToken) {
+    let (sender, mut changes) = mpsc::channel(16);
+    let mut watchers = Vec::new();
+    let mut dirs: Vec<PathBuf> = files
+        .iter()
+        .filter_map(|f| f.parent().map(Path::to_owned))
+        .collect();
+    dirs.sort();
+    dirs.dedup();
+    for dir in dirs {
+        match watch(&dir, sender.clone()) {
+            Ok(watcher) => watchers.push(watcher),
+            Err(error) => {
+                tracing::warn!(event = "watch-failed", path = %dir.display(), %error, "cannot watch a directory of the configuration")
+            }
+        }
+    }
+    let mut last = stamps(&files);
+    loop {
+        tokio::select! {
+            () = drain.cancelled() => return,
+            Some(_) = changes.recv() => {}
+        }
+        // Editors and config management write in several steps: wait until it is quiet.
+        while tokio::time::timeout(Duration::from_millis(300), changes.recv())
+            .await
+            .is_ok_and(|c| c.is_some())
+        {}
+        let now = stamps(&files);
+        if now != last {
+            last = now;
+            changed();
+        }
+    }
+}
+
+fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+    let stamp = |path: &PathBuf| {
+        fs::metadata(path)
+            .and_then(|m| Ok((m.modified()?, m.len())))
+            .ok()
+    };
+    files.iter().map(stamp).collect()
+}

@@ -3,6 +3,7 @@
 //! A subcommand is a file: its arguments, what it asks of the agent or of the parts, and the rendering of the answer for
 //! people and as JSON. What a command prints goes through [`out::Out`]; how it ends is one of the codes of [`exit`].
 
+mod agent;
 pub mod archive;
 mod change;
 mod config;
@@ -96,6 +97,8 @@ impl WhichVersion {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the agent: take pushes and bring each file to its end, until told to stop
+    Agent,
     /// Push files or URLs to the agent and follow them to their end
     Push(push::Push),
     /// Show the node at a glance
@@ -173,8 +176,12 @@ pub fn main() -> ExitCode {
 impl Arguments {
     fn run(self, out: &mut Out) -> Result<Exit, Error> {
         let global = self.global;
+        if matches!(self.command, Command::Agent) {
+            return agent::run(&global);
+        }
         log::start(Level::Warn, Format::Text, global.verbose);
         match self.command {
+            Command::Agent => agent::run(&global),
             Command::Push(command) => command.run(&global, out),
             Command::Status => node::run(&global, out),
             Command::Ls(command) => command.run(&global, out),

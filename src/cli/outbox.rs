@@ -22,12 +22,9 @@ struct List {
     /// Only those in this state
     #[arg(long, value_enum)]
     state: Option<State>,
-    /// Only those behind the one of this number
-    #[arg(long, value_name = "ID")]
-    after: Option<i64>,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: u32,
+    limit: u64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -46,13 +43,16 @@ enum Command {
     Replay {
         /// Only this one
         id: Option<i64>,
+        /// Only to this endpoint
+        #[arg(long, value_name = "NAME")]
+        endpoint: Option<String>,
     },
 }
 
 impl Outbox {
     pub(super) fn run(self, global: &Global, out: &mut Out) -> Result<Exit, Error> {
         match self.command {
-            Some(Command::Replay { id }) => replay(&Replay { id }, global, out),
+            Some(Command::Replay { id, endpoint }) => replay(&Replay { id, endpoint }, global, out),
             None => list(self.list, global, out),
         }
     }
@@ -65,7 +65,7 @@ fn list(list: List, global: &Global, out: &mut Out) -> Result<Exit, Error> {
         State::Dead => "dead",
     });
     let found = reach::ask(global, |client| async move {
-        Ok(client.outbox(state, list.after, Some(list.limit)).await?)
+        Ok(client.outbox(state, Some(list.limit)).await?)
     })?;
     if out.json {
         out.json(&found)?;

@@ -153,6 +153,8 @@ impl Road {
             Err(stop) => {
                 stopper.raise();
                 discard(spool);
+                // The tree goes before the failure is told.
+                let _ = tokio::time::timeout(GRACE, unpacking.end()).await;
                 return Err(doubtful(stop));
             }
         };

@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -18,14 +17,21 @@ use crate::store::{self, activations, releases};
 use crate::sys::Chain;
 
 /// What upkeep remembers between its rounds.
-#[derive(Default)]
 pub(super) struct State {
     names: Mutex<HashSet<(AppId, DataName)>>,
     wanted: Notify,
-    last_success_ms: AtomicI64,
+    done: Box<dyn Fn(i64) + Send + Sync>,
 }
 
 impl State {
+    pub(super) fn new(done: Box<dyn Fn(i64) + Send + Sync>) -> Self {
+        Self {
+            names: Mutex::default(),
+            wanted: Notify::new(),
+            done,
+        }
+    }
+
     /// Asks for a look at the versions of a name, soon.
     pub(super) fn look_at(&self, key: &Key) {
         self.lock().insert((key.app.clone(), key.name.clone()));
@@ -142,17 +148,9 @@ impl Runner {
         }
         swept.partials = self.sweep_partials().await;
         if self.store.housekeep().await.is_ok() {
-            self.upkeep
-                .last_success_ms
-                .store(self.clock.now_ms(), Ordering::Relaxed);
+            (self.upkeep.done)(self.clock.now_ms());
         }
         swept
-    }
-
-    /// Returns when a whole round of upkeep last ended well, in milliseconds since the epoch; 0 while none has.
-    #[must_use]
-    pub fn last_upkeep_ms(&self) -> i64 {
-        self.upkeep.last_success_ms.load(Ordering::Relaxed)
     }
 
     async fn sweep_name(&self, app: &AppId, name: &DataName) -> Swept {

@@ -19,7 +19,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ("intake", "wire job datafile store sys"),
     ("runner", "push store job datafile sys"),
     ("report", "store job wire datafile sys"),
-    ("watch", "intake wire sys"),
+    ("watch", "intake wire store job sys"),
     ("api", "intake store job wire datafile sys"),
     (
         "config",

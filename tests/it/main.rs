@@ -10,5 +10,6 @@ mod config;
 mod ens;
 mod layers;
 mod native_api;
+mod push;
 mod systemd;
 mod wire_samples;

@@ -1,0 +1,154 @@
+//! `edgepush apply`: one push document, brought to its end in this process by the same parts as in the daemon.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Parts};
+use crate::config::Config;
+use crate::intake::Answer;
+use crate::job::{JobId, Snapshot, Via};
+use crate::report::Reporter;
+use crate::store::jobs::{self, JobRow};
+use crate::store::{EventRow, releases};
+use crate::wire::push::Push;
+
+/// How often progress is shown.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
+/// How long callbacks may take after the last file has ended.
+const REPORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What an `apply` shows while it works.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// The answers to the elements, in their order.
+    Answers(&'a [Answer]),
+    /// How far a job is.
+    Progress(JobId, Snapshot),
+    /// Something happened.
+    Event(&'a EventRow),
+}
+
+/// How one element of the push ended.
+#[derive(Debug)]
+pub struct Applied {
+    /// The answer to it.
+    pub answer: Answer,
+    /// Its job, where there was one: with its final state.
+    pub job: Option<JobRow>,
+    /// Its tree, where it is published.
+    pub path: Option<PathBuf>,
+    /// Bytes of its archive, and files in its tree, where it is published.
+    pub size: Option<(u64, u64)>,
+}
+
+/// Brings every element of `push` to its end. `seen` is told what happens.
+pub async fn apply(
+    config: &Config,
+    push: Push,
+    seen: &mut dyn FnMut(Seen<'_>),
+) -> Result<Vec<Applied>, Error> {
+    let theirs = config.clone();
+    let parts = tokio::task::spawn_blocking(move || Parts::build(&theirs, true))
+        .await
+        .map_err(|e| Error::Other(e.to_string()))??;
+    let app = push.app.clone();
+    let drain = CancellationToken::new();
+    let reporter = Reporter::new(config.report.clone(), parts.store.clone())?;
+    let reporting = tokio::spawn(reporter.run(drain.clone()));
+    let mut events = parts.store.subscribe();
+    let answers = parts
+        .intake
+        .admit(push, Via::Apply)
+        .await
+        .map_err(Error::Intake)?;
+    seen(Seen::Answers(&answers));
+    let ids: Vec<JobId> = answers.iter().filter_map(|a| a.job).collect();
+
+    let mut running = tokio::spawn(Arc::clone(&parts.runner).run(drain.clone(), true));
+    let mut tick = tokio::time::interval(SHOW_EVERY);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut running => break ended,
+            Ok(event) = events.recv() => seen(Seen::Event(&event)),
+            _ = tick.tick() => {
+                for id in &ids {
+                    if let Some(snapshot) = parts.board.get(*id) {
+                        seen(Seen::Progress(*id, snapshot));
+                    }
+                }
+            }
+            _ = tokio::signal::ctrl_c() => drain.cancel(),
+        }
+    };
+    ended.map_err(|e| Error::Other(e.to_string()))??;
+    while let Ok(event) = events.try_recv() {
+        seen(Seen::Event(&event));
+    }
+    wait_for_reports(&parts, &drain, reporting).await;
+    let mut applied = Vec::with_capacity(answers.len());
+    for answer in answers {
+        applied.push(look_up(&parts, &app, answer).await?);
+    }
+    parts.store.close().await;
+    Ok(applied)
+}
+
+/// Gives callbacks a moment; those that are not delivered stay in the outbox.
+async fn wait_for_reports(
+    parts: &Parts,
+    drain: &CancellationToken,
+    reporting: tokio::task::JoinHandle<()>,
+) {
+    let end = tokio::time::Instant::now() + REPORT_PATIENCE;
+    while tokio::time::Instant::now() < end {
+        match parts.store.read(crate::store::outbox::pending).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    drain.cancel();
+    let _ = reporting.await;
+}
+
+async fn look_up(
+    parts: &Parts,
+    app: &crate::datafile::AppId,
+    answer: Answer,
+) -> Result<Applied, Error> {
+    use crate::datafile::{DataName, DataVersion, Key};
+    let job = match answer.job {
+        Some(id) => parts.store.read(move |r| jobs::get(r, id)).await?,
+        None => None,
+    };
+    let (Ok(name), Ok(version)) = (
+        DataName::parse(&answer.name),
+        DataVersion::parse(&answer.version),
+    ) else {
+        return Ok(Applied {
+            answer,
+            job,
+            path: None,
+            size: None,
+        });
+    };
+    let key = Key {
+        app: app.clone(),
+        name,
+        version,
+    };
+    let looked = key.clone();
+    let release = parts.store.read(move |r| releases::get(r, &looked)).await?;
+    let path = release
+        .is_some()
+        .then(|| parts.publisher.layout().version_dir(&key));
+    let size = release.map(|r| (r.content.size.unwrap_or(0), r.files));
+    Ok(Applied {
+        answer,
+        job,
+        path,
+        size,
+    })
+}
