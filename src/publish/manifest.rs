@@ -1,7 +1,7 @@
 //! The manifest of a version: what was published, entry by entry, with digests. It lies beside the tree, not inside it,
 //! is readable without the database, and a lost database is rebuilt from it.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,10 @@ use crate::sys::durable;
 
 /// The format number that this code writes. A reader takes what it knows of a larger one.
 pub const FORMAT: u32 = 1;
+/// What stands between head and entries.
+const ENTRIES: &[u8] = b",\"entries\":[";
+/// A head has at most three names of a kilobyte, escaped, and little else.
+const HEAD_BYTES: usize = 32 << 10;
 
 /// Everything about a version but its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,7 +189,8 @@ fn write_to<'a>(
 ) -> io::Result<()> {
     let mut text = serde_json::to_string(head)?;
     text.pop();
-    write!(out, "{text},\"entries\":[")?;
+    out.write_all(text.as_bytes())?;
+    out.write_all(ENTRIES)?;
     let mut separator = "\n";
     for entry in entries {
         out.write_all(separator.as_bytes())?;
@@ -196,8 +201,21 @@ fn write_to<'a>(
     out.flush()
 }
 
-/// Reads the head of a manifest, whatever its entries are.
+/// Reads the head of a manifest, whatever its entries are, and not more of the file than that where it is of our making.
 pub fn read_head(path: &Path) -> Result<Head, Error> {
+    let mut start = Vec::with_capacity(HEAD_BYTES);
+    let file = std::fs::File::open(path).map_err(durable::at("open", path))?;
+    file.take(HEAD_BYTES as u64)
+        .read_to_end(&mut start)
+        .map_err(durable::at("read", path))?;
+    let cut = start.windows(ENTRIES.len()).position(|w| w == ENTRIES);
+    if let Some(cut) = cut {
+        start.truncate(cut);
+        start.push(b'}');
+        if let Ok(head) = serde_json::from_slice(&start) {
+            return Ok(head);
+        }
+    }
     read_json(path)
 }
 
