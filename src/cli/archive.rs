@@ -4,7 +4,7 @@
 mod pack;
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -12,55 +12,51 @@ use std::thread;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
+use super::exit::{self, Error as Ended, Exit};
+use super::out::{Out, Paint};
 use crate::datafile::ArchiveType;
+use crate::sys::Chain;
 use crate::sys::units::show_bytes;
-use crate::sys::{Chain, landlock};
 use crate::unpack::{self, Config, Error, Limits, NameEncoding, Options, Target, Tree};
 
-pub use pack::{PackArgs, pack};
-
-/// The archive was accepted, or made.
-pub const DONE: u8 = 0;
-/// The archive was refused.
-pub const REFUSED: u8 = 1;
+use pack::PackArgs;
 
 /// What is done with an archive.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Check whether an archive would be accepted by a push, and say what is wrong and where
     Check(CheckArgs),
     /// Pack a directory into an archive that every agent accepts, the same bytes each time
     Pack(PackArgs),
 }
 
-/// Runs one of the commands; returns the exit code.
-pub fn run(command: &Command) -> anyhow::Result<u8> {
-    match command {
-        Command::Check(args) => check(args),
-        Command::Pack(args) => pack(args),
+impl Command {
+    pub(super) fn run(self, out: &mut Out) -> Result<Exit, Ended> {
+        match self {
+            Self::Check(args) => check(&args, out),
+            Self::Pack(args) => pack::pack(&args, out),
+        }
+        .map_err(|error| Ended::new(exit::FAILED, error))
     }
 }
 
 /// Arguments of `archive check`.
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// The archive
-    pub file: PathBuf,
+    file: PathBuf,
     /// What it is: tar.gz, zip or tar; found out by its first bytes where not stated
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
-    pub archive_type: Option<ArchiveType>,
+    archive_type: Option<ArchiveType>,
     /// Unpack into this directory, which must be empty or not exist; it is left empty when the archive is refused
     #[arg(long, value_name = "DIR")]
-    pub into: Option<PathBuf>,
-    /// Answer with one JSON object
-    #[arg(long)]
-    pub json: bool,
+    into: Option<PathBuf>,
     /// Set a limit, such as max_entries=1000; may be given several times
     #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = parse_limit)]
-    pub limits: Vec<(String, u64)>,
+    limits: Vec<(String, u64)>,
     /// How names in a zip are read that do not say that they are UTF-8: auto, utf-8, cp437 or gbk
     #[arg(long, value_name = "ENCODING", default_value = "auto", value_parser = parse_encoding)]
-    pub zip_name_encoding: NameEncoding,
+    zip_name_encoding: NameEncoding,
 }
 
 fn parse_type(text: &str) -> Result<ArchiveType, String> {
@@ -87,8 +83,8 @@ fn parse_encoding(text: &str) -> Result<NameEncoding, String> {
         .map_err(|_| format!("`{text}` is none of auto, utf-8, cp437, gbk"))
 }
 
-/// Checks an archive, says what was found on standard output, and returns the exit code.
-pub fn check(args: &CheckArgs) -> anyhow::Result<u8> {
+/// Checks an archive and says what was found.
+fn check(args: &CheckArgs, out: &mut Out) -> anyhow::Result<Exit> {
     let mut file =
         File::open(&args.file).with_context(|| format!("open `{}`", args.file.display()))?;
     let archive_type = match args.archive_type {
@@ -114,19 +110,16 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     if let Some(into) = into {
         into.close(result.is_ok())?;
     }
-    let mut out = std::io::stdout().lock();
-    let code = match result {
+    match result {
         Ok(tree) => {
-            accepted(&mut out, args, archive_type, &tree)?;
-            DONE
+            accepted(out, args, archive_type, &tree)?;
+            Ok(exit::DONE)
         }
         Err(error) => {
-            refused(&mut out, args, archive_type, &error)?;
-            REFUSED
+            refused(out, args, archive_type, &error)?;
+            Ok(exit::FAILED)
         }
-    };
-    out.flush()?;
-    Ok(code)
+    }
 }
 
 /// Unpacks on a thread of its own, since a sandbox stays on a thread for good.
@@ -207,52 +200,44 @@ impl Into {
 }
 
 fn accepted(
-    out: &mut impl Write,
+    out: &mut Out,
     args: &CheckArgs,
     archive_type: ArchiveType,
     tree: &Tree,
 ) -> std::io::Result<()> {
     let entries = tree.entries.len();
-    if args.json {
-        let answer = serde_json::json!({
+    if out.json {
+        return out.json_line(&serde_json::json!({
             "verdict": "accept", "type": archive_type, "entries": entries, "files": tree.files, "bytes": tree.bytes,
-        });
-        return writeln!(out, "{answer}");
+        }));
     }
-    writeln!(
-        out,
-        "{}: good {archive_type}, {entries} entries, {} files, {}",
+    let good = out.paint(Paint::Good, "good");
+    out.line(format!(
+        "{}: {good} {archive_type}, {entries} entries, {} files, {}",
         args.file.display(),
         tree.files,
         show_bytes(tree.bytes)
-    )
+    ))
 }
 
 fn refused(
-    out: &mut impl Write,
+    out: &mut Out,
     args: &CheckArgs,
     archive_type: ArchiveType,
     error: &Error,
 ) -> std::io::Result<()> {
     let (kind, message) = (error.kind(), Chain(error).to_string());
-    if args.json {
-        let answer = serde_json::json!({
+    if out.json {
+        return out.json_line(&serde_json::json!({
             "verdict": "reject", "type": archive_type, "kind": kind.name, "class": kind.class, "entry": error.entry(),
             "limit": error.limit(), "expected": error.expected(), "found": error.found(), "message": message,
             "help": kind.help,
-        });
-        return writeln!(out, "{answer}");
+        }));
     }
-    writeln!(
-        out,
-        "{}: refused as {archive_type}: {kind}\n  {message}\n  {}",
+    let bad = out.paint(Paint::Bad, kind.name);
+    out.line(format!(
+        "{}: refused as {archive_type}: {bad}\n  {message}\n  {}",
         args.file.display(),
         kind.help
-    )
-}
-
-/// Tells how far threads that unpack are confined on this node.
-#[must_use]
-pub fn sandbox_status() -> landlock::Status {
-    landlock::probe()
+    ))
 }

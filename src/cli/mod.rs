@@ -4,7 +4,7 @@
 //! people and as JSON. What a command prints goes through [`out::Out`]; how it ends is one of the codes of [`exit`].
 
 mod agent;
-pub mod archive;
+mod archive;
 mod change;
 mod config;
 mod docs;
@@ -198,20 +198,12 @@ impl Arguments {
             Command::Cancel(command) => command.run(&global, out),
             Command::Retry(command) => command.run(&global, out),
             Command::Outbox(command) => command.run(&global, out),
-            Command::Archive(command) => run_archive(&command),
+            Command::Archive(command) => command.run(out),
             Command::Config(command) => command.run(&global, out),
             Command::Doctor => doctor::run(&global, out),
             Command::Completions(command) => command.run(out),
             Command::Man(command) => command.run(out),
         }
-    }
-}
-
-fn run_archive(command: &archive::Command) -> Result<Exit, Error> {
-    match archive::run(command) {
-        Ok(archive::DONE) => Ok(exit::DONE),
-        Ok(_) => Ok(exit::FAILED),
-        Err(error) => Err(Error::new(exit::FAILED, error)),
     }
 }
 

@@ -216,7 +216,7 @@ fn every_archive_of_the_corpus_has_its_right_result() {
 #[test]
 fn a_tar_becomes_its_tree_with_any_number_of_writers() {
     let mut tar = Tar::new().dir("./", 0o755).dir("empty", 0o1777);
-    for (path, content) in site("7", 3000) {
+    for (path, content) in site("7", 400) {
         tar = tar.file(&path, 0o4644, &content);
     }
     let long = format!("{}/name", "directory-with-a-long-name".repeat(6));
@@ -236,7 +236,7 @@ fn a_tar_becomes_its_tree_with_any_number_of_writers() {
             let tree =
                 unpack_tar(&archive[..], is_gzip, place.target(), &options(writers)).unwrap();
             assert_eq!(place.found(), told(&tree), "{writers} writers");
-            assert_eq!(tree.files, 3004);
+            assert_eq!(tree.files, 404);
             trees.push(tree);
         }
     }
@@ -271,7 +271,7 @@ fn a_zip_becomes_its_tree_with_any_number_of_threads() {
         .compression_method(zip::CompressionMethod::Deflated)
         .unix_permissions(0o640);
     let stored = deflated.compression_method(zip::CompressionMethod::Stored);
-    for (n, (path, content)) in site("7", 2000).into_iter().enumerate() {
+    for (n, (path, content)) in site("7", 300).into_iter().enumerate() {
         let options = if n % 3 == 0 { stored } else { deflated };
         writer.start_file(path, options).unwrap();
         writer.write_all(&content).unwrap();
@@ -290,7 +290,7 @@ fn a_zip_becomes_its_tree_with_any_number_of_threads() {
         assert_eq!(place.found(), told(&tree), "{writers} writers");
         trees.push(tree);
     }
-    assert_eq!(trees[0].files, 2001);
+    assert_eq!(trees[0].files, 301);
     assert!(trees.iter().all(|tree| *tree == trees[0]));
     unpack_zip(&file, Target::Check, &options(2)).unwrap();
 }
@@ -300,7 +300,7 @@ fn a_hostile_tar_leaves_nothing_inside_or_outside() {
     // Enough before the lie that writers are at work when it is found.
     let start = || {
         let mut tar = Tar::new();
-        for (path, content) in site("7", 500) {
+        for (path, content) in site("7", 100) {
             tar = tar.file(&path, 0o644, &content);
         }
         tar.file("big", 0o644, &noise(600_000, 3))
@@ -341,7 +341,7 @@ fn a_hostile_tar_leaves_nothing_inside_or_outside() {
         (
             "a directory swapped for a link",
             "path-conflict",
-            start().raw(b"site", b'2', b"../outside", b""),
+            start().raw(b"site", b'2', b"outside", b""),
         ),
         (
             "a device at the end",

@@ -12,23 +12,21 @@ use clap::Args;
 use sha2::Digest as _;
 use zip::write::SimpleFileOptions;
 
-use super::DONE;
+use super::Out;
+use crate::cli::exit::{self, Exit};
 use crate::datafile::{ArchiveType, Digest};
 use crate::sys::durable;
 
 /// Arguments of `archive pack`.
 #[derive(Debug, Args)]
-pub struct PackArgs {
+pub(in crate::cli) struct PackArgs {
     /// The directory whose contents are packed
-    pub dir: PathBuf,
+    dir: PathBuf,
     /// The archive to write; its name says what it is: .tar.gz, .tgz, .zip or .tar
-    pub out: PathBuf,
+    out: PathBuf,
     /// Give every entry this time, in seconds since the epoch, instead of its own
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
-    pub mtime: Option<u64>,
-    /// Answer with one JSON object: the item of a push, without `version` and `url`
-    #[arg(long)]
-    pub json: bool,
+    mtime: Option<u64>,
 }
 
 /// Something below the directory.
@@ -48,8 +46,8 @@ enum Kind {
     Link(PathBuf),
 }
 
-/// Packs a directory, says what a push has to state on standard output, and returns the exit code.
-pub fn pack(args: &PackArgs) -> anyhow::Result<u8> {
+/// Packs a directory and says what a push has to state about it: as JSON, the item without `version` and `url`.
+pub(super) fn pack(args: &PackArgs, out: &mut Out) -> anyhow::Result<Exit> {
     let name = args.out.file_name().unwrap_or_default().to_string_lossy();
     let Some(archive_type) = ArchiveType::from_file_name(&name) else {
         bail!("`{name}` says no archive type: name it .tar.gz, .zip or .tar");
@@ -71,31 +69,26 @@ pub fn pack(args: &PackArgs) -> anyhow::Result<u8> {
         let _ = fs::remove_file(&temporary);
     }
     let (size, md5, sha256) = written?;
-    say(args, archive_type, &name, size, &md5, &sha256)?;
-    Ok(DONE)
+    say(out, archive_type, &name, size, &md5, &sha256)?;
+    Ok(exit::DONE)
 }
 
 fn say(
-    args: &PackArgs,
+    out: &mut Out,
     archive_type: ArchiveType,
     name: &str,
     size: u64,
     md5: &str,
     sha256: &str,
 ) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    if args.json {
-        let item = serde_json::json!({
+    if out.json {
+        return out.json_line(&serde_json::json!({
             "name": name, "size": size, "archiveType": archive_type, "md5": md5, "sha256": sha256,
-        });
-        writeln!(out, "{item}")?;
-    } else {
-        writeln!(
-            out,
-            "name         {name}\nsize         {size}\narchiveType  {archive_type}\nmd5          {md5}\nsha256       {sha256}"
-        )?;
+        }));
     }
-    out.flush()
+    out.line(format!(
+        "name         {name}\nsize         {size}\narchiveType  {archive_type}\nmd5          {md5}\nsha256       {sha256}"
+    ))
 }
 
 fn walk(dir: &Path, below: &[u8], found: &mut Vec<Found>) -> anyhow::Result<()> {
