@@ -51,6 +51,7 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         Arc::clone(&parts.runner),
         parts.store.clone(),
         commands,
+        drain.clone(),
     ));
     if config.watch.inbox {
         let inbox = Inbox::open(

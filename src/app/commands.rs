@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::command::{Command, Denied};
 use crate::api::model::{Collected, Removed, Verified, VerifiedTree, WhatToVerify};
@@ -12,14 +13,22 @@ use crate::runner::{self, Runner};
 use crate::store::{Store, jobs, releases};
 use crate::sys::Chain;
 
-/// Answers commands until the channel is closed. Each is answered beside the others: a long verification holds up no
+/// Answers commands until `drain`; the API holds its end of the channel longer than that. Each is answered beside the others: a long verification holds up no
 /// removal.
 pub(super) async fn serve(
     runner: Arc<Runner>,
     store: Store,
     mut commands: mpsc::Receiver<Command>,
+    drain: CancellationToken,
 ) {
-    while let Some(command) = commands.recv().await {
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            () = drain.cancelled() => return,
+        };
+        let Some(command) = command else {
+            return;
+        };
         let (runner, store) = (Arc::clone(&runner), store.clone());
         tokio::spawn(async move {
             match command {
