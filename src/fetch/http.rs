@@ -15,7 +15,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, IF_RANGE, LOCATION,
+    RANGE,
 };
 use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, sleep};
@@ -37,6 +38,8 @@ pub(super) struct Ask<'a> {
     pub(super) if_range: Option<&'a str>,
     /// Whether the URL comes from the configuration, which may name what a push may not.
     pub(super) trusted: bool,
+    /// Whether caches on the way are told to ask the origin.
+    pub(super) past_caches: bool,
 }
 
 /// An answer that is no redirect.
@@ -168,6 +171,9 @@ fn request_headers(
         headers.extend(more.clone());
     }
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if ask.past_caches {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    }
     if let Some(from) = ask.from
         && let Ok(range) = HeaderValue::try_from(format!("bytes={from}-"))
     {

@@ -60,7 +60,7 @@ pub struct Request {
     /// Whether a digest of the whole will be checked. Then a file of known size may be resumed without a strong
     /// validator: should the parts not belong together, the digest says so.
     pub proven: bool,
-    /// Whether mirrors are left out: for the one refetch after a digest was wrong.
+    /// Whether mirrors are left out and caches told to ask the origin: for the one refetch after a digest was wrong.
     pub from_origin: bool,
     /// Whether a `file` URL is read from this node's disk: for push documents given by its operator.
     pub allow_local: bool,

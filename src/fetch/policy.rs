@@ -379,9 +379,24 @@ impl reqwest::dns::Resolve for Resolver {
                 None => found.collect(),
             };
             enter(Phase::Connect);
-            Ok(Box::new(addresses.into_iter()) as reqwest::dns::Addrs)
+            Ok(Box::new(varied(addresses).into_iter()) as reqwest::dns::Addrs)
         })
     }
+}
+
+/// Begins somewhere else each time within the addresses of a family: one that swallows packets uses up the clock of a
+/// connection, and the next attempt should not begin with it again.
+fn varied(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first = addresses.first().map(SocketAddr::is_ipv4);
+    let (mut same, mut other): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|a| Some(a.is_ipv4()) == first);
+    for family in [&mut same, &mut other] {
+        let n = fastrand::usize(..family.len().max(1));
+        family.rotate_left(n);
+    }
+    same.append(&mut other);
+    same
 }
 
 fn permitted(
@@ -546,6 +561,22 @@ mod tests {
         assert_eq!(good, answers(&["192.0.2.1"]));
         let bad = answers(&["127.0.0.1", "::1"]);
         assert!(permitted(&policy, "a.example", bad.into_iter()).is_err());
+    }
+
+    #[test]
+    fn begins_with_another_address_each_time() {
+        let all: Vec<SocketAddr> = ["[2001:db8::1]:0", "[2001:db8::2]:0", "192.0.2.1:0"]
+            .iter()
+            .map(|t| t.parse().unwrap())
+            .collect();
+        let mut first = std::collections::HashSet::new();
+        for _ in 0..100 {
+            let varied = varied(all.clone());
+            assert_eq!((varied.len(), varied[2]), (3, all[2]));
+            first.insert(varied[0]);
+        }
+        assert_eq!(first.len(), 2);
+        assert!(varied(Vec::new()).is_empty());
     }
 
     #[test]

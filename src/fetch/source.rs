@@ -244,6 +244,7 @@ impl Source {
             from: (self.position > 0).then_some(self.position),
             if_range: condition.as_deref(),
             trusted,
+            past_caches: self.request.from_origin,
         };
         match http::ask(&roads, &ask, &mut self.secrets).await {
             Ok(answer) => {

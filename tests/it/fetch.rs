@@ -14,6 +14,7 @@ mod clocks;
 mod resume;
 mod roads;
 mod secrets;
+mod servers;
 
 /// A fetcher that may fetch from this machine and loses patience in milliseconds.
 fn fetcher(more: &str) -> Arc<Fetcher> {

@@ -280,6 +280,9 @@ async fn mirrors_are_tried_in_order_before_the_origin() {
         ..wanted
     };
     fetch(&fetcher, direct).await.result.expect("fetched");
+    let hits = origin.hits("/f");
+    assert_eq!(hits[0].header("cache-control"), None);
+    assert_eq!(hits[1].header("cache-control"), Some("no-cache"));
     assert_eq!((first.all_hits().len(), second.all_hits().len()), (1, 2));
     // Nowhere: the origin's answer counts.
     let (fetcher, nowhere) = mirrored("/none");

@@ -48,12 +48,19 @@ async fn no_fault_tells_a_secret() {
     let url = origin
         .url("/f?sign=SECRET&k=a%2Fb%2Fc&z=SECRET2")
         .replace("http://", "http://me:SECRET@");
-    for (n, reply) in replies.into_iter().enumerate() {
-        origin.serve("/f", reply);
-        let mut request = request(&url, Some(9000));
-        request.deadline = tokio::time::Instant::now() + Duration::from_millis(700);
+    let fetches = replies.into_iter().enumerate().map(|(n, reply)| {
+        let path = format!("/f{n}");
+        origin.serve(&path, reply);
+        let mut request = request(&url.replace("/f?", &format!("{path}?")), Some(9000));
+        request.deadline = tokio::time::Instant::now() + Duration::from_millis(900);
         assert!(!format!("{request:?}").contains("SECRET"));
-        let got = fetch(&fetcher(""), request).await;
+        async move { fetch(&fetcher(""), request).await }
+    });
+    for (n, got) in futures_util::future::join_all(fetches)
+        .await
+        .into_iter()
+        .enumerate()
+    {
         let mut text: String = got
             .retried
             .iter()

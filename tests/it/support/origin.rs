@@ -151,21 +151,26 @@ impl Hit {
 impl Origin {
     /// Starts a server on a free port of 127.0.0.1.
     pub(crate) fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with("127.0.0.1:0", None)
+    }
+
+    /// Starts a server on another address, such as `10.231.0.2:0`, in the network namespace of this thread.
+    pub(crate) fn start_at(address: &str) -> Self {
+        Self::start_with(address, None)
     }
 
     /// Starts a server that speaks TLS with the certificate `name` of `tests/data/tls`.
     pub(crate) fn start_tls(name: &str) -> Self {
-        Self::start_with(Some(tls_config(name, false)))
+        Self::start_with("127.0.0.1:0", Some(tls_config(name, false)))
     }
 
     /// Starts a server that speaks TLS and wants a client certificate of the same authority.
     pub(crate) fn start_mutual_tls(name: &str) -> Self {
-        Self::start_with(Some(tls_config(name, true)))
+        Self::start_with("127.0.0.1:0", Some(tls_config(name, true)))
     }
 
-    fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    fn start_with(address: &str, tls: Option<Arc<ServerConfig>>) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("the address");
         let scheme = if tls.is_some() { "https" } else { "http" };
         let shared = Arc::new(Shared::default());
