@@ -117,7 +117,9 @@ impl Runner {
                 _ = every.tick() => {
                     if first {
                         first = false;
-                        self.compare_with_disk().await;
+                        if self.store.is_doubtful() {
+                            self.compare_with_disk().await;
+                        }
                     }
                     self.sweep_all().await;
                 }

@@ -117,6 +117,7 @@ struct Inner {
     shared: Arc<Shared>,
     readers: Readers,
     path: PathBuf,
+    doubtful: bool,
     /// Held as long as the database is in use; released after the owner has ended.
     _lock: File,
 }
@@ -148,7 +149,7 @@ impl Store {
         let parent = path.parent().unwrap_or(Path::new("."));
         durable::create_dir_all(parent).map_err(|e| Error::Prepare(Arc::new(e)))?;
         let lock = lock_directory(parent)?;
-        let conn = schema::open_writer(path)?;
+        let (conn, doubtful) = schema::open_writer(path)?;
         let shared = Arc::new(Shared::new(clock, saved_uptime(&conn)?));
         let (sender, queue) = mpsc::channel(QUEUE);
         let readers = Readers::new(path.to_owned(), config.readers);
@@ -165,6 +166,7 @@ impl Store {
                 shared,
                 readers,
                 path: path.to_owned(),
+                doubtful,
                 _lock: lock,
             }),
         })
@@ -261,6 +263,12 @@ impl Store {
             commits: self.inner.shared.commits.load(Ordering::Relaxed),
             pieces: self.inner.shared.pieces.load(Ordering::Relaxed),
         }
+    }
+
+    /// Tells whether the disk may know more than the database: the last run did not end in order, or there was none.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        self.inner.doubtful
     }
 
     /// Returns the path of the database.

@@ -23,8 +23,9 @@ const STATEMENTS: usize = 256;
 /// Every migration, oldest first.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
-/// Opens the database for its one writer: made if missing, checked, migrated, and marked as in use.
-pub(super) fn open_writer(path: &Path) -> Result<Connection, Error> {
+/// Opens the database for its one writer: made if missing, checked, migrated, and marked as in use. Also tells whether
+/// what it says may lag behind the disk: after an end that was not in order, or when it was made just now.
+pub(super) fn open_writer(path: &Path) -> Result<(Connection, bool), Error> {
     prepare_file(path)?;
     let conn = Connection::open_with_flags(
         path,
@@ -34,12 +35,10 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, Error> {
     tune(&conn).map_err(open_error("open", path))?;
     let version = recognise(&conn, path)?;
     set_up(&conn, path)?;
-    if version > 0 {
-        check_after_unclean_end(&conn, path)?;
-    }
+    let doubtful = version == 0 || check_after_unclean_end(&conn, path)?;
     migrate(&conn, path, version)?;
     set_meta(&conn, "clean", "0").map_err(open_error("mark", path))?;
-    Ok(conn)
+    Ok((conn, doubtful))
 }
 
 /// Opens a connection that cannot write.
@@ -176,21 +175,21 @@ fn set_up(conn: &Connection, path: &Path) -> Result<(), Error> {
     }
 }
 
-fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<(), Error> {
+fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<bool, Error> {
     let clean: Option<String> = conn
         .query_row("SELECT value FROM meta WHERE key = 'clean'", [], |r| {
             r.get(0)
         })
         .map_err(open_error("read", path))?;
     if clean.as_deref() == Some("1") {
-        return Ok(());
+        return Ok(false);
     }
     tracing::info!(path = %path.display(), "the last run did not end in order: checking the database");
     let found: String = conn
         .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
         .map_err(open_error("check", path))?;
     if found == "ok" {
-        return Ok(());
+        return Ok(true);
     }
     Err(Error::Damaged {
         path: path.to_owned(),
@@ -221,7 +220,7 @@ mod tests {
     fn makes_a_private_wal_database_that_is_ours() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/edgepush.db");
-        let conn = open_writer(&path).unwrap();
+        let conn = open_writer(&path).unwrap().0;
         let pragma = |p| {
             conn.pragma_query_value(None, p, |r| r.get::<_, i64>(0))
                 .unwrap()
@@ -254,9 +253,9 @@ mod tests {
     fn narrows_the_mode_of_a_file_that_others_may_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edgepush.db");
-        drop(open_writer(&path).unwrap());
+        drop(open_writer(&path).unwrap().0);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        drop(open_writer(&path).unwrap());
+        drop(open_writer(&path).unwrap().0);
         assert_eq!(mode(&path), 0o600);
     }
 
@@ -264,7 +263,7 @@ mod tests {
     fn refuses_newer_foreign_and_damaged_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edgepush.db");
-        let conn = open_writer(&path).unwrap();
+        let conn = open_writer(&path).unwrap().0;
         conn.pragma_update(None, "user_version", newest() + 1)
             .unwrap();
         drop(conn);
@@ -292,7 +291,7 @@ mod tests {
     fn checks_the_pages_only_after_an_unclean_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edgepush.db");
-        let conn = open_writer(&path).unwrap();
+        let conn = open_writer(&path).unwrap().0;
         conn.execute_batch(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
              INSERT INTO files (app, name, version, state) SELECT 'a', 'n' || i, '1', 'failed' FROM n;
