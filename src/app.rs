@@ -109,7 +109,8 @@ impl Parts {
             config.verify.clone(),
             config.push.clone(),
             Arc::clone(&clock),
-        );
+        )
+        .map_err(|e| Error::Other(format!("start the workers: {e}")))?;
         let gauges = Arc::<crate::api::Gauges>::default();
         let shown = Arc::clone(&gauges);
         let runner = Runner::new(

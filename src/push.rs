@@ -10,7 +10,9 @@ mod failure;
 mod frames;
 mod keeping;
 mod lanes;
+mod small;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,12 +26,14 @@ use crate::fetch::{Fetcher, Identity, Request, Spool};
 use crate::job::{Failure, Job, Progress, Stage};
 use crate::publish::manifest::{Entry, EntryKind};
 use crate::publish::space::Promise;
-use crate::publish::{Flip, Publisher, Record, Release, Session};
+use crate::publish::{Flip, Publisher, Record, Release, Session, Staging};
 use crate::sys::clock::Clock;
+use crate::sys::durable;
 use crate::unpack;
 use crate::verify::{self, Verified};
 
 use lanes::Lanes;
+use small::Workers;
 
 pub use failure::{KINDS, Stop};
 pub use keeping::{Candidate, Damaged, Verification};
@@ -67,6 +71,7 @@ pub struct Road {
     config: Config,
     clock: Arc<dyn Clock>,
     lanes: Lanes,
+    workers: Workers,
 }
 
 /// One run: a job, and how to watch and stop it.
@@ -127,7 +132,7 @@ impl Road {
         verify: verify::Config,
         config: Config,
         clock: Arc<dyn Clock>,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism()
             .map_or(2, std::num::NonZero::get)
             .max(2);
@@ -136,7 +141,8 @@ impl Road {
         } else {
             config.heavy_files
         });
-        Self {
+        let workers = Workers::start(cores, publisher.layout().root(), unpack.sandbox)?;
+        Ok(Self {
             fetcher,
             publisher,
             unpack,
@@ -144,7 +150,8 @@ impl Road {
             config,
             clock,
             lanes,
-        }
+            workers,
+        })
     }
 
     /// Brings one data file from its source to a published version. Blocking work is done on other threads.
@@ -154,7 +161,10 @@ impl Road {
             .require
             .check(&run.job.file.content())
             .map_err(Stop::verify)?;
-        if let Some(done) = self.already_published(run).await? {
+        // A first start has no earlier life to look for.
+        if run.job.starts > 1
+            && let Some(done) = self.already_published(run).await?
+        {
             return Ok(done);
         }
         let room = self.admit(run).await?;
@@ -172,30 +182,64 @@ impl Road {
     }
 
     async fn attempt(&self, run: &Run<'_>, room: &Arc<Promise>, fresh: bool) -> Result<Done, Stop> {
-        let file = &run.job.file;
-        let small = file
+        if run
+            .job
+            .file
             .size
-            .is_some_and(|size| size <= self.config.small_bytes);
-        let session = self.publisher.session(!small);
-
-        let spool = self.open_spool(file, fresh).await?;
-        let mut arrived = self.fetch(run, room, spool, fresh).await?;
-        let verified = arrived.verified;
-        let (staging, tree) = match arrived.tree.take() {
+            .is_some_and(|size| size <= self.config.small_bytes)
+        {
+            return self.run_small(run, room, fresh).await;
+        }
+        let session = self.publisher.session(true);
+        let spool = self.open_spool(&run.job.file, fresh).await?;
+        let Arrived {
+            verified,
+            mut spool,
+            fetched,
+            tree,
+        } = self.fetch(run, room, spool, fresh).await?;
+        let (staging, tree) = match tree {
             Some(tree) => tree,
-            None => self.unpack_spooled(run, room, &mut arrived.spool).await?,
+            None => self.unpack_spooled(run, room, &mut spool).await?,
         };
+        let keep = move |to: Option<&Path>| match to {
+            Some(to) => spool.persist(to),
+            None => spool.discard(),
+        };
+        self.publish(
+            run,
+            verified,
+            staging,
+            tree,
+            Box::new(keep),
+            session,
+            fetched,
+        )
+        .await
+    }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "everything that the stations before have made"
+    )]
+    async fn publish(
+        &self,
+        run: &Run<'_>,
+        verified: Verified,
+        staging: Staging,
+        tree: unpack::Tree,
+        keep: Keep,
+        session: Session,
+        fetched: u64,
+    ) -> Result<Done, Stop> {
         run.stage(Stage::Publish);
         let publisher = Arc::clone(&self.publisher);
-        let (key, archive_type) = (file.key.clone(), file.archive_type);
-        let (job, accepted_ms, now_ms, heal) = (
-            run.job.id.0,
-            run.job.accepted_ms,
-            self.clock.now_ms(),
+        let (key, archive_type, heal) = (
+            run.job.file.key.clone(),
+            run.job.file.archive_type,
             run.heal,
         );
-        let fetched = arrived.fetched;
+        let (job, accepted_ms, now_ms) = (run.job.id.0, run.job.accepted_ms, self.clock.now_ms());
         blocking(move || {
             let entries = manifest_entries(tree);
             let record = Record {
@@ -207,14 +251,13 @@ impl Road {
                 entries: &entries,
                 heal,
             };
-            let mut spool = Some(arrived.spool);
-            let keep =
-                |to: &std::path::Path| spool.take().map_or(Ok(()), |spool| spool.persist(to));
+            let mut keep = Some(keep);
+            let kept = |to: &Path| keep.take().map_or(Ok(()), |keep| keep(Some(to)));
             let release = publisher
-                .publish(staging, verified, &record, keep, &session)
+                .publish(staging, verified, &record, kept, &session)
                 .map_err(Stop::publish)?;
-            if let Some(spool) = spool {
-                spool.discard().map_err(Stop::spool)?;
+            if let Some(discard) = keep {
+                discard(None).map_err(Stop::spool)?;
             }
             Ok(Done {
                 release,
@@ -276,28 +319,12 @@ impl Road {
         .await
     }
 
-    fn request(run: &Run<'_>, spool: &Spool, fresh: bool) -> Request {
-        let file = &run.job.file;
-        Request {
-            url: file.url.clone(),
-            app: file.key.app.clone(),
-            size: file.size,
-            offset: spool.len(),
-            validator: spool.validator().cloned(),
-            deadline: run.deadline,
-            cancel: run.cancel.clone(),
-            proven: file.md5.is_some() || file.sha256.is_some(),
-            from_origin: fresh,
-            allow_local: run.allow_local,
-        }
-    }
-
     async fn unpack_spooled(
         &self,
         run: &Run<'_>,
         room: &Arc<Promise>,
         spool: &mut Spool,
-    ) -> Result<(crate::publish::Staging, unpack::Tree), Stop> {
+    ) -> Result<(Staging, unpack::Tree), Stop> {
         run.stage(Stage::Unpack);
         let stopper = Stopper::new(run);
         let _place = stopper
@@ -378,9 +405,39 @@ impl Road {
 }
 
 impl Run<'_> {
+    fn retrying(&self, attempt: u32, error: crate::fetch::Error, wait: Duration) {
+        self.progress.set_attempt(attempt + 1);
+        let failure = Stop::fetch(error).into_failure(Stage::Fetch);
+        (self.note)(Note::Retrying {
+            attempt,
+            wait,
+            failure,
+        });
+    }
+
     fn stage(&self, stage: Stage) {
         self.progress.set_stage(stage);
         (self.note)(Note::Stage(stage));
+    }
+}
+
+/// Moves an archive to where it is kept, or throws it away.
+type Keep = Box<dyn FnOnce(Option<&Path>) -> Result<(), durable::Error> + Send>;
+
+/// Returns what to fetch for a run, after what is in `spool` already.
+fn request(run: &Run<'_>, spool: Option<&Spool>, fresh: bool) -> Request {
+    let file = &run.job.file;
+    Request {
+        url: file.url.clone(),
+        app: file.key.app.clone(),
+        size: file.size,
+        offset: spool.map_or(0, Spool::len),
+        validator: spool.and_then(Spool::validator).cloned(),
+        deadline: run.deadline,
+        cancel: run.cancel.clone(),
+        proven: file.md5.is_some() || file.sha256.is_some(),
+        from_origin: fresh,
+        allow_local: run.allow_local,
     }
 }
 
@@ -485,5 +542,5 @@ struct Arrived {
     spool: Spool,
     fetched: u64,
     /// The tree, where it was unpacked on the way.
-    tree: Option<(crate::publish::Staging, unpack::Tree)>,
+    tree: Option<(Staging, unpack::Tree)>,
 }

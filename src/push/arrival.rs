@@ -89,7 +89,7 @@ impl Road {
         if spool.len() > 0 {
             (run.note)(Note::Resumed(spool.len()));
         }
-        let mut source = self.fetcher.open(Self::request(run, &spool, fresh));
+        let mut source = self.fetcher.open(super::request(run, Some(&spool), fresh));
         loop {
             match self.pass(run, room, &mut source, spool).await? {
                 Passed::Whole(arrived) => return Ok(*arrived),
@@ -313,15 +313,7 @@ impl Pass {
                     attempt,
                     error,
                     wait,
-                } => {
-                    run.progress.set_attempt(attempt + 1);
-                    let failure = Stop::fetch(error).into_failure(Stage::Fetch);
-                    (run.note)(Note::Retrying {
-                        attempt,
-                        wait,
-                        failure,
-                    });
-                }
+                } => run.retrying(attempt, error, wait),
                 Event::Restart { why } => {
                     (run.note)(Note::Restarted(why));
                     return Ok(false);

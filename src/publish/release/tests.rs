@@ -33,7 +33,7 @@ fn publish_as(
         .join(format!("{version}.partial"));
     fs::write(&archive, b"archive").unwrap();
     let mut hasher = Hasher::new(Content::default());
-    hasher.update(b"archive");
+    hasher.update(text.as_bytes());
     let key = key(version);
     let record = Record {
         key: &key,
@@ -109,7 +109,13 @@ fn never_publishes_over_a_version() {
     let dir = tempfile::tempdir().unwrap();
     let publisher = publisher(dir.path());
     let first = publish(&publisher, "1").unwrap();
-    assert!(publish(&publisher, "1").is_err());
+    let error = publish_as(&publisher, "1", "other", false).unwrap_err();
+    assert!(matches!(error, Error::Conflict { .. }), "{error}");
+    assert_eq!(
+        publish(&publisher, "1").unwrap(),
+        first,
+        "the same content is there already"
+    );
     assert_eq!(
         fs::read_to_string(first.path.join("index.html")).unwrap(),
         "1"

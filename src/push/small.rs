@@ -1,0 +1,274 @@
+//! The short way for small archives: they are held in memory, and hashed, unpacked and published in two steps, since for
+//! a few kilobytes the hand-overs between threads would cost more than the work.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use bytes::{Buf, Bytes};
+
+use super::{Done, Note, Road, Run, Stop, Stopper, spool_name};
+use crate::datafile::{ArchiveType, DataFile};
+use crate::fetch::{Event, Source};
+use crate::job::Stage;
+use crate::publish::Staging;
+use crate::publish::space::Promise;
+use crate::sys::durable;
+use crate::sys::landlock;
+use crate::unpack::{self, Tree};
+use crate::verify::{Hasher, Verified};
+
+/// Work that may wait for a worker.
+const QUEUE: usize = 64;
+
+impl Road {
+    /// Brings a small file from its source to a published version.
+    pub(super) async fn run_small(
+        &self,
+        run: &Run<'_>,
+        room: &Arc<Promise>,
+        fresh: bool,
+    ) -> Result<Done, Stop> {
+        let session = self.publisher.session(false);
+        run.stage(Stage::Fetch);
+        let mut source = self.fetcher.open(super::request(run, None, fresh));
+        let frames = receive(run, room, &mut source).await?;
+        run.stage(Stage::Verify);
+        let stopper = Stopper::new(run);
+        let mut options = self.unpack_options(run, room, &stopper)?;
+        // The workers are confined already, and a few files are not worth another thread.
+        (options.sandbox, options.writers) = (None, 0);
+        let (publisher, file, job) = (
+            Arc::clone(&self.publisher),
+            run.job.file.clone(),
+            run.job.id.0,
+        );
+        let spool = self
+            .publisher
+            .layout()
+            .spool()
+            .join(format!("{}.partial", spool_name(&file.key)));
+        let suspicion = source.suspicion();
+        let unpacked = self.workers.run(move || {
+            let verified =
+                hash(&file, &frames).map_err(|stop| stop.doubted(suspicion.as_deref()))?;
+            let unpacked = publisher
+                .stage(job)
+                .map_err(Stop::publish)
+                .and_then(|staging| unpack(&file, frames, &spool, staging, &options));
+            match unpacked {
+                Ok((staging, tree)) => Ok((verified, staging, tree, spool)),
+                Err(stop) => {
+                    let _ = std::fs::remove_file(&spool);
+                    Err(stop.explained(suspicion.as_deref()))
+                }
+            }
+        });
+        let (verified, staging, tree, spool): (Verified, Staging, Tree, PathBuf) =
+            stopper.watch(unpacked).await?;
+        let keep = move |to: Option<&Path>| match to {
+            Some(to) => durable::rename(&spool, to),
+            None => std::fs::remove_file(&spool).map_err(durable::at("remove", &spool)),
+        };
+        self.publish(
+            run,
+            verified,
+            staging,
+            tree,
+            Box::new(keep),
+            session,
+            source.fetched(),
+        )
+        .await
+    }
+}
+
+async fn receive(
+    run: &Run<'_>,
+    room: &Promise,
+    source: &mut Source,
+) -> Result<VecDeque<Bytes>, Stop> {
+    let mut frames = VecDeque::new();
+    let mut received = 0;
+    loop {
+        match source.next().await.map_err(Stop::fetch)? {
+            Event::Bytes(bytes) => {
+                let length = bytes.len() as u64;
+                received += length;
+                run.progress.set_received(received);
+                run.progress.add_fetched(length);
+                run.progress.set_total(source.total().unwrap_or(0));
+                room.add_used(length);
+                frames.push_back(bytes);
+            }
+            Event::Retrying {
+                attempt,
+                error,
+                wait,
+            } => run.retrying(attempt, error, wait),
+            Event::Restart { why } => {
+                (run.note)(Note::Restarted(why));
+                frames.clear();
+                received = 0;
+            }
+            Event::End => return Ok(frames),
+        }
+    }
+}
+
+fn hash(file: &DataFile, frames: &VecDeque<Bytes>) -> Result<Verified, Stop> {
+    let mut hasher = Hasher::new(file.content());
+    for frame in frames {
+        hasher.update(frame);
+    }
+    hasher.finish().map_err(Stop::verify)
+}
+
+/// Writes the archive to `spool`, which is where it is kept from, and its tree into `staging`.
+fn unpack(
+    file: &DataFile,
+    frames: VecDeque<Bytes>,
+    spool: &Path,
+    staging: Staging,
+    options: &unpack::Options,
+) -> Result<(Staging, Tree), Stop> {
+    let archive = write(spool, &frames).map_err(|e| Stop::spool(durable::at("write", spool)(e)))?;
+    let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
+    let tree = match file.archive_type {
+        ArchiveType::Zip => unpack::unpack_zip(&archive, target, options),
+        ArchiveType::TarGz => unpack::unpack_tar(Frames(frames), true, target, options),
+        ArchiveType::Tar => unpack::unpack_tar(Frames(frames), false, target, options),
+    };
+    Ok((staging, tree.map_err(|e| Stop::unpack(&e))?))
+}
+
+fn write(spool: &Path, frames: &VecDeque<Bytes>) -> io::Result<std::fs::File> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(spool)?;
+    for frame in frames {
+        file.write_all(frame)?;
+    }
+    Ok(file)
+}
+
+/// An archive in memory, read frame by frame.
+struct Frames(VecDeque<Bytes>);
+
+impl BufRead for Frames {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.0.front().is_some_and(Bytes::is_empty) {
+            self.0.pop_front();
+        }
+        Ok(self.0.front().map_or(&[], |frame| frame))
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let Some(frame) = self.0.front_mut() {
+            frame.advance(amount);
+        }
+    }
+}
+
+impl Read for Frames {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let n = available.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&available[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Threads for small archives. They live as long as the road and are confined to the data directory once, instead of one
+/// thread for each archive.
+pub(super) struct Workers(mpsc::SyncSender<Work>);
+
+impl Workers {
+    /// Starts `count` workers that may write below `root` only, where the kernel can see to it and `confined` says so.
+    pub(super) fn start(count: usize, root: &Path, confined: bool) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::sync_channel::<Work>(QUEUE);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..count.max(1) {
+            let (receiver, root) = (Arc::clone(&receiver), root.to_owned());
+            std::thread::Builder::new()
+                .name("small".to_owned())
+                .spawn(move || {
+                    if confined {
+                        // Best effort: `doctor` and the log of the agent tell what the kernel can do.
+                        let _ = landlock::restrict_thread(&[&root]);
+                    }
+                    loop {
+                        let work = receiver
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .recv();
+                        let Ok(work) = work else { return };
+                        // A panic is one file's failure, and its sender is dropped with it.
+                        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                    }
+                })?;
+        }
+        Ok(Self(sender))
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
+    ) -> Result<T, Stop> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let mut work: Work = Box::new(move || drop(sender.send(work())));
+        loop {
+            match self.0.try_send(work) {
+                Ok(()) => break,
+                Err(mpsc::TrySendError::Full(same)) => work = same,
+                Err(mpsc::TrySendError::Disconnected(_)) => {
+                    return Err(Stop::internal(
+                        "the workers for small archives have ended".to_owned(),
+                    ));
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        receiver.await.unwrap_or_else(|_| {
+            Err(Stop::internal(
+                "a worker for small archives panicked".to_owned(),
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_one_works_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let workers = Workers::start(1, dir.path(), false).unwrap();
+        let panicked = workers
+            .run(|| -> Result<(), Stop> { panic!("on purpose") })
+            .await;
+        assert!(matches!(panicked, Err(Stop::Failed { .. })));
+        assert_eq!(workers.run(|| Ok(7)).await.unwrap(), 7);
+    }
+
+    #[test]
+    fn reads_frames_as_one_stream() {
+        let frames = ["", "ab", "", "cde", ""].map(|t| Bytes::from_static(t.as_bytes()));
+        let mut text = String::new();
+        Frames(frames.into_iter().collect())
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "abcde");
+    }
+}
