@@ -235,7 +235,7 @@ fn reading_verbs_show_what_the_agent_says() {
         "name": "cms", "target": "https://cms.example:443", "disabled": false, "failures": 3, "pending": 2, "dead": 1,
         "last_error": "503 Service Unavailable", "last_success_ms": NOW
     });
-    let outbox = json!({"endpoints": [endpoint], "callbacks": callbacks});
+    let outbox = json!({"pending": 2, "dead": 1, "endpoints": [endpoint], "callbacks": callbacks});
     let agent = Script::start(vec![
         ("GET /v1/status", 200, status),
         ("GET /v1/files?limit=1000&offset=0", 200, files),
