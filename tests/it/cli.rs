@@ -376,6 +376,19 @@ fn a_push_shows_a_verdict_per_file() {
     check("push", &push(&[]), &hidden);
     check("push-json", &push(&["--json"]), &hidden);
     check("push-dry-run", &push(&["--dry-run"]), &hidden);
+    let again = Script::start(vec![
+        (
+            "POST /v1/pushes",
+            200,
+            json!({"push": "p-2", "answers": [answers[0]]}),
+        ),
+        ("GET /v1/files/7", 200, published()),
+    ]);
+    check(
+        "push-again",
+        &again.run(&["push", "app-1", &items[0]]),
+        &hidden,
+    );
     check("push-http", &push(&["--to", "http://127.0.0.1:1"]), &hidden);
 }
 
