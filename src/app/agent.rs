@@ -30,7 +30,7 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
     notify.extend_timeout(Duration::from_secs(120));
     let config = loaded.config.clone();
     let theirs = config.clone();
-    let parts = tokio::task::spawn_blocking(move || Parts::build(&theirs, false))
+    let parts = tokio::task::spawn_blocking(move || Parts::build(&theirs, theirs.api.file_urls))
         .await
         .map_err(|e| Error::Other(e.to_string()))??;
     let listeners = listen(&config).await?;
@@ -62,7 +62,8 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         )?;
         tasks.spawn(inbox.run(drain.clone()));
     }
-    tasks.spawn(feed_watchdog(
+    // Not one of the tasks that are waited for: it goes on feeding while they end.
+    let feeding = tokio::spawn(feed_watchdog(
         notify.clone(),
         parts.store.clone(),
         drain.clone(),
@@ -113,6 +114,7 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         return Err(error);
     }
     let _ = tokio::time::timeout(GRACE, parts.store.close()).await;
+    feeding.abort();
     tracing::info!(event = "ended", "ended in order");
     Ok(())
 }

@@ -55,6 +55,8 @@ pub(super) enum EndResult {
     Refused,
     /// It was taken, and nobody waited for it.
     Accepted,
+    /// It was stopped on the way; the next run goes on.
+    Interrupted,
 }
 
 impl EndResult {
@@ -66,13 +68,14 @@ impl EndResult {
             Self::Canceled => ("canceled", Paint::Bad),
             Self::Refused => ("refused", Paint::Bad),
             Self::Accepted => ("accepted", Paint::Busy),
+            Self::Interrupted => ("interrupted", Paint::Bad),
         }
     }
 
     fn is_good(self) -> bool {
         match self {
             Self::Published | Self::AlreadyThere | Self::Accepted => true,
-            Self::Failed | Self::Canceled | Self::Refused => false,
+            Self::Failed | Self::Canceled | Self::Refused | Self::Interrupted => false,
         }
     }
 }
@@ -118,6 +121,11 @@ fn table(ended: &[Ended]) -> Table {
 /// Returns the lines that say why a file is not published.
 fn reasons(file: &Ended) -> Vec<String> {
     let head = format!("{}@{}", file.name, file.version);
+    if file.result == EndResult::Interrupted {
+        return vec![format!(
+            "{head}: stopped on the way; run the same again to go on"
+        )];
+    }
     let Some(failure) = &file.failure else {
         let why = file.message.as_deref().unwrap_or("no reason was given");
         return vec![format!("{head}: {why}")];

@@ -152,15 +152,21 @@ fn line(event: &Event) -> String {
         }
         text.push_str("  ");
     }
-    text.push_str(&event.kind);
-    if let Some(attempt) = event.attempt.filter(|n| *n > 1) {
+    // Most sentences begin with the word for programs already.
+    let told = event.message.starts_with(&event.kind);
+    if !told {
+        text.push_str(&event.kind);
+    }
+    if let Some(attempt) = event.attempt.filter(|n| *n > 1 && !told) {
         text.push_str(&format!(" (attempt {attempt})"));
     }
-    if let Some(bytes) = event.bytes {
+    if let Some(bytes) = event.bytes.filter(|_| !told) {
         text.push_str(&format!(" {}", show_bytes(bytes)));
     }
-    if !event.message.is_empty() {
-        text.push_str(&format!(": {}", event.message));
+    match event.message.as_str() {
+        "" => {}
+        message if told => text.push_str(message),
+        message => text.push_str(&format!(": {message}")),
     }
     text
 }
@@ -253,6 +259,11 @@ mod tests {
         assert_eq!(
             line(&event),
             "2026-01-02T03:04:05Z  a/n@1  retry (attempt 2) 2.0 KiB: connection reset"
+        );
+        event.message = "retry: reset by peer".into();
+        assert_eq!(
+            line(&event),
+            "2026-01-02T03:04:05Z  a/n@1  retry: reset by peer"
         );
         (event.app, event.bytes, event.attempt) = (None, None, None);
         event.message.clear();

@@ -4,6 +4,7 @@
 //! people and as JSON. What a command prints goes through [`out::Out`]; how it ends is one of the codes of [`exit`].
 
 mod agent;
+mod apply;
 mod archive;
 mod change;
 mod config;
@@ -97,6 +98,8 @@ impl WhichVersion {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a push document to its end in this process
+    Apply(apply::Apply),
     /// Run the agent: take pushes and bring each file to its end, until told to stop
     Agent,
     /// Push files or URLs to the agent and follow them to their end
@@ -176,12 +179,13 @@ pub fn main() -> ExitCode {
 impl Arguments {
     fn run(self, out: &mut Out) -> Result<Exit, Error> {
         let global = self.global;
-        if matches!(self.command, Command::Agent) {
-            return agent::run(&global);
+        // These two log as configured.
+        if !matches!(self.command, Command::Agent | Command::Apply(_)) {
+            log::start(Level::Warn, Format::Text, global.verbose);
         }
-        log::start(Level::Warn, Format::Text, global.verbose);
         match self.command {
             Command::Agent => agent::run(&global),
+            Command::Apply(command) => command.run(&global, out),
             Command::Push(command) => command.run(&global, out),
             Command::Status => node::run(&global, out),
             Command::Ls(command) => command.run(&global, out),

@@ -86,7 +86,7 @@ impl<Id: Eq + Hash + Clone> Progress<Id> {
     pub(super) fn say(&mut self, line: &str) {
         let line = printable(line);
         match &mut self.style {
-            Style::Bars(bars) => drop(bars.println(line)),
+            Style::Bars(bars) => above(bars, &line),
             Style::Lines(sink) => drop(writeln!(sink, "{line}")),
             Style::Silent => {}
         }
@@ -123,7 +123,7 @@ impl<Id: Eq + Hash + Clone> Progress<Id> {
                 bars.remove(&bar);
             }
             if seen.step != step {
-                let _ = bars.println(format!("{}: {step}", printable(&now.label)));
+                above(bars, &format!("{}: {step}", printable(&now.label)));
             }
             return;
         }
@@ -148,9 +148,16 @@ impl<Id> Drop for Progress<Id> {
     }
 }
 
+/// Writes a line above the bars. `MultiProgress::println` would leave the cursor behind the text when no bar is drawn.
+fn above(bars: &MultiProgress, line: &str) {
+    bars.suspend(|| {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    });
+}
+
 fn style() -> ProgressStyle {
     ProgressStyle::with_template(
-        "{prefix:24!} {bar:24} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {msg}",
+        "{prefix:20!} {wide_bar} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {msg:14!}",
     )
     .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

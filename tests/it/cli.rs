@@ -235,7 +235,7 @@ fn reading_verbs_show_what_the_agent_says() {
         "name": "cms", "target": "https://cms.example:443", "disabled": false, "failures": 3, "pending": 2, "dead": 1,
         "last_error": "503 Service Unavailable", "last_success_ms": NOW
     });
-    let outbox = json!({"endpoints": [endpoint], "callbacks": callbacks});
+    let outbox = json!({"pending": 2, "dead": 1, "endpoints": [endpoint], "callbacks": callbacks});
     let agent = Script::start(vec![
         ("GET /v1/status", 200, status),
         ("GET /v1/files?limit=1000&offset=0", 200, files),
@@ -376,6 +376,19 @@ fn a_push_shows_a_verdict_per_file() {
     check("push", &push(&[]), &hidden);
     check("push-json", &push(&["--json"]), &hidden);
     check("push-dry-run", &push(&["--dry-run"]), &hidden);
+    let again = Script::start(vec![
+        (
+            "POST /v1/pushes",
+            200,
+            json!({"push": "p-2", "answers": [answers[0]]}),
+        ),
+        ("GET /v1/files/7", 200, published()),
+    ]);
+    check(
+        "push-again",
+        &again.run(&["push", "app-1", &items[0]]),
+        &hidden,
+    );
     check("push-http", &push(&["--to", "http://127.0.0.1:1"]), &hidden);
 }
 

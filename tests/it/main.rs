@@ -1,13 +1,14 @@
 //! Every integration test, in one binary: a file per station or story.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
-mod fetch;
-mod hostile_archives;
 mod support;
 
+mod apply;
 mod cli;
 mod config;
 mod ens;
+mod fetch;
+mod hostile_archives;
 mod layers;
 mod native_api;
 mod push;

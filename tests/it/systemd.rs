@@ -4,6 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use clap::Parser;
+use edgepush::cli::Arguments;
+
 /// Exposure that `systemd-analyze security` may find at most, in tenths.
 const THRESHOLD: &str = "15";
 
@@ -16,6 +19,25 @@ fn analyze(arguments: &[&str]) -> Option<std::process::Output> {
             eprintln!("SKIPPED: systemd-analyze is not installed ({error})");
             None
         }
+    }
+}
+
+#[test]
+fn what_the_units_start_can_be_parsed() {
+    let unit = std::fs::read_to_string("systemd/edgepush.service").unwrap();
+    let starts: Vec<&str> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("ExecStart="))
+        .collect();
+    assert!(!starts.is_empty());
+    for start in starts {
+        let words = start.split_whitespace();
+        if let Err(error) = Arguments::try_parse_from(words.clone()) {
+            panic!("{start}: {error}");
+        }
+        let config = words.clone().skip_while(|w| *w != "--config").nth(1);
+        let name = Path::new(config.unwrap()).file_name().unwrap();
+        assert!(Path::new("config").join(name).exists(), "{start}");
     }
 }
 

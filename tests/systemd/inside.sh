@@ -78,8 +78,10 @@ within 20 has_another_pid "$pid" || fail "the watchdog did not act"
 [ "$(property NRestarts)" -ge 2 ] || fail "restarts are $(property NRestarts)"
 passed "a hung process is replaced"
 
-# 6. A stop drains and ends with success.
+# 6. A stop drains and ends with success, and at once when nothing is at work.
+started=$SECONDS
 systemctl stop edgepush.service || fail "stop"
+[ $((SECONDS - started)) -le 3 ] || fail "an idle agent took $((SECONDS - started)) s to stop"
 [ "$(property Result)" = success ] || fail "the stop ended with $(property Result)"
 passed "drains"
 

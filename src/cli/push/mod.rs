@@ -106,8 +106,10 @@ async fn follow(
         .filter(waiting)
         .filter_map(|a| Some((a.job?, format!("{}@{}", a.name, a.version))))
         .collect();
+    // A push that wrote no job is not remembered.
+    let wrote = pushed.answers.iter().any(|a| a.result == Verdict::Accepted);
     loop {
-        if let Some(id) = &pushed.push {
+        if let Some(id) = pushed.push.as_ref().filter(|_| wrote) {
             let now = client.push_state(id).await?;
             files.extend(now.files.into_iter().map(|file| (file.id, file)));
         }
