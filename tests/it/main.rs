@@ -11,5 +11,6 @@ mod ens;
 mod layers;
 mod native_api;
 mod push;
+mod store;
 mod systemd;
 mod wire_samples;
