@@ -5,6 +5,7 @@ mod fetch;
 mod hostile_archives;
 mod support;
 
+mod callback;
 mod cli;
 mod config;
 mod ens;
