@@ -2,6 +2,8 @@
 //! commits once, and answers only then: what a caller was told is on the disk.
 
 use std::cell::Cell;
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use super::error::Error;
 use super::schema;
 use super::sql::{Effects, Reader, Tx};
 use super::{Config, SAVE_UPTIME_MS, Shared};
-use crate::sys::Chain;
+use crate::sys::{Chain, durable};
 
 /// Most pieces of work in one transaction.
 const GROUP: usize = 256;
@@ -337,9 +339,18 @@ fn answer_each(undone: Vec<(Box<dyn Work>, Error)>) {
     }
 }
 
+/// Tells whether the file system of `path` is read-only, by asking it to make a file: one that the kernel made read-only
+/// because of an error does not say so in its flags.
 fn is_read_only(path: &Path) -> bool {
-    rustix::fs::statvfs(path)
-        .is_ok_and(|s| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    let probe = durable::temporary_sibling(path);
+    let made = OpenOptions::new().write(true).create_new(true).open(&probe);
+    match made {
+        Ok(_) => {
+            let _ = fs::remove_file(&probe);
+            false
+        }
+        Err(error) => error.kind() == io::ErrorKind::ReadOnlyFilesystem,
+    }
 }
 
 /// Marks the database as closed in order, so that the next start need not check it, and folds the journal into it.

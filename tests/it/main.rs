@@ -4,6 +4,7 @@
 mod support;
 
 mod apply;
+mod callback;
 mod cli;
 mod config;
 mod ens;
@@ -12,5 +13,6 @@ mod hostile_archives;
 mod layers;
 mod native_api;
 mod push;
+mod store;
 mod systemd;
 mod wire_samples;

@@ -1,0 +1,237 @@
+//! The database on disks that fail it: full, gone in the middle of a commit, and what is known after that.
+//!
+//! These need root for their mounts.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgepush::datafile::{AppId, ArchiveType, DataFile, DataName, DataVersion, Key, SourceUrl};
+use edgepush::job::{JobId, Via};
+use edgepush::store::jobs::{self, NewJob};
+use edgepush::store::{Error, Store};
+use edgepush::sys::clock::SystemClock;
+
+/// A file system of its own, unmounted at the end.
+struct Mount {
+    dir: tempfile::TempDir,
+    image: Option<PathBuf>,
+}
+
+impl Mount {
+    /// A tmpfs of `size`.
+    fn tmpfs(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("mnt");
+        std::fs::create_dir(&at).unwrap();
+        let options = format!("size={size}");
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", &options, "tmpfs", text(&at)],
+        )?;
+        Some(Self { dir, image: None })
+    }
+
+    /// An ext4 of 32 MiB on a loop device.
+    fn ext4() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let (at, image) = (dir.path().join("mnt"), dir.path().join("image"));
+        std::fs::create_dir(&at).unwrap();
+        std::fs::File::create(&image)
+            .unwrap()
+            .set_len(32 << 20)
+            .unwrap();
+        run("mkfs.ext4", &["-q", text(&image)])?;
+        run(
+            "mount",
+            &["-o", "loop,errors=remount-ro", text(&image), text(&at)],
+        )?;
+        Some(Self {
+            dir,
+            image: Some(image),
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    fn database(&self) -> PathBuf {
+        self.path().join("edgepush.db")
+    }
+
+    /// Cuts the power: nothing that was not synced reaches the disk, and every write from now on fails.
+    fn cut_power(&self) -> Option<()> {
+        let script = "import fcntl, os, struct, sys\n\
+                      fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
+        run("python3", &["-c", script, text(&self.path())])
+    }
+
+    /// Lets the kernel find an error in the file system, which makes it read-only.
+    fn trip(&self) -> Option<()> {
+        let script = "dev=$(findmnt -no SOURCE \"$1\") && echo test > /sys/fs/ext4/${dev#/dev/}/trigger_fs_error";
+        run("sh", &["-c", script, "sh", text(&self.path())])
+    }
+
+    fn mount_again(&self) {
+        let image = self.image.as_ref().unwrap();
+        run("umount", &[text(&self.path())]).unwrap();
+        run("mount", &["-o", "loop", text(image), text(&self.path())]).unwrap();
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        run("umount", &["-l", text(&self.path())]);
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Runs a command; says so if it fails, which under CI it must not.
+fn run(command: &str, arguments: &[&str]) -> Option<()> {
+    let why = match Command::new(command).args(arguments).output() {
+        Ok(output) if output.status.success() => return Some(()),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    assert!(std::env::var_os("CI").is_none(), "{command}: {why}");
+    eprintln!("SKIPPED: {command} {arguments:?}: {why}");
+    None
+}
+
+fn open(path: &Path) -> Result<Store, Error> {
+    Store::open(path, Arc::new(SystemClock))
+}
+
+fn file(version: u32) -> DataFile {
+    DataFile {
+        key: Key {
+            app: AppId::parse("app").unwrap(),
+            name: DataName::parse(&"n".repeat(500)).unwrap(),
+            version: DataVersion::parse(&version.to_string()).unwrap(),
+        },
+        archive_type: ArchiveType::Zip,
+        size: None,
+        md5: None,
+        sha256: None,
+        url: SourceUrl::parse("http://h/x").unwrap(),
+        timeout: Duration::from_secs(1),
+    }
+}
+
+async fn accept(store: &Store, version: u32) -> Result<JobId, Error> {
+    store
+        .write(move |tx| {
+            let new = NewJob {
+                file: &file(version),
+                push: "p",
+                via: Via::Api,
+                activate: true,
+            };
+            jobs::insert(tx, &new)
+        })
+        .await
+}
+
+async fn assert_known(store: &Store, ids: &[JobId]) {
+    for id in ids.to_owned() {
+        let row = store.read(move |r| jobs::get(r, id)).await.unwrap();
+        assert!(row.is_some(), "job {id} was answered and is forgotten");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_pushes_and_forgets_none() {
+    let Some(disk) = Mount::tmpfs("3m") else {
+        return;
+    };
+    let filler = disk.path().join("filler");
+    let store = open(&disk.database()).unwrap();
+    std::fs::write(&filler, vec![0; 1 << 20]).unwrap();
+    // 1. Pushes come in until the disk is full, and some more.
+    let (mut answered, mut refused) = (Vec::new(), 0);
+    for version in 0..5000 {
+        match accept(&store, version).await {
+            Ok(id) => answered.push(id),
+            Err(Error::Full) => refused += 1,
+            Err(error) => panic!("{version}: {error:?}"),
+        }
+        if refused == 50 {
+            break;
+        }
+    }
+    assert_eq!(refused, 50);
+    assert!(answered.len() > 20, "{}", answered.len());
+    // 2. Status queries go on, and every answered push is there.
+    assert_known(&store, &answered).await;
+    // 3. Room comes back, and so does the store, without a restart.
+    std::fs::remove_file(&filler).unwrap();
+    answered.push(accept(&store, 9999).await.unwrap());
+    // 4. And after a start without an orderly end, as far as one process can: the lock is all that goes.
+    drop(store);
+    let store = open(&disk.database()).unwrap();
+    assert_known(&store, &answered).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_goes_away_ends_the_store_and_no_answer_is_lost() {
+    let Some(disk) = Mount::ext4() else { return };
+    let store = open(&disk.database()).unwrap();
+    let mut answered = Vec::new();
+    for version in 0..200 {
+        answered.push(accept(&store, version).await.unwrap());
+    }
+    if disk.cut_power().is_none() {
+        return;
+    }
+    // 1. What cannot be synced is not answered, and is not tried again.
+    let error = accept(&store, 1000).await.unwrap_err();
+    assert!(matches!(error, Error::Failed { .. }), "{error:?}");
+    let failed = tokio::time::timeout(Duration::from_secs(5), store.failed()).await;
+    assert!(matches!(failed, Ok(Error::Failed { .. })));
+    for version in 1001..1010 {
+        assert!(matches!(
+            accept(&store, version).await,
+            Err(Error::Failed { .. })
+        ));
+    }
+    drop(store);
+    // 2. After the power is back everything that was answered is known, and nothing else.
+    disk.mount_again();
+    let store = open(&disk.database()).unwrap();
+    assert_known(&store, &answered).await;
+    let counts = store.read(jobs::counts).await.unwrap();
+    assert_eq!(counts[0].1, 200);
+    accept(&store, 1000).await.unwrap();
+    drop(store);
+}
+
+#[tokio::test]
+async fn a_disk_that_becomes_read_only_refuses_pushes_and_answers_queries() {
+    let Some(disk) = Mount::ext4() else { return };
+    let store = open(&disk.database()).unwrap();
+    let id = accept(&store, 1).await.unwrap();
+    // 1. The kernel finds an error in the file system and makes it read-only under the agent.
+    if disk.trip().is_none() {
+        return;
+    }
+    for version in 2..10 {
+        let error = accept(&store, version).await.unwrap_err();
+        assert!(matches!(error, Error::ReadOnly), "{error:?}");
+    }
+    // 2. Queries go on.
+    assert_known(&store, &[id]).await;
+    drop(store);
+    // 3. A start on such a disk says so and blames nothing else.
+    let error = open(&disk.database()).map(drop).unwrap_err();
+    assert!(!matches!(error, Error::Damaged { .. }), "{error:?}");
+    // 4. With a disk that can be written all is there.
+    disk.mount_again();
+    let store = open(&disk.database()).unwrap();
+    assert_known(&store, &[id]).await;
+    accept(&store, 2).await.unwrap();
+}
