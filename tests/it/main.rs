@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod ens;
 mod layers;
+mod load;
 mod native_api;
 mod push;
 mod systemd;
