@@ -133,7 +133,7 @@ async fn next<L: Listener>(
                 Ok((stream, peer)) => return (stream, peer, place),
                 Err(error) => {
                     warn!(event = "accept_failed", %error, "cannot accept a connection");
-                    places.evict();
+                    places.make_room(0);
                     tokio::time::sleep(BREATH).await;
                 }
             }
@@ -150,6 +150,8 @@ async fn next<L: Listener>(
 #[derive(Clone)]
 struct Places {
     free: Arc<Semaphore>,
+    /// So many are kept free where idle connections can make room, so that a crowd is let in without waiting for each.
+    reserve: usize,
     taken: Arc<Mutex<BTreeMap<u64, Arc<Entry>>>>,
 }
 
@@ -168,8 +170,10 @@ struct Place {
 
 impl Places {
     fn new(count: usize) -> Self {
+        let count = count.max(2);
         Self {
-            free: Arc::new(Semaphore::new(count.max(2))),
+            free: Arc::new(Semaphore::new(count)),
+            reserve: (count / 16).max(1),
             taken: Arc::default(),
         }
     }
@@ -178,10 +182,7 @@ impl Places {
     async fn take(&self) -> Place {
         loop {
             let permit = Arc::clone(&self.free).acquire_owned();
-            // The last free place is kept for whoever connects next, so room is made before anyone waits for it.
-            if self.free.available_permits() == 0 {
-                self.evict();
-            }
+            self.make_room(self.free.available_permits());
             // Whoever was idle a moment ago may be busy now, and the other way round: look again soon.
             if let Ok(Ok(permit)) = tokio::time::timeout(BREATH, permit).await {
                 return self.sit(permit);
@@ -206,15 +207,18 @@ impl Places {
         }
     }
 
-    /// Tells the longest idle connection to go.
-    fn evict(&self) {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = taken
-            .values()
-            .find(|entry| entry.phase.is_idle() && !entry.evicted.is_cancelled());
-        if let Some(entry) = idle {
-            entry.evicted.cancel();
+    /// Tells the longest idle connections to go until, with those that are going already, the reserve is `free` again.
+    fn make_room(&self, free: usize) {
+        if free >= self.reserve {
+            return;
         }
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let going = taken.values().filter(|e| e.evicted.is_cancelled()).count();
+        taken
+            .values()
+            .filter(|entry| entry.phase.is_idle() && !entry.evicted.is_cancelled())
+            .take(self.reserve.saturating_sub(free + going))
+            .for_each(|entry| entry.evicted.cancel());
     }
 }
 

@@ -11,6 +11,7 @@ mod ens;
 mod fetch;
 mod hostile_archives;
 mod layers;
+mod load;
 mod native_api;
 mod push;
 mod store;

@@ -174,14 +174,10 @@ impl TestNode {
             if let Ok(answer) = http::unix(&self.socket(), "GET", "/v1/status", None)
                 && answer.status == 200
             {
-                // The port is of the kernel's choice; the agent says which, in the last of its starts.
-                let log = self.log();
-                let rest = log
-                    .rsplit_once("http=")
-                    .map(|(_, rest)| rest.trim_start_matches('"'));
-                self.http = rest
-                    .and_then(|rest| rest.split(['"', ' ', '\n']).next())
-                    .and_then(|text| text.parse().ok());
+                // The port is of the kernel's choice.
+                self.http = answer.json()["listen_http"]
+                    .as_str()
+                    .and_then(|address| address.parse().ok());
                 return;
             }
             assert!(

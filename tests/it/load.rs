@@ -1,0 +1,205 @@
+//! Crowds: clients that are slow, clients that are many, and one push that is made ten thousand times.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::archive;
+use crate::support::ens::{Ens, Scheme};
+use crate::support::node::{APP, TestNode, item};
+use crate::support::origin::{Origin, Reply};
+
+const ID: &str = "key-1";
+const SECRET: &str = "secret-1";
+
+/// A node with one access key.
+fn node(api: &str) -> TestNode {
+    let keys = tempfile::tempdir().unwrap().keep();
+    let secret = keys.join("key.secret");
+    let mut file = std::fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&secret)
+        .unwrap();
+    file.write_all(SECRET.as_bytes()).unwrap();
+    let access = format!("access_keys = [{{ id = {ID:?}, secret_file = {secret:?} }}]");
+    let mut node = TestNode::new(&format!("[api]\n{access}\n{api}\n"));
+    node.start();
+    std::fs::remove_dir_all(keys).unwrap();
+    node
+}
+
+/// One test may need more descriptors than a shell usually gives.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+fn connect(address: SocketAddr, start: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(start.as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream
+}
+
+/// Tells whether the other side has closed a connection; what it had to say is read past.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut block = [0; 4096];
+    loop {
+        match stream.read(&mut block) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+}
+
+#[test]
+fn slow_clients_are_gone_within_ten_seconds_and_good_ones_never_wait() {
+    raise_descriptors();
+    let node = node("");
+    let address = node.http.unwrap();
+    let mut silent: Vec<TcpStream> = (0..1000).map(|_| connect(address, "")).collect();
+    let mut dripping: Vec<TcpStream> = (0..20)
+        .map(|_| connect(address, "GET / HTTP/1.1\r\nX: "))
+        .collect();
+    let body = "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100000\r\n\r\n";
+    dripping.extend((0..20).map(|_| connect(address, body)));
+    let start = Instant::now();
+    let ens = Ens::new(address, ID, SECRET, Scheme::Header);
+    while !silent.is_empty() || !dripping.is_empty() {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "still open: {} silent, {} dripping",
+            silent.len(),
+            dripping.len()
+        );
+        let asked = Instant::now();
+        let answer = ens.call("DescribeDataPushResult", &[("AppId", APP)]);
+        assert_eq!(answer.status, 200);
+        assert!(
+            asked.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            asked.elapsed()
+        );
+        for stream in &mut dripping {
+            let _ = stream.write(b"x");
+        }
+        silent.retain_mut(|stream| !is_closed(stream));
+        dripping.retain_mut(|stream| !is_closed(stream));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Sends requests over one connection that stays open.
+struct KeptOpen {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl KeptOpen {
+    fn ask(&mut self, ens: &Ens, action: &str, parameters: &[(&str, &str)]) -> Value {
+        let signed = ens.sign("POST", action, parameters, &[]);
+        let headers: String = signed
+            .headers
+            .iter()
+            .map(|(n, v)| format!("{n}: {v}\r\n"))
+            .collect();
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\n{headers}Content-Length: 0\r\n\r\n",
+            signed.target, ens.address
+        );
+        self.stream.write_all(head.as_bytes()).unwrap();
+        loop {
+            if let Some(body) = self.whole_answer() {
+                return serde_json::from_slice(&body).unwrap();
+            }
+            let mut block = [0; 4096];
+            let n = self.stream.read(&mut block).unwrap();
+            assert!(n > 0, "the connection was closed");
+            self.buffer.extend_from_slice(&block[..n]);
+        }
+    }
+
+    fn whole_answer(&mut self) -> Option<Vec<u8>> {
+        let end = self.buffer.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+        let head = String::from_utf8_lossy(&self.buffer[..end]);
+        let length = head
+            .lines()
+            .find_map(|l| l.strip_prefix("content-length: "))?;
+        let whole = end + length.parse::<usize>().unwrap();
+        (self.buffer.len() >= whole).then(|| {
+            let body = self.buffer[end..whole].to_vec();
+            self.buffer.drain(..whole);
+            body
+        })
+    }
+}
+
+/// Resident memory of a process, in KiB.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let number = line.unwrap().trim().split(' ').next().unwrap();
+    number.parse().unwrap()
+}
+
+#[test]
+fn ten_thousand_equal_pushes_are_one_publication_and_take_no_memory() {
+    const PUSHES: usize = 10_000;
+    const CLIENTS: usize = 16;
+    let node = node("rate = { per_second = 0 }");
+    let origin = Origin::start();
+    let zip = archive::zip(&archive::site("1", 3));
+    origin.serve("/a.zip", Reply::file(&zip));
+    let file = item("once", "1", "zip", &zip, &origin.url("/a.zip"));
+    let data = serde_json::to_string(&[file]).unwrap();
+    let ens = Ens::new(node.http.unwrap(), ID, SECRET, Scheme::Header);
+    let push_some = |count: usize| -> Vec<u64> {
+        let mut connection = KeptOpen {
+            stream: TcpStream::connect(ens.address).unwrap(),
+            buffer: Vec::new(),
+        };
+        (0..count)
+            .map(|_| {
+                let parameters = [("AppId", APP), ("Data", data.as_str())];
+                let answer = connection.ask(&ens, "PushApplicationData", &parameters);
+                answer["PushResults"]["PushResult"][0]["ResultCode"]
+                    .as_u64()
+                    .unwrap_or_else(|| panic!("{answer}"))
+            })
+            .collect()
+    };
+    assert_eq!(push_some(1), [0]);
+    node.finish("once", "1");
+    push_some(500);
+    let before = resident(node.pid());
+    let codes: Vec<u64> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| scope.spawn(|| push_some(PUSHES / CLIENTS)))
+            .collect();
+        clients
+            .into_iter()
+            .flat_map(|c| c.join().unwrap())
+            .collect()
+    });
+    assert!(codes.len() == PUSHES && codes.iter().all(|code| *code == 100));
+    let grown = resident(node.pid()).saturating_sub(before);
+    assert!(grown < 24 * 1024, "{before} KiB and {grown} KiB more");
+    let file = node.file("once", "1").unwrap();
+    let events = node.ask(
+        "GET",
+        &format!("/v1/files/{}/events?all=true", file["id"]),
+        None,
+    );
+    let published = |e: &&Value| e["type"] == "published";
+    let events = events.json()["events"].as_array().unwrap().clone();
+    assert_eq!(events.iter().filter(published).count(), 1);
+    assert_eq!(origin.hits("/a.zip").len(), 1);
+}
