@@ -8,6 +8,7 @@ mod callback;
 mod cli;
 mod config;
 mod ens;
+mod errors;
 mod fetch;
 mod hostile_archives;
 mod layers;

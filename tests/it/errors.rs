@@ -1,0 +1,116 @@
+//! `docs/errors.md` explains every failure that a station can name. It is written from the stations' own tables: run with
+//! `EDGEPUSH_REWRITE=1` after a change, and review the difference.
+
+use std::collections::BTreeMap;
+
+use edgepush::sys::failure::{Kind, Retry};
+use edgepush::{fetch, intake, publish, push, report, store, unpack, verify};
+
+/// The stations in road order, with what they do.
+const STATIONS: [(&str, &str, &[Kind]); 8] = [
+    (
+        "intake",
+        "takes or refuses the elements of a push",
+        intake::KINDS,
+    ),
+    ("fetch", "brings the bytes", fetch::KINDS),
+    (
+        "verify",
+        "compares them with what was announced",
+        verify::KINDS,
+    ),
+    ("unpack", "makes a tree of the archive", unpack::KINDS),
+    (
+        "publish",
+        "makes the tree a version, and the version live",
+        publish::KINDS,
+    ),
+    (
+        "the road",
+        "joins the stations, and keeps to the time",
+        push::KINDS,
+    ),
+    ("store", "remembers", store::KINDS),
+    ("report", "tells the receivers", report::KINDS),
+];
+
+const HEAD: &str = "\
+# Failures
+
+A file that failed names a `kind` (stable, for programs), a `stage`, a `class` (where to look) and a message. `edgepush
+show APP NAME VERSION` prints all of it, callbacks and the native API carry it in `failure`, and the ENS status puts it
+into `StatusDescrip`. This page lists every kind with what to do about it.
+
+| class | where to look |
+|---|---|
+| request | the push itself: a bad value, or a conflict with what is published |
+| policy | this node's configuration, which forbids it |
+| network | the way to the origin |
+| origin | the origin, which answered, but not with the file |
+| content | the bytes: not what was announced, or not what can be unpacked |
+| device | this node's disk, memory or kernel |
+
+A kind that is tried again is so within the file's `timeout`; the others end the file at once. A push of the same may
+then be answered like a new one.
+";
+
+fn page() -> String {
+    let mut page = HEAD.to_owned();
+    for (station, what, kinds) in STATIONS {
+        page.push_str(&format!("\n## {station}: {what}\n\n"));
+        page.push_str("| kind | class | tried again | what to do |\n|---|---|---|---|\n");
+        for kind in kinds {
+            let again = match kind.retry {
+                Retry::Transient => "yes",
+                Retry::Fatal => "no",
+            };
+            let help = kind.help.replace('|', "\\|");
+            page.push_str(&format!(
+                "| `{}` | {} | {again} | {help} |\n",
+                kind.name, kind.class
+            ));
+        }
+    }
+    page
+}
+
+#[test]
+fn the_page_explains_every_kind() {
+    let path = "docs/errors.md";
+    if std::env::var_os("EDGEPUSH_REWRITE").is_some() {
+        std::fs::write(path, page()).unwrap();
+    }
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        found == page(),
+        "{path} is not what the stations say: write it anew with EDGEPUSH_REWRITE=1"
+    );
+}
+
+/// Two stations may name the same failure, and mean the same then.
+#[test]
+fn every_kind_means_one_thing_and_says_what_to_do() {
+    let mut seen = BTreeMap::new();
+    for (station, _, kinds) in STATIONS {
+        for kind in kinds {
+            let name = kind.name;
+            let kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(
+                name.chars().all(kebab),
+                "{station}: `{name}` is not kebab-case"
+            );
+            let before = seen.insert(name, kind.class).unwrap_or(kind.class);
+            assert_eq!(
+                before, kind.class,
+                "{station}: `{name}` is of another class elsewhere"
+            );
+            let sentence = kind.help.ends_with('.') && kind.help.len() > 20;
+            assert!(
+                sentence,
+                "{station}: `{name}` does not say what to do: {}",
+                kind.help
+            );
+        }
+    }
+    assert!(seen.len() > 30, "found only {} kinds", seen.len());
+}
