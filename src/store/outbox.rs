@@ -442,7 +442,7 @@ pub fn endpoints(reader: &Reader<'_>) -> Result<Vec<EndpointRow>, Error> {
         "list endpoints",
         "SELECT e.*,
                 (SELECT count(*) FROM outbox o WHERE o.state = 'pending' AND o.endpoint = e.name) AS pending,
-                (SELECT count(*) FROM outbox o WHERE o.state = 'dead' AND o.endpoint = e.name) AS dead
+                (SELECT count(*) FROM outbox o WHERE o.state = 'dead' AND o.state <> 'pending' AND o.endpoint = e.name) AS dead
          FROM endpoints e ORDER BY e.name",
         [],
         |r| {
