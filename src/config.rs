@@ -157,6 +157,12 @@ impl Config {
             let wish = format!("has {socket} bytes, expected a path of 1 to {MAX_SOCKET_PATH}");
             found.push(("listen.socket".to_owned(), wish));
         }
+        found.extend(
+            self.publish
+                .conflicts()
+                .into_iter()
+                .map(|(key, what)| (format!("publish.{key}"), what)),
+        );
         if let Err(error) = self.fetch.check() {
             found.push(match error.cause() {
                 fetch::Cause::Config { key, why } => (format!("fetch.{key}"), why.clone()),

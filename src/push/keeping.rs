@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Road, Stop, blocking, spool_name};
-use crate::datafile::Key;
+use crate::datafile::{AppId, Key};
 use crate::job::Failure;
 use crate::publish::check::Report;
 use crate::publish::manifest::Head;
@@ -29,10 +29,23 @@ pub enum Verification {
 }
 
 impl Road {
-    /// Returns the versions of one name that are more than are kept, oldest first.
+    /// Returns the versions of one name of `app` that are more than are kept, oldest first.
     #[must_use]
-    pub fn surplus(&self, versions: &[Candidate]) -> Vec<Key> {
-        vacuum::select(versions, self.publisher.config().keep_versions, None)
+    pub fn surplus(&self, app: &AppId, versions: &[Candidate]) -> Vec<Key> {
+        vacuum::surplus(versions, self.publisher.config().keep_of(app))
+    }
+
+    /// Returns the versions of `app` that take more room than it may have, oldest first.
+    #[must_use]
+    pub fn oversize(&self, app: &AppId, versions: &[Candidate]) -> Vec<Key> {
+        let limits = self.publisher.config().bytes_of(app);
+        limits.map_or_else(Vec::new, |(max, low)| vacuum::oversize(versions, max, low))
+    }
+
+    /// Tells whether the room of `app` is limited.
+    #[must_use]
+    pub fn limits_room_of(&self, app: &AppId) -> bool {
+        self.publisher.config().bytes_of(app).is_some()
     }
 
     /// Tells whether a program holds the version's directory by a lock.

@@ -23,7 +23,12 @@ pub(super) struct Turn {
 impl Names {
     /// Waits for the turn of the name of `key`.
     pub(super) async fn lock(&self, key: &Key) -> Turn {
-        let name = (key.app.clone(), key.name.clone());
+        self.lock_name(&key.app, &key.name).await
+    }
+
+    /// Waits for the turn of a name.
+    pub(super) async fn lock_name(&self, app: &AppId, name: &DataName) -> Turn {
+        let name = (app.clone(), name.clone());
         let lock = {
             let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(names.entry(name.clone()).or_default())

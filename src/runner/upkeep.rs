@@ -155,10 +155,60 @@ impl Runner {
         swept
     }
 
+    /// Removes what is more than is kept of a name, and then what is too much for its application.
     async fn sweep_name(&self, app: &AppId, name: &DataName) -> Swept {
         let mut swept = Swept::default();
+        {
+            // What is live, pinned or previous must not change between the choice and the removal.
+            let _turn = self.names.lock_name(app, name).await;
+            if let Ok(versions) = self.candidates(app, name).await {
+                let surplus = self.road.surplus(app, &versions);
+                self.remove_all(
+                    surplus,
+                    &versions,
+                    "more versions than are kept",
+                    &mut swept,
+                )
+                .await;
+            }
+        }
+        if self.road.limits_room_of(app) {
+            self.sweep_app(app, &mut swept).await;
+        }
+        swept
+    }
+
+    async fn sweep_app(&self, app: &AppId, swept: &mut Swept) {
+        let Ok(names) = self.store.read(releases::names).await else {
+            return;
+        };
+        let mut versions = Vec::new();
+        for row in names.into_iter().filter(|row| row.app == *app) {
+            versions.extend(self.candidates(app, &row.name).await.unwrap_or_default());
+        }
+        for key in self.road.oversize(app, &versions) {
+            let _turn = self.names.lock(&key).await;
+            let still = self.candidates(app, &key.name).await.unwrap_or_default();
+            let held = |c: &Candidate| c.version == key && (c.live || c.previous || c.pinned);
+            if !still.iter().any(held) {
+                self.remove_all(
+                    vec![key],
+                    &versions,
+                    "the application takes more room than it may",
+                    swept,
+                )
+                .await;
+            }
+        }
+    }
+
+    async fn candidates(
+        &self,
+        app: &AppId,
+        name: &DataName,
+    ) -> Result<Vec<Candidate>, store::Error> {
         let (a, n) = (app.clone(), name.clone());
-        let looked = self
+        let (rows, previous) = self
             .store
             .read(move |r| {
                 Ok((
@@ -166,31 +216,33 @@ impl Runner {
                     releases::previous(r, &a, &n)?,
                 ))
             })
-            .await;
-        let Ok((rows, previous)) = looked else {
-            return swept;
-        };
+            .await?;
         let previous = previous.map(|p| p.key.version);
-        let candidates: Vec<Candidate> = rows
-            .iter()
-            .map(|row| Candidate {
-                version: row.key.clone(),
-                order: row.job.0,
-                bytes: row.bytes,
-                pinned: row.pinned,
-                live: row.live,
-                previous: previous.as_ref() == Some(&row.key.version),
-            })
-            .collect();
-        for key in self.road.surplus(&candidates) {
-            let bytes = candidates
+        let candidate = |row: releases::ReleaseRow| Candidate {
+            order: row.job.0,
+            bytes: row.bytes,
+            pinned: row.pinned,
+            live: row.live,
+            previous: previous.as_ref() == Some(&row.key.version),
+            version: row.key,
+        };
+        Ok(rows.into_iter().map(candidate).collect())
+    }
+
+    /// Removes versions whose name's turn the caller has.
+    async fn remove_all(
+        &self,
+        keys: Vec<Key>,
+        versions: &[Candidate],
+        why: &str,
+        swept: &mut Swept,
+    ) {
+        for key in keys {
+            let bytes = versions
                 .iter()
                 .find(|c| c.version == key)
                 .map_or(0, |c| c.bytes);
-            match self
-                .remove(&key, "retention", "more versions than are kept")
-                .await
-            {
+            match self.remove_in_turn(&key, "retention", why).await {
                 Ok(Removed::Done) => {
                     swept.versions.push((key, bytes));
                     swept.bytes += bytes;
@@ -202,13 +254,21 @@ impl Runner {
                 }
             }
         }
-        swept
     }
 
     /// Takes a version off the node. Its row goes first: a tree without a row is found again, a row without a tree would
     /// be a lie.
     pub async fn remove(&self, key: &Key, actor: &str, why: &str) -> Result<Removed, store::Error> {
         let _turn = self.names.lock(key).await;
+        self.remove_in_turn(key, actor, why).await
+    }
+
+    async fn remove_in_turn(
+        &self,
+        key: &Key,
+        actor: &str,
+        why: &str,
+    ) -> Result<Removed, store::Error> {
         if self.road.is_held(key).await {
             return Ok(Removed::Held(
                 "a program holds a lock on its directory".to_owned(),
