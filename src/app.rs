@@ -7,6 +7,7 @@
 mod agent;
 mod apply;
 mod commands;
+mod recover;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::sys::durable;
 
 pub use agent::agent;
 pub use apply::{Applied, Seen, apply};
+pub use recover::recover;
 
 /// Why the agent or an `apply` could not run, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,25 @@ pub enum Error {
     /// Something that should not happen.
     #[error("{0}")]
     Other(String),
+}
+
+impl Error {
+    /// Tells whether the configuration is to blame: starting again as it is cannot help.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        use crate::{api, report};
+        match self {
+            Self::Fetch(_) | Self::Api(api::Error::Keys(_)) => true,
+            Self::Report(error) => !matches!(error, report::Error::Store(_)),
+            _ => false,
+        }
+    }
+
+    /// Tells whether another process works in the data directory.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Store(store::Error::InUse { .. }))
+    }
 }
 
 /// The parts that the daemon and `apply` have in common.

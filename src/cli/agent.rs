@@ -19,8 +19,6 @@ pub(super) fn run(global: &Global) -> Result<Exit, Error> {
     let ended = runtime.block_on(app::agent(loaded, sources));
     // What hangs in the kernel must not keep the process.
     runtime.shutdown_background();
-    match ended {
-        Ok(()) => Ok(exit::DONE),
-        Err(error) => Err(Error::new(exit::FAILED, error)),
-    }
+    ended?;
+    Ok(exit::DONE)
 }

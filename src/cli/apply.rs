@@ -36,9 +36,7 @@ impl Apply {
             .enable_all()
             .thread_name("edgepush")
             .build()?;
-        let applied = runtime
-            .block_on(app::apply(&config, push, &mut |seen| screen.show(seen)))
-            .map_err(|error| Error::new(exit::FAILED, error))?;
+        let applied = runtime.block_on(app::apply(&config, push, &mut |seen| screen.show(seen)))?;
         screen.end(&applied);
         runtime.shutdown_background();
         let ended: Vec<Ended> = applied.iter().map(row).collect();

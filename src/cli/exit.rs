@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::process::ExitCode;
 
-use crate::config;
+use crate::{app, config};
 
 /// One exit code. Its number is documented and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,17 @@ impl Error {
 impl From<config::Error> for Error {
     fn from(error: config::Error) -> Self {
         Self::new(CONFIG, error)
+    }
+}
+
+impl From<app::Error> for Error {
+    fn from(error: app::Error) -> Self {
+        let exit = match () {
+            () if error.is_configuration() => CONFIG,
+            () if error.is_in_use() => CONFLICT,
+            () => FAILED,
+        };
+        Self::new(exit, error)
     }
 }
 

@@ -21,6 +21,7 @@ mod outbox;
 mod progress;
 mod push;
 mod reach;
+mod recover;
 mod show;
 
 use std::path::PathBuf;
@@ -128,6 +129,8 @@ enum Command {
     Gc,
     /// Compare published trees with their manifests
     Verify(change::Verify),
+    /// Rebuild a lost database from the disk, while no agent runs
+    Recover,
     /// End a file that is waiting or at work
     Cancel(change::Cancel),
     /// Make a file that waits for its next attempt due now
@@ -199,6 +202,7 @@ impl Arguments {
             Command::Rm(command) => command.run(&global, out),
             Command::Gc => change::collect(&global, out),
             Command::Verify(command) => command.run(&global, out),
+            Command::Recover => recover::run(&global, out),
             Command::Cancel(command) => command.run(&global, out),
             Command::Retry(command) => command.run(&global, out),
             Command::Outbox(command) => command.run(&global, out),

@@ -88,6 +88,34 @@ fn a_damaged_archive_fails_alone_with_expected_and_found_digest() {
 }
 
 #[test]
+fn a_lost_database_is_rebuilt_from_the_disk() {
+    let dir = quickstart();
+    assert_eq!(code(&apply(dir.path(), &["push.json"])), 0);
+    let data = dir.path().join("edgepush-data");
+    for entry in fs::read_dir(&data).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("edgepush.db") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let recover = || {
+        Command::new(env!("CARGO_BIN_EXE_edgepush"))
+            .args(["recover", "--data-dir"])
+            .arg(&data)
+            .output()
+            .unwrap()
+    };
+    let said = recover();
+    let error = String::from_utf8_lossy(&said.stderr);
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(said, "2 versions entered from the disk\n", "{error}");
+    let again = String::from_utf8(recover().stdout).unwrap();
+    assert_eq!(again, "0 versions entered from the disk\n");
+    let both = pairs([("site", "already-there"), ("catalog", "already-there")]);
+    assert_eq!(results(&apply(dir.path(), &["push.json", "--json"])), both);
+}
+
+#[test]
 fn state_goes_where_it_is_told() {
     let dir = quickstart();
     let output = apply(dir.path(), &["push.json", "--data-dir", "elsewhere"]);

@@ -17,4 +17,5 @@ mod native_api;
 mod push;
 mod store;
 mod systemd;
+mod verbs;
 mod wire_samples;

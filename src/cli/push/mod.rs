@@ -21,6 +21,8 @@ use crate::wire::document::PushDocument;
 
 /// How often the agent is asked how far the files are.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a version that was there before is waited for to become live.
+const FLIP: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Parser)]
 pub(super) struct Push {
@@ -131,14 +133,28 @@ async fn follow(
         }
         tokio::time::sleep(LOOK).await;
     }
-    // What was there before is shown with what is known of it.
+    // What was there before is shown with what is known of it, and made live again meanwhile.
     for answer in &pushed.answers {
         if let (Verdict::AlreadyPublished, Some(id)) = (answer.result, answer.job) {
-            files.insert(id, client.file(id).await?);
+            files.insert(id, made_live(client, id).await?);
         }
     }
     let file = |a: &Answer| a.job.and_then(|id| files.get(&id));
     Ok(pushed.answers.iter().map(|a| row(a, file(a))).collect())
+}
+
+/// Waits a moment for a version that was there before to become live again: that follows the answer, and takes no
+/// download. On a node that leaves it to the operator it does not come.
+async fn made_live(client: &Client, id: JobId) -> Result<File, Error> {
+    let end = tokio::time::Instant::now() + FLIP;
+    loop {
+        let file = client.file(id).await?;
+        let live = file.release.as_ref().is_none_or(|release| release.live);
+        if live || !file.activate || tokio::time::Instant::now() >= end {
+            return Ok(file);
+        }
+        tokio::time::sleep(LOOK / 4).await;
+    }
 }
 
 /// Returns how far a file is, for the progress on the screen.
