@@ -470,8 +470,10 @@ pub struct Callback {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outbox {
     /// How many wait.
+    #[serde(default)]
     pub pending: u64,
     /// How many were given up.
+    #[serde(default)]
     pub dead: u64,
     /// Who is told, and how that goes.
     #[serde(default)]

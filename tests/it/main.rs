@@ -14,6 +14,7 @@ mod hostile_archives;
 mod layers;
 mod load;
 mod native_api;
+mod openapi;
 mod push;
 mod store;
 mod systemd;

@@ -1,0 +1,162 @@
+//! `docs/openapi.json` describes what is there: every route and no other, and answers as they are.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::served::{Served, failed, key};
+
+fn document() -> Value {
+    serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap()
+}
+
+#[test]
+fn every_route_is_described_and_no_other() {
+    let source = include_str!("../../src/api/routes.rs");
+    let flat: String = source.split_whitespace().collect();
+    let mut routes: BTreeSet<(String, String)> = BTreeSet::new();
+    for part in flat.split(".route(\"").skip(1) {
+        let (path, rest) = part.split_once("\",").unwrap();
+        let call = rest.split('(').next().unwrap();
+        let method = call.rsplit("::").next().unwrap();
+        if path != "/" {
+            routes.insert((path.to_owned(), method.to_owned()));
+        }
+    }
+    let document = document();
+    let mut described = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            described.insert((path.clone(), method.clone()));
+        }
+    }
+    assert_eq!(routes, described);
+}
+
+/// Checks that `value` is as `schema` says: what must be there is there, and nothing is there that is not described.
+fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.rsplit('/').next().unwrap();
+        let schema = &document["components"]["schemas"][name];
+        assert!(schema.is_object(), "{place}: no schema {name}");
+        return check(document, schema, value, place);
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let choice = if value.is_null() { 1 } else { 0 };
+        return check(document, &choices[choice], value, place);
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    match &schema["type"] {
+        Value::Null => {}
+        Value::String(wanted) => assert_eq!(kind, wanted, "{place}"),
+        wanted => assert!(wanted.as_array().unwrap().contains(&json!(kind)), "{place}"),
+    }
+    if let Some(values) = schema["enum"].as_array() {
+        assert!(values.contains(value), "{place}: {value}");
+    }
+    match value {
+        Value::Array(items) => {
+            for (n, item) in items.iter().enumerate() {
+                check(document, &schema["items"], item, &format!("{place}[{n}]"));
+            }
+        }
+        Value::Object(map) if schema["properties"].is_object() => {
+            for required in schema["required"].as_array().unwrap() {
+                let required = required.as_str().unwrap();
+                assert!(map.contains_key(required), "{place} has no {required}");
+            }
+            for (name, value) in map {
+                let schema = &schema["properties"][name];
+                assert!(schema.is_object(), "{place}.{name} is not described");
+                check(document, schema, value, &format!("{place}.{name}"));
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn answers_are_as_described() {
+    let served = Served::new("", "");
+    let document = document();
+    let item = |name: &str| json!({"name": name, "version": "1", "archiveType": "zip", "url": "http://h/x"});
+    let push = json!({"AppId": "app-1", "Data": [item("a"), item("b"), item("c")]});
+    let pushed = served.unix("POST", "/v1/pushes", Some(&push)).json();
+    let id = pushed["push"].as_str().unwrap().to_owned();
+    served.publish(&key("app-1", "a", "1"), b"archive");
+    let b = served.job(&key("app-1", "b", "1"));
+    served.end(b, failed("no"));
+    let version = json!({"app": "app-1", "name": "a", "version": "1"});
+    let mut pin = version.clone();
+    pin["pinned"] = json!(true);
+    let c = served.job(&key("app-1", "c", "1"));
+    for (method, path, target, body) in [
+        ("POST", "/v1/pushes", "/v1/pushes".to_owned(), Some(push)),
+        ("GET", "/readyz", "/readyz?verbose=1".to_owned(), None),
+        ("GET", "/v1/status", "/v1/status".to_owned(), None),
+        ("GET", "/v1/pushes/{id}", format!("/v1/pushes/{id}"), None),
+        ("GET", "/v1/files", "/v1/files".to_owned(), None),
+        ("GET", "/v1/files/{id}", format!("/v1/files/{b}"), None),
+        (
+            "GET",
+            "/v1/files/{id}/history",
+            format!("/v1/files/{b}/history"),
+            None,
+        ),
+        (
+            "GET",
+            "/v1/files/{id}/events",
+            format!("/v1/files/{b}/events?all=true"),
+            None,
+        ),
+        ("GET", "/v1/releases", "/v1/releases".to_owned(), None),
+        (
+            "POST",
+            "/v1/activate",
+            "/v1/activate".to_owned(),
+            Some(version),
+        ),
+        ("POST", "/v1/pin", "/v1/pin".to_owned(), Some(pin)),
+        (
+            "POST",
+            "/v1/retry",
+            "/v1/retry".to_owned(),
+            Some(json!({"job": c})),
+        ),
+        (
+            "POST",
+            "/v1/cancel",
+            "/v1/cancel".to_owned(),
+            Some(json!({"job": c})),
+        ),
+        ("GET", "/v1/outbox", "/v1/outbox".to_owned(), None),
+        (
+            "POST",
+            "/v1/outbox/replay",
+            "/v1/outbox/replay".to_owned(),
+            Some(json!({})),
+        ),
+    ] {
+        let answer = served.unix(method, &target, body.as_ref());
+        assert_eq!(answer.status, 200, "{method} {target}");
+        let described = &document["paths"][path][method.to_lowercase()];
+        let schema = &described["responses"]["200"]["content"]["application/json"]["schema"];
+        assert!(schema.is_object(), "{method} {path}");
+        check(&document, schema, &answer.json(), path);
+        if let Some(body) = &body {
+            let schema = &described["requestBody"]["content"]["application/json"]["schema"];
+            check(&document, schema, body, &format!("the body of {path}"));
+        }
+    }
+    let missing = served.unix("GET", "/v1/files/999", None);
+    assert_eq!(missing.status, 404);
+    let problem = json!({"$ref": "#/components/schemas/Problem"});
+    check(&document, &problem, &missing.json(), "problem");
+}
