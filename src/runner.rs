@@ -380,7 +380,7 @@ impl Runner {
                 .await
             {
                 Ok(recorded) => return recorded,
-                Err(store::Error::Full { .. }) => tokio::time::sleep(STORE_RETRY).await,
+                Err(store::Error::Full) => tokio::time::sleep(STORE_RETRY).await,
                 Err(error) => {
                     tracing::error!(event = "record-failed", error = %crate::sys::Chain(&error), "could not record an outcome");
                     return false;

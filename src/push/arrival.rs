@@ -73,7 +73,7 @@ impl Unpacking {
 enum Passed {
     Whole(Box<Arrived>),
     /// The source starts at zero again.
-    Void(Spool),
+    Void(Box<Spool>),
 }
 
 impl Road {
@@ -86,14 +86,14 @@ impl Road {
         fresh: bool,
     ) -> Result<Arrived, Stop> {
         run.stage(Stage::Fetch);
-        if spool.len() > 0 {
+        if !spool.is_empty() {
             (run.note)(Note::Resumed(spool.len()));
         }
         let mut source = self.fetcher.open(super::request(run, Some(&spool), fresh));
         loop {
             match self.pass(run, room, &mut source, spool).await? {
                 Passed::Whole(arrived) => return Ok(*arrived),
-                Passed::Void(same) => spool = same,
+                Passed::Void(same) => spool = *same,
             }
         }
     }
@@ -105,7 +105,7 @@ impl Road {
         source: &mut Source,
         mut spool: Spool,
     ) -> Result<Passed, Stop> {
-        let resumed = spool.len() > 0;
+        let resumed = !spool.is_empty();
         let replay = if resumed {
             Some((spool.reader().map_err(Stop::spool)?, spool.len()))
         } else {
@@ -138,7 +138,7 @@ impl Road {
             stopper.raise();
             let (_, mut spool) = hashed?;
             spool = blocking(move || spool.reset().map(|()| spool).map_err(Stop::spool)).await?;
-            return Ok(Passed::Void(spool));
+            return Ok(Passed::Void(spool.into()));
         }
         if let Err(stop) = ended {
             stopper.raise();

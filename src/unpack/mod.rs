@@ -1,7 +1,7 @@
 //! Archives become trees: everything good exactly, everything hostile not at all.
 //!
 //! A member's name is parsed into a path that is safe ([`path`]), the [`tree`] model decides whether it can be, and only
-//! then is it written, by descriptors ([`dirs`], [`write`]). [`tar`] walks a tar as its bytes arrive, out of a gzip
+//! then is it written, by descriptors ([`dirs`], [`mod@write`]). [`tar`] walks a tar as its bytes arrive, out of a gzip
 //! ([`gzip`]) or plain; [`zip`] reads a zip by its directory. Nothing is published from here, and nothing is left behind
 //! when an archive is refused. What is accepted and why is in `docs/archives.md`.
 

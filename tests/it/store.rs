@@ -138,7 +138,7 @@ async fn accept(store: &Store, version: u32) -> Result<JobId, Error> {
 }
 
 async fn assert_known(store: &Store, ids: &[JobId]) {
-    for id in ids.to_owned() {
+    for id in ids.iter().copied() {
         let row = store.read(move |r| jobs::get(r, id)).await.unwrap();
         assert!(row.is_some(), "job {id} was answered and is forgotten");
     }
