@@ -74,6 +74,76 @@ fn lib_re_exports_nothing() {
     );
 }
 
+/// A part's section of the configuration is its own; how it is checked too. Nothing else of a part is known there.
+#[test]
+fn config_knows_the_parts_for_their_configuration_only() {
+    for (module, path) in sources() {
+        let text = strip(&std::fs::read_to_string(&path).unwrap());
+        if module != "config" {
+            continue;
+        }
+        for (part, _) in DIRECTIONS.iter().filter(|(part, _)| *part != "sys") {
+            for (at, _) in text.match_indices(&format!("{part}::")) {
+                let before = text[..at].chars().next_back().unwrap_or(' ');
+                let item = first_parts(&text[at + part.len() + 2..]).remove(0);
+                let whole = !(before.is_alphanumeric() || before == '_' || before == ':');
+                let known = ["Config", "Cause"].contains(&item.as_str());
+                assert!(!whole || known, "{}: `{part}::{item}`", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_documented_table_is_this_one() {
+    let text = std::fs::read_to_string("docs/ARCHITECTURE.md").unwrap();
+    let mut documented = BTreeSet::new();
+    let table = text.split("| module | may name |").nth(1).unwrap();
+    for row in table.lines().skip(2).take_while(|row| row.starts_with('|')) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        for module in cells[0].split(", ") {
+            let named: BTreeSet<&str> = match cells[1] {
+                "nothing" => BTreeSet::new(),
+                text => text.split(' ').collect(),
+            };
+            documented.insert((module.trim_matches('`'), named));
+        }
+    }
+    for (module, allowed) in DIRECTIONS {
+        let allowed: BTreeSet<&str> = allowed.split(' ').filter(|name| !name.is_empty()).collect();
+        // These two rows are told in words.
+        let found = documented.iter().find(|(name, _)| name == module);
+        let (_, named) = found.unwrap_or_else(|| panic!("`{module}` is not documented"));
+        let in_words = ["config", "app"].contains(module);
+        assert!(in_words || *named == allowed, "`{module}`: {named:?}");
+    }
+    assert_eq!(documented.len(), DIRECTIONS.len());
+}
+
+/// Each dependency is one line of reason; none is there without, and no reason outlives its dependency.
+#[test]
+fn every_dependency_says_why_it_is_there() {
+    let cargo: toml::Table = std::fs::read_to_string("Cargo.toml")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let used: BTreeSet<&str> = cargo["dependencies"]
+        .as_table()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let text = std::fs::read_to_string("docs/ARCHITECTURE.md").unwrap();
+    let table = text.split("| crate | why not our own |").nth(1).unwrap();
+    let listed: BTreeSet<&str> = table
+        .lines()
+        .filter_map(|row| row.strip_prefix("| "))
+        .flat_map(|row| row.split(" | ").next().unwrap().split(' '))
+        .map(|name| name.trim_matches('`'))
+        .collect();
+    assert_eq!(listed, used);
+}
+
 /// A cycle in the table would let the layers of the code be a cycle too.
 #[test]
 fn the_table_has_no_cycle() {
