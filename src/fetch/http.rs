@@ -15,8 +15,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, IF_RANGE, LOCATION,
-    RANGE,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, DATE, HeaderMap, HeaderValue, IF_RANGE, LOCATION,
+    RANGE, RETRY_AFTER,
 };
 use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, sleep};
@@ -321,6 +321,24 @@ fn redirect_target(url: &Url, response: &Response) -> Result<Option<Url>, Cause>
     Ok(Some(next))
 }
 
+/// Reads Retry-After: seconds, or a date that is compared with the origin's own clock.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let parse = |t: &str| jiff::fmt::rfc2822::parse(t).ok().map(|z| z.timestamp());
+    let until = parse(text)?;
+    let now = headers
+        .get(DATE)
+        .and_then(|d| d.to_str().ok())
+        .and_then(parse)
+        .unwrap_or_else(jiff::Timestamp::now);
+    u64::try_from(until.as_second() - now.as_second())
+        .ok()
+        .map(Duration::from_secs)
+}
+
 tokio::task_local! {
     static PROGRESS: Arc<Progress>;
 }
@@ -426,5 +444,24 @@ where
             enter(Phase::FirstByte);
             Ok(connection)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_retry_after_as_seconds_or_date() {
+        let read = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
+            headers.insert(RETRY_AFTER, value.parse().unwrap());
+            retry_after(&headers).map(|d| d.as_secs())
+        };
+        assert_eq!(read("120"), Some(120));
+        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(read("Sun, 06 Nov 1994 08:40:37 GMT"), None);
+        assert_eq!(read("soon"), None);
     }
 }

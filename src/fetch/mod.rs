@@ -11,6 +11,7 @@ mod error;
 mod http;
 mod limit;
 mod local;
+mod looks;
 pub mod policy;
 mod range;
 mod redact;
