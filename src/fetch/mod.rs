@@ -6,6 +6,7 @@
 //!
 //! Nothing here knows a digest: that what arrives is what was announced is for [`crate::verify`] to say.
 
+mod clocks;
 pub mod config;
 mod error;
 mod http;
