@@ -1,28 +1,19 @@
 //! One request: its phases and their clocks, its redirects, and what kind of failure it ended in. GET only (presigned URLs
 //! answer 403 to HEAD), bytes as sent (`Accept-Encoding: identity`, nothing is decoded).
-//!
-//! Which phase a request is in is told by hooks that run inside its future: around the connector, in the resolver, and
-//! in the session store that TLS asks at the start of a handshake. So each phase gets its own clock, and an error its
-//! place.
 
 use std::error::Error as StdError;
-use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, IF_RANGE, LOCATION,
-    RANGE,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, DATE, HeaderMap, HeaderValue, IF_RANGE,
+    LOCATION, RANGE, RETRY_AFTER,
 };
 use reqwest::{Response, StatusCode};
-use tokio::time::{Instant, sleep};
-use tower::{Layer, Service};
 use url::Url;
 
+use super::clocks::{Progress, with_clocks};
 use super::error::{Cause, Phase};
 use super::policy::Denied;
 use super::redact::Secrets;
@@ -197,7 +188,7 @@ async fn request(
     loop {
         let progress = Arc::new(Progress::default());
         let sending = client.get(url.clone()).headers(headers.clone()).send();
-        match with_clocks(roads, &progress, sending).await {
+        match with_clocks(&roads.config, &progress, sending).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) => {
                 let phase = progress.phase();
@@ -321,110 +312,39 @@ fn redirect_target(url: &Url, response: &Response) -> Result<Option<Url>, Cause>
     Ok(Some(next))
 }
 
-tokio::task_local! {
-    static PROGRESS: Arc<Progress>;
+/// Reads Retry-After: seconds, or a date that is compared with the origin's own clock.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let parse = |t: &str| jiff::fmt::rfc2822::parse(t).ok().map(|z| z.timestamp());
+    let until = parse(text)?;
+    let now = headers
+        .get(DATE)
+        .and_then(|d| d.to_str().ok())
+        .and_then(parse)
+        .unwrap_or_else(jiff::Timestamp::now);
+    u64::try_from(until.as_second() - now.as_second())
+        .ok()
+        .map(Duration::from_secs)
 }
 
-/// How far a request is.
-#[derive(Default)]
-struct Progress(AtomicU8);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-const DIALLED: u8 = 0x80;
-const PHASES: [Phase; 4] = [Phase::FirstByte, Phase::Resolve, Phase::Connect, Phase::Tls];
-
-impl Progress {
-    /// A request that is in no other phase uses a kept connection and waits for its answer.
-    fn phase(&self) -> Phase {
-        PHASES[usize::from(self.0.load(Ordering::Relaxed) & !DIALLED) % PHASES.len()]
-    }
-
-    fn dialled(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & DIALLED != 0
-    }
-
-    fn set(&self, phase: Phase) {
-        if let Some(n) = PHASES.iter().position(|p| *p == phase) {
-            self.0.store(DIALLED | n as u8, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Notes the phase of the request that is being polled. A connection that is finished in the background, for whoever
-/// comes next, has none.
-pub(super) fn enter(phase: Phase) {
-    let _ = PROGRESS.try_with(|progress| progress.set(phase));
-}
-
-/// Runs a request with the clock of each phase; returns the phase whose clock ran out.
-async fn with_clocks<F: Future>(
-    roads: &Roads,
-    progress: &Arc<Progress>,
-    request: F,
-) -> Result<F::Output, Phase> {
-    // Finding the address and connecting share one clock.
-    let clock = |phase| match phase {
-        Phase::Resolve => Phase::Connect,
-        other => other,
-    };
-    let limit = |phase| -> Duration {
-        match phase {
-            Phase::Tls => roads.config.tls_timeout,
-            Phase::FirstByte | Phase::Body => roads.config.first_byte_timeout,
-            Phase::Start | Phase::Resolve | Phase::Connect => roads.config.connect_timeout,
-        }
-    };
-    let mut request = pin!(PROGRESS.scope(Arc::clone(progress), request));
-    let mut running = clock(progress.phase());
-    let mut alarm = pin!(sleep(limit(running)));
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = request.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
-        }
-        let now = clock(progress.phase());
-        if now != running {
-            running = now;
-            alarm.as_mut().reset(Instant::now() + limit(now));
-        }
-        ready!(alarm.as_mut().poll(cx));
-        Poll::Ready(Err(progress.phase()))
-    })
-    .await
-}
-
-/// Notes when a connection is begun and when it is open.
-#[derive(Clone)]
-pub(super) struct Phases;
-
-impl<S> Layer<S> for Phases {
-    type Service = Phased<S>;
-    fn layer(&self, inner: S) -> Phased<S> {
-        Phased(inner)
-    }
-}
-
-#[derive(Clone)]
-pub(super) struct Phased<S>(S);
-
-impl<S, R> Service<R> for Phased<S>
-where
-    S: Service<R>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, destination: R) -> Self::Future {
-        let connecting = self.0.call(destination);
-        Box::pin(async move {
-            enter(Phase::Connect);
-            let connection = connecting.await?;
-            enter(Phase::FirstByte);
-            Ok(connection)
-        })
+    #[test]
+    fn reads_retry_after_as_seconds_or_date() {
+        let read = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
+            headers.insert(RETRY_AFTER, value.parse().unwrap());
+            retry_after(&headers).map(|d| d.as_secs())
+        };
+        assert_eq!(read("120"), Some(120));
+        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(read("Sun, 06 Nov 1994 08:40:37 GMT"), None);
+        assert_eq!(read("soon"), None);
     }
 }

@@ -6,11 +6,13 @@
 //!
 //! Nothing here knows a digest: that what arrives is what was announced is for [`crate::verify`] to say.
 
+mod clocks;
 pub mod config;
 mod error;
 mod http;
 mod limit;
 mod local;
+mod looks;
 pub mod policy;
 mod range;
 mod redact;

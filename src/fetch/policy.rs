@@ -13,8 +13,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+use super::clocks::enter;
 use super::error::Phase;
-use super::http::enter;
 
 /// A host, its subdomains, or a network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -19,9 +19,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, NamedGroup, RootCertStore};
 use url::Url;
 
+use super::clocks::{Phases, enter};
 use super::config::{Config, Proxy};
 use super::error::{Cause, Error, Phase};
-use super::http::{Phases, authority, enter};
+use super::http::authority;
 use super::policy::{Bypass, Policy, Resolver, Rule};
 use crate::datafile::shorten;
 

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Response;
-use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING,
-};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, TRANSFER_ENCODING};
 use tokio::time::{Instant, sleep_until, timeout};
 use url::Url;
 
@@ -20,6 +18,7 @@ use super::error::{Cause, Error, Phase, Place};
 use super::http::{self, Ask, authority};
 use super::limit::Meter;
 use super::local::Local;
+use super::looks::{Looks, header};
 use super::policy::Denied;
 use super::range::{ContentRange, Validator};
 use super::redact::Secrets;
@@ -27,15 +26,10 @@ use super::retry::Backoff;
 use super::roads::Roads;
 use super::stall::StallClock;
 use super::{Event, Fetcher, Request};
-use crate::datafile::shorten;
 use crate::sys::failure::Retry;
 
 /// So many bytes in one answer show that the way is open.
 const PROGRESS: u64 = 64 * 1024;
-/// So much of a page is kept to explain it.
-const KEPT: usize = 1024;
-/// So much of it is shown.
-const SHOWN: usize = 160;
 /// How long the text of an error answer is waited for.
 const EXCERPT: Duration = Duration::from_secs(2);
 /// So many answers in a row that are not HTTP are enough.
@@ -89,13 +83,6 @@ struct Body {
     part: bool,
     /// Whether its end is told apart from the end of the connection.
     framed: bool,
-}
-
-/// What a whole answer looks like, to explain bytes that are not the file.
-#[derive(Default)]
-struct Looks {
-    content_type: Option<String>,
-    beginning: Vec<u8>,
 }
 
 impl Source {
@@ -305,7 +292,7 @@ impl Source {
             412 if asked_part => Ok(Some(self.restart("the object at the origin has changed"))),
             416 if asked_part => self.nothing_left(&response, roads),
             code => {
-                let retry_after = retry_after(response.headers());
+                let retry_after = http::retry_after(response.headers());
                 let excerpt = self.excerpt(response, false).await;
                 let cause = Cause::Status {
                     code,
@@ -633,14 +620,14 @@ impl Source {
     async fn excerpt(&mut self, mut response: Response, pages: bool) -> Option<String> {
         let mut looks = Looks::of(response.headers());
         let _ = timeout(EXCERPT, async {
-            while looks.beginning.len() < KEPT
+            while !looks.is_full()
                 && let Ok(Some(bytes)) = response.chunk().await
             {
                 looks.note(&bytes);
             }
         })
         .await;
-        self.fetched += looks.beginning.len() as u64;
+        self.fetched += looks.kept();
         if pages {
             looks.describe(&self.secrets)
         } else {
@@ -691,142 +678,6 @@ impl Source {
     }
 }
 
-impl Looks {
-    fn of(headers: &HeaderMap) -> Self {
-        Self {
-            content_type: Some(header(headers, CONTENT_TYPE)).filter(|t| !t.is_empty()),
-            beginning: Vec::new(),
-        }
-    }
-
-    fn note(&mut self, bytes: &[u8]) {
-        let room = KEPT.saturating_sub(self.beginning.len());
-        self.beginning
-            .extend_from_slice(&bytes[..bytes.len().min(room)]);
-    }
-
-    fn is_page(&self) -> bool {
-        let kind = self
-            .content_type
-            .as_deref()
-            .unwrap_or("")
-            .to_ascii_lowercase();
-        let told = ["text/", "html", "json", "xml"]
-            .iter()
-            .any(|k| kind.contains(k));
-        let first = self.beginning.iter().find(|b| !b.is_ascii_whitespace());
-        let shown = matches!(first, Some(b'<' | b'{')) && !self.beginning.contains(&0);
-        told || shown
-    }
-
-    fn describe(&self, secrets: &Secrets) -> Option<String> {
-        if !self.is_page() {
-            return None;
-        }
-        let kind = match &self.content_type {
-            Some(kind) => format!("content type `{}`", secrets.hide(kind)),
-            None => "no content type".to_owned(),
-        };
-        Some(match self.text(secrets) {
-            Some(text) => format!("{kind}, {text}"),
-            None => kind,
-        })
-    }
-
-    /// Returns the beginning where it is text. Secrets go before it is cut: half of one is still too much.
-    fn text(&self, secrets: &Secrets) -> Option<String> {
-        let text = String::from_utf8_lossy(&self.beginning);
-        // What was kept may end in the middle of a character.
-        let text = text.trim_end_matches('\u{fffd}');
-        let clean = secrets.hide(text);
-        let words: Vec<&str> = clean.split_whitespace().collect();
-        let line: String = words
-            .join(" ")
-            .chars()
-            .filter(|c| !c.is_control())
-            .collect();
-        let is_text = !line.is_empty() && !line.contains('\u{fffd}');
-        let shown: String = line.chars().take(SHOWN).collect();
-        let more = if shown.len() < line.len() { "…" } else { "" };
-        is_text.then(|| format!("body starts with `{shown}{more}`"))
-    }
-}
-
-fn header(headers: &HeaderMap, name: reqwest::header::HeaderName) -> String {
-    let value = headers
-        .get(name)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or("");
-    shorten(value)
-}
-
 fn is_chunked(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING) && !headers.contains_key(CONTENT_LENGTH)
-}
-
-/// Reads Retry-After: seconds, or a date that is compared with the origin's own clock.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let parse = |t: &str| jiff::fmt::rfc2822::parse(t).ok().map(|z| z.timestamp());
-    let until = parse(text)?;
-    let now = headers
-        .get(DATE)
-        .and_then(|d| d.to_str().ok())
-        .and_then(parse)
-        .unwrap_or_else(jiff::Timestamp::now);
-    u64::try_from(until.as_second() - now.as_second())
-        .ok()
-        .map(Duration::from_secs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_retry_after_as_seconds_or_date() {
-        let read = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
-            headers.insert(RETRY_AFTER, value.parse().unwrap());
-            retry_after(&headers).map(|d| d.as_secs())
-        };
-        assert_eq!(read("120"), Some(120));
-        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
-        assert_eq!(read("Sun, 06 Nov 1994 08:40:37 GMT"), None);
-        assert_eq!(read("soon"), None);
-    }
-
-    #[test]
-    fn tells_a_page_from_an_archive() {
-        let describe = |kind: Option<&str>, body: &[u8]| {
-            let mut looks = Looks {
-                content_type: kind.map(str::to_owned),
-                ..Looks::default()
-            };
-            looks.note(body);
-            let mut secrets = Secrets::default();
-            secrets.add(&Url::parse("http://h/?sign=SECRET").unwrap());
-            looks.describe(&secrets)
-        };
-        assert_eq!(
-            describe(Some("text/html"), b"<html>\n sign=SECRET"),
-            Some("content type `text/html`, body starts with `<html> …`".to_owned())
-        );
-        assert_eq!(
-            describe(None, b" {\"error\": 1}"),
-            Some("no content type, body starts with `{\"error\": 1}`".to_owned())
-        );
-        assert_eq!(
-            describe(Some("application/octet-stream"), b"PK\x03\x04"),
-            None
-        );
-        assert_eq!(
-            describe(Some("text/plain"), &[0x1f, 0x8b, 0xff]),
-            Some("content type `text/plain`".to_owned())
-        );
-    }
 }

@@ -10,6 +10,7 @@ mod config;
 mod ens;
 mod errors;
 mod fetch;
+mod fetching;
 mod hostile_archives;
 mod layers;
 mod load;
