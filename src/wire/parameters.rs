@@ -312,9 +312,7 @@ mod tests {
         for _ in 0..8 {
             reader.push(&chunk).unwrap();
         }
-        let last = (0..2)
-            .map(|_| reader.push(&chunk))
-            .collect::<Result<(), _>>();
+        let last = (0..2).try_for_each(|_| reader.push(&chunk));
         assert_eq!(code(last), "RequestTooLarge");
     }
 
