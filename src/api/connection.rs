@@ -85,9 +85,10 @@ pub(super) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let watched = Watched::new(stream, Arc::clone(&phase), patience.write);
+    let serving = Arc::clone(&phase);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        phase.set(BUSY);
-        let phase = Arc::clone(&phase);
+        serving.set(BUSY);
+        let phase = Arc::clone(&serving);
         let answer = router.clone().oneshot(request.map(Body::new));
         Box::pin(async move {
             let answer: Result<Response, _> = answer.await;
@@ -99,13 +100,20 @@ pub(super) async fn serve<S>(
         .header_read_timeout(patience.head)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(watched), service);
-    let mut draining = false;
+    let mut ending = false;
     let outcome = loop {
         tokio::select! {
             outcome = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => break outcome,
-            () = evicted.cancelled() => return,
-            () = drain.cancelled(), if !draining => {
-                draining = true;
+            () = evicted.cancelled(), if !ending => {
+                if phase.is_idle() {
+                    return;
+                }
+                // A request has come in at the last moment: it is answered first.
+                ending = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = drain.cancelled(), if !ending => {
+                ending = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
         }

@@ -10,6 +10,7 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use tokio::runtime::RuntimeFlavor;
 use tracing::debug;
 
 use super::body::{Form, read_form};
@@ -31,6 +32,9 @@ use crate::wire::sign::{self, Action, Call, WINDOW_MS};
 
 /// The vendor's clients give up after ten seconds; an answer before that tells them more than silence.
 const DEADLINE: Duration = Duration::from_secs(9);
+
+/// Parameters longer than this are worked at beside the other requests, not between them.
+const LONG: usize = 256 * 1024;
 
 /// Answers one call.
 pub(super) async fn call(
@@ -101,7 +105,7 @@ async fn answer(
         body_sha256: form.sha256,
     })?;
     let live = api.live();
-    let key_id = authenticate(api, &live, peer, &call).await?;
+    let key_id = authenticate(api, &live, peer, &call, &parameters).await?;
     authorize(&live, key_id, call.action, &parameters)?;
     parameters.check_common()?;
     let answer = match call.action {
@@ -125,6 +129,7 @@ async fn authenticate<'a>(
     live: &Live,
     peer: Peer,
     call: &Call<'a>,
+    parameters: &Parameters,
 ) -> Result<Option<&'a str>, No> {
     let unsigned_is_fine = peer.is_local() || live.config.insecure_tcp_intake;
     if !call.is_signed() && unsigned_is_fine {
@@ -132,7 +137,7 @@ async fn authenticate<'a>(
     }
     let key_id = call.key_id()?;
     let key = live.keys.find(key_id)?;
-    call.verify(key.secret.expose())?;
+    heavy(parameters, || call.verify(key.secret.expose()))?;
     let time = call.time(api.deps.clock.now_ms())?;
     if let Err(wait) = api.rates.take(key_id, live.config.rate, Instant::now()) {
         return Err(No {
@@ -150,6 +155,17 @@ async fn authenticate<'a>(
     match fresh {
         true => Ok(Some(key_id)),
         false => Err(Code::NonceUsed.into()),
+    }
+}
+
+/// Runs what takes long for a long request: eight mebibytes are signed over several times their length. Other requests go
+/// on meanwhile where the runtime has threads for that.
+fn heavy<T>(parameters: &Parameters, work: impl FnOnce() -> T) -> T {
+    let threads = tokio::runtime::Handle::current().runtime_flavor();
+    if parameters.length() > LONG && threads == RuntimeFlavor::MultiThread {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
     }
 }
 
@@ -178,7 +194,7 @@ async fn push(api: &Api, parameters: &Parameters, id: &str) -> Result<String, Re
     if api.is_draining() {
         return Err(Code::Unavailable.into());
     }
-    let push = Push::read(parameters)?;
+    let push = heavy(parameters, || Push::read(parameters))?;
     let answers = api
         .deps
         .intake

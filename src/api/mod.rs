@@ -1,8 +1,8 @@
 //! The ENS endpoint and the native API; the one place where errors become HTTP.
 //!
 //! Two listeners, one [`Api`]. Over TCP come the contract's calls at `/`, signed, and everything that only looks: status,
-//! page, metrics, kept archives. Over the unix socket comes whoever may open it, and may do everything. [`server`] bounds
-//! the connections and [`connection`] wraps hyper; [`ens`] and [`native`] answer; [`client`] is the other end.
+//! page, metrics, kept archives. Over the unix socket comes whoever may open it, and may do everything. `server` bounds
+//! the connections and `connection` wraps hyper; `ens`, `native` and `changes` answer; [`client`] is the other end.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ use crate::wire::download::FileKey;
 
 mod archives;
 mod body;
+mod changes;
 pub mod client;
 pub mod command;
 mod connection;

@@ -1,56 +1,38 @@
-//! The native API: what the command line asks, in JSON.
+//! What the native API shows, in JSON.
 //!
 //! Rows of the store become the words of [`super::model`] here, and nowhere else. What a running job says of itself comes
 //! from the board, which is newer than any row.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use axum::Extension;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
 use super::Api;
-use super::body::read_whole;
-use super::command::{Command, Reply};
 use super::error::{ApiError, json};
 use super::model::{self, File};
-use super::server::Peer;
-use crate::datafile::Key;
-use crate::intake;
-use crate::job::{JobId, JobState, Via};
-use crate::store::activations::{self, Reason, Request, Requested};
-use crate::store::jobs::{self, Cancel, JobRow};
+use crate::job::{JobId, JobState};
+use crate::store::jobs::{self, JobRow};
 use crate::store::outbox;
 use crate::store::releases::{self, ReleaseRow};
-use crate::store::{self, Tx};
 use crate::sys::space;
-use crate::wire::document::{DocumentError, MAX_DOCUMENT, PushDocument, Sources};
 
-/// Longest body of a request that is no push document.
-const MAX_BODY: usize = 64 * 1024;
-/// How long whoever asked for a version to become live is kept waiting.
-const FLIP_PATIENCE: Duration = Duration::from_secs(30);
-/// How long whoever asked for a job to end, and for its partial file to go, is kept waiting.
-const CANCEL_PATIENCE: Duration = Duration::from_secs(30);
-/// How often what is waited for is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long the agent may take to take a command.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
 /// Files on one answer when the asker does not say.
 const FILES: u64 = 100;
 /// Rows of anything on one answer at most.
 const MOST: u64 = 10_000;
 
-type Answer = Result<Response, ApiError>;
+/// An answer, or why there is none.
+pub(super) type Answer = Result<Response, ApiError>;
 
-fn ok(body: &impl Serialize) -> Answer {
+/// Answers with JSON.
+pub(super) fn ok(body: &impl Serialize) -> Answer {
     Ok(json(StatusCode::OK, body))
 }
 
@@ -161,7 +143,8 @@ impl Api {
         rows.into_iter().map(|row| self.file(row)).collect()
     }
 
-    fn release(&self, row: ReleaseRow) -> model::Release {
+    /// Makes the API's word for a release.
+    pub(super) fn release(&self, row: ReleaseRow) -> model::Release {
         model::Release {
             path: Some((self.deps.tree)(&row.key).display().to_string()),
             key: row.key,
@@ -177,22 +160,14 @@ impl Api {
         }
     }
 
-    async fn body<T: DeserializeOwned>(&self, body: Body) -> Result<T, ApiError> {
-        let (bytes, _) = read_whole(body, MAX_BODY, &self.bodies).await?;
-        let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
-        serde_json::from_slice(&bytes).map_err(ApiError::bad_request)
-    }
-
-    async fn command<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, ApiError> {
-        let (reply, answer) = oneshot::channel();
-        let send = self
+    /// Returns a job, which must be there.
+    pub(super) async fn job(&self, id: JobId) -> Result<JobRow, ApiError> {
+        let row = self
             .deps
-            .commands
-            .send_timeout(make(reply), COMMAND_PATIENCE);
-        let busy = |_| ApiError::unavailable("the agent is busy or stopping");
-        send.await.map_err(busy)?;
-        let gone = |_| ApiError::unavailable("the agent is stopping");
-        Ok(answer.await.map_err(gone)??)
+            .store
+            .read(move |reader| jobs::get(reader, id))
+            .await?;
+        row.ok_or_else(|| ApiError::not_found(format!("there is no job {id}")))
     }
 }
 
@@ -203,53 +178,6 @@ fn check(name: &str, ok: bool, good: &str, bad: &str) -> model::Check {
         detail: if ok { good } else { bad }.to_owned(),
     }
 }
-
-/// Takes a push document.
-pub(super) async fn push(State(api): State<Arc<Api>>, body: Body) -> Answer {
-    if api.is_draining() {
-        return Err(ApiError::unavailable("the agent is stopping"));
-    }
-    let (bytes, _place) = read_whole(body, MAX_DOCUMENT, &api.bodies).await?;
-    let text = std::str::from_utf8(&bytes).map_err(ApiError::bad_request)?;
-    let sources = match api.live().config.file_urls {
-        true => Sources::Local,
-        false => Sources::Remote,
-    };
-    let push = PushDocument::parse_from(text, sources)
-        .map_err(|error: DocumentError| ApiError::bad_request(error))?;
-    let answers = api.deps.intake.admit(push, Via::Api).await?;
-    ok(&model::Pushed {
-        push: answers
-            .iter()
-            .find(|answer| answer.job.is_some())
-            .map(|answer| answer.push.clone()),
-        answers: answers.into_iter().map(answer).collect(),
-    })
-}
-
-fn answer(answer: intake::Answer) -> model::Answer {
-    model::Answer {
-        name: answer.name,
-        version: answer.version,
-        code: answer.code.code(),
-        result: answer.code.into(),
-        message: answer.descrip,
-        refusal: answer.refusal.map(str::to_owned),
-        job: answer.job,
-    }
-}
-
-impl From<intake::Error> for ApiError {
-    fn from(error: intake::Error) -> Self {
-        match error {
-            intake::Error::UnknownApp { .. }
-            | intake::Error::NotSelected { .. }
-            | intake::Error::TooMany { .. } => Self::bad_request(&error),
-            intake::Error::Unavailable(error) | intake::Error::Store(error) => error.into(),
-        }
-    }
-}
-
 /// Tells how a push stands.
 pub(super) async fn push_state(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer {
     let push = id.clone();
@@ -288,7 +216,7 @@ pub(super) struct FilesQuery {
 /// Lists files by their latest job.
 pub(super) async fn files(
     State(api): State<Arc<Api>>,
-    query: Result<Query<FilesQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<FilesQuery>, QueryRejection>,
 ) -> Answer {
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let filter = jobs::Filter {
@@ -391,7 +319,7 @@ pub(super) struct ReleasesQuery {
 /// Lists the versions on the disk.
 pub(super) async fn releases(
     State(api): State<Arc<Api>>,
-    query: Result<Query<ReleasesQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<ReleasesQuery>, QueryRejection>,
 ) -> Answer {
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let most = u32::try_from(MOST).unwrap_or(u32::MAX);
@@ -408,279 +336,6 @@ pub(super) async fn releases(
         releases: rows.into_iter().map(|row| api.release(row)).collect(),
     })
 }
-
-/// Makes a version live.
-pub(super) async fn activate(
-    State(api): State<Arc<Api>>,
-    Extension(peer): Extension<Peer>,
-    body: Body,
-) -> Answer {
-    let which: model::WhichVersion = api.body(body).await?;
-    let key = key(which);
-    let wanted = key.clone();
-    let requested = api
-        .deps
-        .store
-        .write(move |tx| {
-            let actor = peer.actor();
-            let request = Request {
-                key: &wanted,
-                reason: Reason::Activate,
-                actor: &actor,
-                job: None,
-            };
-            activations::request(tx, &request)
-        })
-        .await?;
-    api.flip(key, requested).await
-}
-
-/// Goes back to the previous good version of a name.
-pub(super) async fn rollback(
-    State(api): State<Arc<Api>>,
-    Extension(peer): Extension<Peer>,
-    body: Body,
-) -> Answer {
-    let which: model::WhichName = api.body(body).await?;
-    let model::WhichName { app, name } = which.clone();
-    let requested = api
-        .deps
-        .store
-        .write(move |tx| activations::request_rollback(tx, &app, &name, &peer.actor()))
-        .await?;
-    let (app, name) = (which.app, which.name);
-    match &requested {
-        Requested::Waiting(_, version) | Requested::AlreadyLive(version) => {
-            let version = version.clone();
-            api.flip(Key { app, name, version }, requested).await
-        }
-        Requested::Unknown => Err(ApiError::not_found(format!(
-            "{app}/{name} has no live version"
-        ))),
-        Requested::Damaged | Requested::NothingBefore => Err(ApiError::conflict(format!(
-            "{app}/{name} has no good version to go back to"
-        ))),
-    }
-}
-
-impl Api {
-    /// Waits until a wish to make `key` live has come true.
-    async fn flip(&self, key: Key, requested: Requested) -> Answer {
-        let id = match requested {
-            Requested::Waiting(id, _) => id,
-            Requested::AlreadyLive(_) => {
-                return ok(&model::Activated {
-                    from_version: Some(key.version.clone()),
-                    key,
-                    changed: false,
-                });
-            }
-            Requested::Unknown => {
-                return Err(ApiError::not_found(format!("{key} is not on this node")));
-            }
-            Requested::Damaged => {
-                return Err(ApiError::conflict(format!(
-                    "{key} is damaged; push it again to repair it"
-                )));
-            }
-            Requested::NothingBefore => {
-                return Err(ApiError::conflict(format!("nothing was live before {key}")));
-            }
-        };
-        let deadline = Instant::now() + FLIP_PATIENCE;
-        loop {
-            match self.activation(&key, id).await? {
-                Some(row) if row.error.is_some() => {
-                    let why = row.error.unwrap_or_default();
-                    return Err(ApiError::conflict(format!("{key} is not live: {why}")));
-                }
-                Some(row) if row.done_ms.is_some() => {
-                    return ok(&model::Activated {
-                        key,
-                        from_version: row.from_version,
-                        changed: true,
-                    });
-                }
-                Some(_) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
-                Some(_) => {
-                    let message = format!("{key} will become live as soon as the agent gets to it");
-                    return Err(ApiError::unavailable(message));
-                }
-                None => return Err(ApiError::unavailable("the request was lost")),
-            }
-        }
-    }
-
-    async fn activation(
-        &self,
-        key: &Key,
-        id: i64,
-    ) -> Result<Option<activations::ActivationRow>, ApiError> {
-        let (app, name) = (key.app.to_string(), key.name.to_string());
-        let log = self
-            .deps
-            .store
-            .read(move |reader| activations::log(reader, Some(&app), Some(&name), 1000))
-            .await?;
-        Ok(log.into_iter().find(|row| row.id == id))
-    }
-
-    async fn job(&self, id: JobId) -> Result<JobRow, ApiError> {
-        let row = self
-            .deps
-            .store
-            .read(move |reader| jobs::get(reader, id))
-            .await?;
-        row.ok_or_else(|| ApiError::not_found(format!("there is no job {id}")))
-    }
-
-    async fn which_job(&self, which: &model::WhichJob) -> Result<JobRow, ApiError> {
-        let (app, name, version) = match which.clone() {
-            model::WhichJob { job: Some(id), .. } => return self.job(id).await,
-            model::WhichJob {
-                app: Some(app),
-                name: Some(name),
-                version: Some(version),
-                ..
-            } => (app, name, version),
-            _ => {
-                let message = "state the job, or its app, name and version";
-                return Err(ApiError::bad_request(message));
-            }
-        };
-        let key = Key { app, name, version };
-        let shown = key.to_string();
-        let row = self
-            .deps
-            .store
-            .read(move |reader| jobs::latest(reader, &key))
-            .await?;
-        row.ok_or_else(|| ApiError::not_found(format!("{shown} was never pushed here")))
-    }
-}
-
-/// Ends a job.
-pub(super) async fn cancel(
-    State(api): State<Arc<Api>>,
-    Extension(peer): Extension<Peer>,
-    body: Body,
-) -> Answer {
-    let which: model::WhichJob = api.body(body).await?;
-    let id = api.which_job(&which).await?.id;
-    let outcome = api
-        .deps
-        .store
-        .write(move |tx| jobs::cancel_request(tx, id, &peer.actor()))
-        .await?;
-    let mut ended = match outcome {
-        Cancel::Unknown => return Err(ApiError::not_found(format!("there is no job {id}"))),
-        Cancel::Ended if !which.drop_partial => {
-            return Err(ApiError::conflict(format!("job {id} has ended already")));
-        }
-        Cancel::Ended | Cancel::Done => true,
-        Cancel::Requested => false,
-    };
-    if which.drop_partial {
-        api.await_end(id).await?;
-        api.command(|reply| Command::DropPartial { job: id, reply })
-            .await?;
-        ended = true;
-    }
-    ok(&model::Canceled { job: id, ended })
-}
-
-impl Api {
-    async fn await_end(&self, id: JobId) -> Result<(), ApiError> {
-        let deadline = Instant::now() + CANCEL_PATIENCE;
-        while !self.job(id).await?.state.is_final() {
-            if Instant::now() > deadline {
-                let message = format!("job {id} has been asked to end and is still at work");
-                return Err(ApiError::unavailable(message));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        Ok(())
-    }
-}
-
-/// Makes a waiting job due now.
-pub(super) async fn retry(
-    State(api): State<Arc<Api>>,
-    Extension(peer): Extension<Peer>,
-    body: Body,
-) -> Answer {
-    let which: model::WhichJob = api.body(body).await?;
-    let row = api.which_job(&which).await?;
-    let id = row.id;
-    if row.state.is_final() {
-        let message = format!(
-            "job {id} has {}; its source is not kept, so push {} again",
-            row.state, row.key
-        );
-        return Err(ApiError::conflict(message));
-    }
-    let hurried = api
-        .deps
-        .store
-        .write(move |tx| jobs::hurry(tx, id, &peer.actor()))
-        .await?;
-    match hurried {
-        true => ok(&model::Retried { job: id }),
-        false => Err(ApiError::conflict(format!("job {id} is at work"))),
-    }
-}
-
-/// Keeps a version from retention, or gives it back.
-pub(super) async fn pin(
-    State(api): State<Arc<Api>>,
-    Extension(peer): Extension<Peer>,
-    body: Body,
-) -> Answer {
-    let pin: model::Pin = api.body(body).await?;
-    let pinned = pin.pinned;
-    let key = Key {
-        app: pin.app,
-        name: pin.name,
-        version: pin.version,
-    };
-    let shown = key.to_string();
-    let row = api
-        .deps
-        .store
-        .write(move |tx| {
-            releases::set_pinned(tx, &key, pinned, &peer.actor())?;
-            releases::get(tx, &key)
-        })
-        .await?;
-    match row {
-        Some(row) => ok(&model::Releases {
-            releases: vec![api.release(row)],
-        }),
-        None => Err(ApiError::not_found(format!("{shown} is not on this node"))),
-    }
-}
-
-/// Removes a version from the disk.
-pub(super) async fn remove(
-    State(api): State<Arc<Api>>,
-    query: Result<Query<model::WhichVersion>, axum::extract::rejection::QueryRejection>,
-) -> Answer {
-    let Query(which) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
-    let key = key(which);
-    ok(&api.command(|reply| Command::Remove { key, reply }).await?)
-}
-
-/// Runs retention now.
-pub(super) async fn collect(State(api): State<Arc<Api>>) -> Answer {
-    ok(&api.command(|reply| Command::Collect { reply }).await?)
-}
-
-/// Compares trees with their manifests.
-pub(super) async fn verify(State(api): State<Arc<Api>>, body: Body) -> Answer {
-    let what: model::WhatToVerify = api.body(body).await?;
-    ok(&api.command(|reply| Command::Verify { what, reply }).await?)
-}
-
 /// Which callbacks are listed.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -694,7 +349,7 @@ pub(super) struct OutboxQuery {
 /// Lists who is told, and callbacks.
 pub(super) async fn outbox(
     State(api): State<Arc<Api>>,
-    query: Result<Query<OutboxQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<OutboxQuery>, QueryRejection>,
 ) -> Answer {
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let most = u32::try_from(MOST).unwrap_or(u32::MAX);
@@ -749,41 +404,6 @@ fn callback(row: outbox::OutboxRow) -> model::Callback {
         job: row.job,
     }
 }
-
-/// Sends callbacks that were given up once more.
-pub(super) async fn replay(State(api): State<Arc<Api>>, body: Body) -> Answer {
-    let which: model::Replay = api.body(body).await?;
-    let (id, endpoint) = (which.id, which.endpoint);
-    let count = api
-        .deps
-        .store
-        .write(move |tx| match (id, endpoint) {
-            (None, Some(endpoint)) => replay_endpoint(tx, endpoint),
-            (id, _) => outbox::replay(tx, id),
-        })
-        .await?;
-    match (id, count) {
-        (Some(id), 0) => Err(ApiError::not_found(format!(
-            "there is no settled callback {id}"
-        ))),
-        (_, count) => ok(&model::Replayed {
-            replayed: count as u64,
-        }),
-    }
-}
-
-fn replay_endpoint(tx: &Tx<'_>, endpoint: String) -> Result<usize, store::Error> {
-    let dead = outbox::Filter {
-        state: Some("dead".to_owned()),
-        endpoint: Some(endpoint),
-        ..outbox::Filter::default()
-    };
-    let rows = outbox::list(tx, &dead, u32::MAX)?;
-    rows.into_iter()
-        .map(|row| outbox::replay(tx, Some(row.id)))
-        .sum()
-}
-
 /// Shows the node at a glance.
 pub(super) async fn status(State(api): State<Arc<Api>>) -> Answer {
     ok(&api.node_status().await?)
@@ -869,12 +489,4 @@ struct Seen {
     names: Vec<releases::NameRow>,
     endpoints: Vec<outbox::EndpointRow>,
     disk: Option<space::Free>,
-}
-
-fn key(which: model::WhichVersion) -> Key {
-    Key {
-        app: which.app,
-        name: which.name,
-        version: which.version,
-    }
 }

@@ -10,7 +10,7 @@ use axum::{Extension, Router};
 
 use super::error::ApiError;
 use super::server::Peer;
-use super::{Api, StatusFor, archives, ens, events, metrics, native, page};
+use super::{Api, StatusFor, archives, changes, ens, events, metrics, native, page};
 
 /// The contract's calls, signed, and everything that only looks.
 pub(super) fn over_tcp(api: Arc<Api>) -> Router {
@@ -53,16 +53,16 @@ fn looking() -> Router<Arc<Api>> {
 
 fn doing() -> Router<Arc<Api>> {
     Router::new()
-        .route("/v1/pushes", post(native::push))
-        .route("/v1/activate", post(native::activate))
-        .route("/v1/rollback", post(native::rollback))
-        .route("/v1/cancel", post(native::cancel))
-        .route("/v1/retry", post(native::retry))
-        .route("/v1/pin", post(native::pin))
-        .route("/v1/releases", axum::routing::delete(native::remove))
-        .route("/v1/gc", post(native::collect))
-        .route("/v1/verify", post(native::verify))
-        .route("/v1/outbox/replay", post(native::replay))
+        .route("/v1/pushes", post(changes::push))
+        .route("/v1/activate", post(changes::activate))
+        .route("/v1/rollback", post(changes::rollback))
+        .route("/v1/cancel", post(changes::cancel))
+        .route("/v1/retry", post(changes::retry))
+        .route("/v1/pin", post(changes::pin))
+        .route("/v1/releases", axum::routing::delete(changes::remove))
+        .route("/v1/gc", post(changes::collect))
+        .route("/v1/verify", post(changes::verify))
+        .route("/v1/outbox/replay", post(changes::replay))
 }
 
 async fn for_those_who_may_look(

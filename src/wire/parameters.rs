@@ -45,6 +45,13 @@ impl Parameters {
         Ok(Self { pairs, in_query })
     }
 
+    /// Returns how many bytes of names and values there are.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        let pairs = self.pairs.iter();
+        pairs.map(|pair| pair.name.len() + pair.value.len()).sum()
+    }
+
     /// Returns the value of `name`, or `None` when it is absent or blank.
     pub fn optional(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
         let mut found = self
@@ -162,12 +169,6 @@ impl FormReader {
             return Err(Refusal::because(Code::TooLarge, detail));
         }
         Ok(())
-    }
-
-    /// Returns how many bytes of decoded text are kept.
-    #[must_use]
-    pub fn decoded(&self) -> usize {
-        self.decoded
     }
 
     fn take(&mut self, byte: u8) -> Result<(), Refusal> {

@@ -649,6 +649,26 @@ fn an_archive_is_downloaded_by_its_signed_path_only() {
 }
 
 #[test]
+fn where_no_archives_are_kept_the_answer_says_so() {
+    let served = Served::new("# no archives\n", "");
+    let ens = served.ens(Scheme::Parameter);
+    assert_eq!(codes(&push(&ens, &[item("n", "1")])), [0]);
+    let file = key("app-1", "n", "1");
+    served.publish(&file, b"archive");
+    std::fs::remove_dir_all(served.dir().join("archives")).unwrap();
+    let which = [("AppId", "app-1"), ("DataName", "n"), ("DataVersion", "1")];
+    let body = taken(&ens.call(DOWNLOAD, &which));
+    assert_eq!(
+        (&body["Code"], &body["Data"]["ServerList"]),
+        (&json!(0), &json!([]))
+    );
+    let message = body["Message"].as_str().unwrap();
+    assert!(message.contains("keep_archives = false"), "{message}");
+    let url = body["Data"]["Url"].as_str().unwrap();
+    assert_eq!(served.tcp("GET", url, &[]).status, 404);
+}
+
+#[test]
 fn eight_first_pushes_at_once_are_one_push() {
     let served = Served::new("", "");
     let mut all: Vec<u64> = std::thread::scope(|scope| {

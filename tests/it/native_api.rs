@@ -63,6 +63,7 @@ fn a_push_is_followed_from_its_document_to_its_end() {
     );
     let again = self::push(&served, &[("a", "1")]);
     assert_eq!(again.answers[0].result, Verdict::AlreadyPublished);
+    assert_eq!(again.push, None);
     talk(&served, async |client| {
         let file = client.latest(&a).await.unwrap();
         assert_eq!(file.source, "http://h/x.zip?…");

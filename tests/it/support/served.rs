@@ -37,7 +37,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Serves with `api` and `intake` as TOML behind what tests share.
+    /// Serves with `api` and `intake` as TOML behind what tests share. With `# no archives` in it, none are kept.
     pub(crate) fn new(api: &str, intake: &str) -> Self {
         Self::at(tempfile::tempdir().unwrap(), api, intake)
     }
@@ -59,7 +59,7 @@ impl Served {
             commands: sender,
             tree: locate(&root, "data"),
             archive: locate(&root, "archives"),
-            keep_archives: true,
+            keep_archives: !api.contains("# no archives"),
             data_dir: root,
             clock,
             version: "1.2.3",

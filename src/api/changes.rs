@@ -1,0 +1,410 @@
+//! What the native API changes, for whoever may open the unix socket.
+//!
+//! What only changes rows goes through the store: the runner finds it there, also after a crash, and whoever asked waits
+//! for what becomes of it. Work on the trees themselves is the agent's, by [`Command`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use super::body::read_whole;
+use super::command::{Command, Reply};
+use super::error::ApiError;
+use super::native::{Answer, ok};
+use super::server::Peer;
+use super::{Api, model};
+use crate::datafile::Key;
+use crate::intake;
+use crate::job::{JobId, ResultCode, Via};
+use crate::store::activations::{self, Reason, Request, Requested};
+use crate::store::jobs::{self, Cancel, JobRow};
+use crate::store::{self, Tx, outbox, releases};
+use crate::wire::document::{DocumentError, MAX_DOCUMENT, PushDocument, Sources};
+
+/// Longest body of a request that is no push document.
+const MAX_BODY: usize = 64 * 1024;
+/// How long whoever asked for a version to become live is kept waiting.
+const FLIP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long whoever asked for a job to end, and for its partial file to go, is kept waiting.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(30);
+/// How often what is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long the agent may take to take a command.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes a push document.
+pub(super) async fn push(State(api): State<Arc<Api>>, body: Body) -> Answer {
+    if api.is_draining() {
+        return Err(ApiError::unavailable("the agent is stopping"));
+    }
+    let (bytes, _place) = read_whole(body, MAX_DOCUMENT, &api.bodies).await?;
+    let text = std::str::from_utf8(&bytes).map_err(ApiError::bad_request)?;
+    let sources = match api.live().config.file_urls {
+        true => Sources::Local,
+        false => Sources::Remote,
+    };
+    let push = PushDocument::parse_from(text, sources)
+        .map_err(|error: DocumentError| ApiError::bad_request(error))?;
+    let answers = api.deps.intake.admit(push, Via::Api).await?;
+    ok(&model::Pushed {
+        push: answers
+            .iter()
+            .find(|answer| answer.code == ResultCode::Accepted)
+            .map(|answer| answer.push.clone()),
+        answers: answers.into_iter().map(answer).collect(),
+    })
+}
+
+fn answer(answer: intake::Answer) -> model::Answer {
+    model::Answer {
+        name: answer.name,
+        version: answer.version,
+        code: answer.code.code(),
+        result: answer.code.into(),
+        message: answer.descrip,
+        refusal: answer.refusal.map(str::to_owned),
+        job: answer.job,
+    }
+}
+
+impl From<intake::Error> for ApiError {
+    fn from(error: intake::Error) -> Self {
+        match error {
+            intake::Error::UnknownApp { .. }
+            | intake::Error::NotSelected { .. }
+            | intake::Error::TooMany { .. } => Self::bad_request(&error),
+            intake::Error::Unavailable(error) | intake::Error::Store(error) => error.into(),
+        }
+    }
+}
+
+/// Makes a version live.
+pub(super) async fn activate(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Answer {
+    let which: model::WhichVersion = api.body(body).await?;
+    let key = key(which);
+    let wanted = key.clone();
+    let requested = api
+        .deps
+        .store
+        .write(move |tx| {
+            let actor = peer.actor();
+            let request = Request {
+                key: &wanted,
+                reason: Reason::Activate,
+                actor: &actor,
+                job: None,
+            };
+            activations::request(tx, &request)
+        })
+        .await?;
+    api.flip(key, requested).await
+}
+
+/// Goes back to the previous good version of a name.
+pub(super) async fn rollback(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Answer {
+    let which: model::WhichName = api.body(body).await?;
+    let model::WhichName { app, name } = which.clone();
+    let requested = api
+        .deps
+        .store
+        .write(move |tx| activations::request_rollback(tx, &app, &name, &peer.actor()))
+        .await?;
+    let (app, name) = (which.app, which.name);
+    match &requested {
+        Requested::Waiting(_, version) | Requested::AlreadyLive(version) => {
+            let version = version.clone();
+            api.flip(Key { app, name, version }, requested).await
+        }
+        Requested::Unknown => Err(ApiError::not_found(format!(
+            "{app}/{name} has no live version"
+        ))),
+        Requested::Damaged | Requested::NothingBefore => Err(ApiError::conflict(format!(
+            "{app}/{name} has no good version to go back to"
+        ))),
+    }
+}
+
+impl Api {
+    /// Waits until a wish to make `key` live has come true.
+    async fn flip(&self, key: Key, requested: Requested) -> Answer {
+        let id = match requested {
+            Requested::Waiting(id, _) => id,
+            Requested::AlreadyLive(_) => {
+                return ok(&model::Activated {
+                    from_version: Some(key.version.clone()),
+                    key,
+                    changed: false,
+                });
+            }
+            Requested::Unknown => {
+                return Err(ApiError::not_found(format!("{key} is not on this node")));
+            }
+            Requested::Damaged => {
+                return Err(ApiError::conflict(format!(
+                    "{key} is damaged; push it again to repair it"
+                )));
+            }
+            Requested::NothingBefore => {
+                return Err(ApiError::conflict(format!("nothing was live before {key}")));
+            }
+        };
+        let deadline = Instant::now() + FLIP_PATIENCE;
+        loop {
+            match self.activation(&key, id).await? {
+                Some(row) if row.error.is_some() => {
+                    let why = row.error.unwrap_or_default();
+                    return Err(ApiError::conflict(format!("{key} is not live: {why}")));
+                }
+                Some(row) if row.done_ms.is_some() => {
+                    return ok(&model::Activated {
+                        key,
+                        from_version: row.from_version,
+                        changed: true,
+                    });
+                }
+                Some(_) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
+                Some(_) => {
+                    let message = format!("{key} will become live as soon as the agent gets to it");
+                    return Err(ApiError::unavailable(message));
+                }
+                None => return Err(ApiError::unavailable("the request was lost")),
+            }
+        }
+    }
+
+    async fn activation(
+        &self,
+        key: &Key,
+        id: i64,
+    ) -> Result<Option<activations::ActivationRow>, ApiError> {
+        let (app, name) = (key.app.to_string(), key.name.to_string());
+        let log = self
+            .deps
+            .store
+            .read(move |reader| activations::log(reader, Some(&app), Some(&name), 1000))
+            .await?;
+        Ok(log.into_iter().find(|row| row.id == id))
+    }
+
+    async fn which_job(&self, which: &model::WhichJob) -> Result<JobRow, ApiError> {
+        let (app, name, version) = match which.clone() {
+            model::WhichJob { job: Some(id), .. } => return self.job(id).await,
+            model::WhichJob {
+                app: Some(app),
+                name: Some(name),
+                version: Some(version),
+                ..
+            } => (app, name, version),
+            _ => {
+                let message = "state the job, or its app, name and version";
+                return Err(ApiError::bad_request(message));
+            }
+        };
+        let key = Key { app, name, version };
+        let shown = key.to_string();
+        let row = self
+            .deps
+            .store
+            .read(move |reader| jobs::latest(reader, &key))
+            .await?;
+        row.ok_or_else(|| ApiError::not_found(format!("{shown} was never pushed here")))
+    }
+}
+
+/// Ends a job.
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Answer {
+    let which: model::WhichJob = api.body(body).await?;
+    let id = api.which_job(&which).await?.id;
+    let outcome = api
+        .deps
+        .store
+        .write(move |tx| jobs::cancel_request(tx, id, &peer.actor()))
+        .await?;
+    let mut ended = match outcome {
+        Cancel::Unknown => return Err(ApiError::not_found(format!("there is no job {id}"))),
+        Cancel::Ended if !which.drop_partial => {
+            return Err(ApiError::conflict(format!("job {id} has ended already")));
+        }
+        Cancel::Ended | Cancel::Done => true,
+        Cancel::Requested => false,
+    };
+    if which.drop_partial {
+        api.await_end(id).await?;
+        api.command(|reply| Command::DropPartial { job: id, reply })
+            .await?;
+        ended = true;
+    }
+    ok(&model::Canceled { job: id, ended })
+}
+
+impl Api {
+    async fn await_end(&self, id: JobId) -> Result<(), ApiError> {
+        let deadline = Instant::now() + CANCEL_PATIENCE;
+        while !self.job(id).await?.state.is_final() {
+            if Instant::now() > deadline {
+                let message = format!("job {id} has been asked to end and is still at work");
+                return Err(ApiError::unavailable(message));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a waiting job due now.
+pub(super) async fn retry(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Answer {
+    let which: model::WhichJob = api.body(body).await?;
+    let row = api.which_job(&which).await?;
+    let id = row.id;
+    if row.state.is_final() {
+        let message = format!(
+            "job {id} has {}; its source is not kept, so push {} again",
+            row.state, row.key
+        );
+        return Err(ApiError::conflict(message));
+    }
+    let hurried = api
+        .deps
+        .store
+        .write(move |tx| jobs::hurry(tx, id, &peer.actor()))
+        .await?;
+    match hurried {
+        true => ok(&model::Retried { job: id }),
+        false => Err(ApiError::conflict(format!("job {id} is at work"))),
+    }
+}
+
+/// Keeps a version from retention, or gives it back.
+pub(super) async fn pin(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Answer {
+    let pin: model::Pin = api.body(body).await?;
+    let pinned = pin.pinned;
+    let key = Key {
+        app: pin.app,
+        name: pin.name,
+        version: pin.version,
+    };
+    let shown = key.to_string();
+    let row = api
+        .deps
+        .store
+        .write(move |tx| {
+            releases::set_pinned(tx, &key, pinned, &peer.actor())?;
+            releases::get(tx, &key)
+        })
+        .await?;
+    match row {
+        Some(row) => ok(&model::Releases {
+            releases: vec![api.release(row)],
+        }),
+        None => Err(ApiError::not_found(format!("{shown} is not on this node"))),
+    }
+}
+
+/// Removes a version from the disk.
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    query: Result<Query<model::WhichVersion>, QueryRejection>,
+) -> Answer {
+    let Query(which) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    let key = key(which);
+    ok(&api.command(|reply| Command::Remove { key, reply }).await?)
+}
+
+/// Runs retention now.
+pub(super) async fn collect(State(api): State<Arc<Api>>) -> Answer {
+    ok(&api.command(|reply| Command::Collect { reply }).await?)
+}
+
+/// Compares trees with their manifests.
+pub(super) async fn verify(State(api): State<Arc<Api>>, body: Body) -> Answer {
+    let what: model::WhatToVerify = api.body(body).await?;
+    ok(&api.command(|reply| Command::Verify { what, reply }).await?)
+}
+
+/// Sends callbacks that were given up once more.
+pub(super) async fn replay(State(api): State<Arc<Api>>, body: Body) -> Answer {
+    let which: model::Replay = api.body(body).await?;
+    let (id, endpoint) = (which.id, which.endpoint);
+    let count = api
+        .deps
+        .store
+        .write(move |tx| match (id, endpoint) {
+            (None, Some(endpoint)) => replay_endpoint(tx, endpoint),
+            (id, _) => outbox::replay(tx, id),
+        })
+        .await?;
+    match (id, count) {
+        (Some(id), 0) => Err(ApiError::not_found(format!(
+            "there is no settled callback {id}"
+        ))),
+        (_, count) => ok(&model::Replayed {
+            replayed: count as u64,
+        }),
+    }
+}
+
+fn replay_endpoint(tx: &Tx<'_>, endpoint: String) -> Result<usize, store::Error> {
+    let dead = outbox::Filter {
+        state: Some("dead".to_owned()),
+        endpoint: Some(endpoint),
+        ..outbox::Filter::default()
+    };
+    let rows = outbox::list(tx, &dead, u32::MAX)?;
+    rows.into_iter()
+        .map(|row| outbox::replay(tx, Some(row.id)))
+        .sum()
+}
+
+impl Api {
+    async fn body<T: DeserializeOwned>(&self, body: Body) -> Result<T, ApiError> {
+        let (bytes, _) = read_whole(body, MAX_BODY, &self.bodies).await?;
+        let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
+        serde_json::from_slice(&bytes).map_err(ApiError::bad_request)
+    }
+
+    async fn command<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let send = self
+            .deps
+            .commands
+            .send_timeout(make(reply), COMMAND_PATIENCE);
+        let busy = |_| ApiError::unavailable("the agent is busy or stopping");
+        send.await.map_err(busy)?;
+        let gone = |_| ApiError::unavailable("the agent is stopping");
+        Ok(answer.await.map_err(gone)??)
+    }
+}
+
+fn key(which: model::WhichVersion) -> Key {
+    Key {
+        app: which.app,
+        name: which.name,
+        version: which.version,
+    }
+}
