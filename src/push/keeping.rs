@@ -121,6 +121,16 @@ impl Road {
             .collect()
     }
 
+    /// Tries again to remove what could not be removed from staging.
+    pub async fn sweep_leftovers(&self) {
+        let publisher = Arc::clone(&self.publisher);
+        let swept = blocking(move || {
+            publisher.sweep_leftovers();
+            Ok(())
+        });
+        let _ = swept.await;
+    }
+
     /// Removes the partial archive of a key.
     pub async fn discard_partial(&self, key: &Key) {
         let name = spool_name(key);

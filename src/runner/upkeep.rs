@@ -149,6 +149,7 @@ impl Runner {
             swept.bytes += one.bytes;
         }
         swept.partials = self.sweep_partials().await;
+        self.road.sweep_leftovers().await;
         if self.store.housekeep().await.is_ok() {
             (self.upkeep.done)(self.clock.now_ms());
         }
