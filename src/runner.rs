@@ -123,23 +123,39 @@ impl Runner {
         drain: CancellationToken,
         until_idle: bool,
     ) -> Result<(), store::Error> {
-        self.take_up().await?;
         let mut tasks = JoinSet::new();
         let mut jobs_wake = self.store.wake(Topic::Jobs);
         let mut flips_wake = self.store.wake(Topic::Activations);
         let mut progress = tokio::time::interval(PROGRESS_EVERY);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let upkeep = tokio::spawn(Arc::clone(&self).keep_up(drain.clone()));
+        let mut taken_up = false;
+        let mut stuck = false;
         while !drain.is_cancelled() {
-            self.execute_flips().await?;
-            self.start_due(&mut tasks).await?;
+            let next = match self.work_off(&mut taken_up, &mut tasks).await {
+                Ok(next) => next,
+                // A full disk is given room again by someone, perhaps by a file that is failing right now.
+                Err(error) if error.passes() => {
+                    if !std::mem::replace(&mut stuck, true) {
+                        tracing::error!(event = "store-unavailable", error = %crate::sys::Chain(&error), "the database takes nothing now; work waits until it does");
+                    }
+                    tokio::select! {
+                        () = drain.cancelled() => {}
+                        () = tokio::time::sleep(STORE_RETRY) => {}
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if std::mem::take(&mut stuck) {
+                tracing::info!(event = "store-available", "the database takes work again");
+            }
             if until_idle && tasks.is_empty() && self.is_idle().await? {
                 break;
             }
-            let next = self.next_due().await?;
             tokio::select! {
                 () = drain.cancelled() => {}
-                _ = jobs_wake.changed() => self.cancel_wanted().await?,
+                _ = jobs_wake.changed() => {}
                 _ = flips_wake.changed() => {}
                 () = self.left.notified() => {}
                 _ = progress.tick() => self.note_progress().await,
@@ -150,6 +166,22 @@ impl Runner {
         self.drain(&mut tasks).await;
         upkeep.abort();
         Ok(())
+    }
+
+    /// Does all that is to be done now, and returns when there will be more.
+    async fn work_off(
+        self: &Arc<Self>,
+        taken_up: &mut bool,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Duration, store::Error> {
+        if !*taken_up {
+            self.take_up().await?;
+            *taken_up = true;
+        }
+        self.cancel_wanted().await?;
+        self.execute_flips().await?;
+        self.start_due(tasks).await?;
+        self.next_due().await
     }
 
     /// Takes up what an earlier life of this process has left.
@@ -338,11 +370,7 @@ impl Runner {
             error = failure.message,
             "this node failed the file; it is tried again"
         );
-        let why = failure.to_string();
-        let _ = self
-            .store
-            .write(move |tx| jobs::requeue(tx, id, at, &why))
-            .await;
+        self.requeue(id, at, failure.to_string()).await;
     }
 
     async fn record_failure(&self, job: &Job, failure: Failure) {
@@ -362,10 +390,23 @@ impl Runner {
             return;
         }
         let (id, now) = (job.id, self.clock.now_ms());
-        let _ = self
-            .store
-            .write(move |tx| jobs::requeue(tx, id, now, "the agent was ended"))
+        self.requeue(id, now, "the agent was ended".to_owned())
             .await;
+    }
+
+    /// Puts a job back in the queue. What is not written stays a running job, which the next start takes up.
+    async fn requeue(&self, id: JobId, at: i64, why: String) {
+        loop {
+            let why = why.clone();
+            match self
+                .store
+                .write(move |tx| jobs::requeue(tx, id, at, &why))
+                .await
+            {
+                Err(error) if error.passes() => tokio::time::sleep(STORE_RETRY).await,
+                _ => return,
+            }
+        }
     }
 
     /// Records an outcome. While the store cannot take it the job stays open here; a store that has failed for good ends
@@ -380,7 +421,7 @@ impl Runner {
                 .await
             {
                 Ok(recorded) => return recorded,
-                Err(store::Error::Full { .. }) => tokio::time::sleep(STORE_RETRY).await,
+                Err(error) if error.passes() => tokio::time::sleep(STORE_RETRY).await,
                 Err(error) => {
                     tracing::error!(event = "record-failed", error = %crate::sys::Chain(&error), "could not record an outcome");
                     return false;

@@ -202,6 +202,17 @@ impl Error {
         }
     }
 
+    /// Tells whether the same work may well be taken a moment later: the disk is full or read-only, the queue is full, or
+    /// the process had no descriptor left to open a connection with. The store itself goes on.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Full | Self::ReadOnly | Self::Busy | Self::Open { .. } => true,
+            Self::Sql { source, .. } => source.sqlite_error_code() == Some(ErrorCode::CannotOpen),
+            _ => false,
+        }
+    }
+
     /// Makes the error of a statement that was to do `what`.
     pub(super) fn sql(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| match source.sqlite_error_code() {
