@@ -188,6 +188,12 @@ pub enum Error {
         /// What running files will still use.
         promised: String,
     },
+    /// The tree turned out to need more room than there is.
+    #[error("not enough space: the tree takes more than the {available} that are available")]
+    TooLarge {
+        /// What could be used when unpacking began.
+        available: String,
+    },
     /// A sync failed; nothing of the attempt may be trusted.
     #[error("sync the file system of `{path}`")]
     Sync {
@@ -244,7 +250,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> &'static Kind {
         match self {
-            Self::Admission { .. } => &NO_SPACE,
+            Self::Admission { .. } | Self::TooLarge { .. } => &NO_SPACE,
             Self::Durable(e) => match e.source.kind() {
                 _ if durable::is_no_space(&e.source) => &NO_SPACE,
                 io::ErrorKind::ReadOnlyFilesystem => &READ_ONLY,
