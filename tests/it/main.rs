@@ -7,6 +7,7 @@ mod apply;
 mod callback;
 mod cli;
 mod config;
+mod disks;
 mod ens;
 mod errors;
 mod fetch;
