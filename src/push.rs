@@ -8,6 +8,7 @@
 mod arrival;
 mod failure;
 mod frames;
+mod heal;
 mod keeping;
 mod lanes;
 mod small;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::datafile::{ArchiveType, DataFile, Key};
+use crate::datafile::{ArchiveType, Content, DataFile, Key};
 use crate::fetch::{Fetcher, Identity, Request, Spool};
 use crate::job::{Failure, Job, Progress, Stage};
 use crate::publish::manifest::{Entry, EntryKind};
@@ -36,6 +37,7 @@ use lanes::Lanes;
 use small::Workers;
 
 pub use failure::{KINDS, Stop};
+pub use heal::{Damage, Rebuilt};
 pub use keeping::{Candidate, Damaged, Verification};
 
 /// How the road treats what travels on it.
@@ -86,8 +88,8 @@ pub struct Run<'a> {
     pub deadline: Instant,
     /// Whether `file:` URLs may be read: a local push document only.
     pub allow_local: bool,
-    /// Whether a version that is there already is damaged and to be exchanged.
-    pub heal: bool,
+    /// What the version is made of that is there already, damaged, and to be exchanged.
+    pub damaged: Option<Content>,
     /// Hears of what happens on the way.
     pub note: &'a (dyn Fn(Note) + Send + Sync),
 }
@@ -164,6 +166,11 @@ impl Road {
         // A first start has no earlier life to look for.
         if run.job.starts > 1
             && let Some(done) = self.already_published(run).await?
+        {
+            return Ok(done);
+        }
+        if let Some(content) = run.damaged
+            && let Some(done) = self.heal(run, content).await
         {
             return Ok(done);
         }
@@ -248,7 +255,7 @@ impl Road {
         let (key, archive_type, heal) = (
             run.job.file.key.clone(),
             run.job.file.archive_type,
-            run.heal,
+            run.damaged.is_some(),
         );
         let (job, accepted_ms, now_ms) = (run.job.id.0, run.job.accepted_ms, self.clock.now_ms());
         blocking(move || {
@@ -284,7 +291,7 @@ impl Road {
     async fn already_published(&self, run: &Run<'_>) -> Result<Option<Done>, Stop> {
         let publisher = Arc::clone(&self.publisher);
         let key = run.job.file.key.clone();
-        let heal = run.heal;
+        let heal = run.damaged.is_some();
         let found = blocking(move || {
             publisher.sweep_key(&key).map_err(Stop::publish)?;
             if heal {

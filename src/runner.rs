@@ -5,6 +5,7 @@
 //! running, and the next start brings it to the same end without fetching anything twice.
 
 mod names;
+mod scrub;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::datafile::Key;
+use crate::datafile::{Content, Key};
 use crate::job::{Board, Failure, Job, JobId, Outcome, Published, Stage};
 use crate::push::{Done, Note, Road, Run, Stop};
 use crate::store::{self, Store, Topic, activations, events, jobs};
@@ -26,6 +27,7 @@ use crate::sys::failure::Class;
 
 use names::Names;
 
+pub use scrub::Healed;
 pub use upkeep::{Removed, Swept};
 
 /// How much is done at once, and how long ends may take.
@@ -47,6 +49,13 @@ pub struct Config {
     /// How long the partial archive of a failed file is kept for a later push of the same content.
     #[serde(with = "crate::sys::units::duration")]
     pub keep_partial: Duration,
+    /// How often everything that is published is compared with its manifest, and healed from its kept archive where it
+    /// is damaged; "0s" for never.
+    #[serde(with = "crate::sys::units::duration")]
+    pub scrub_every: Duration,
+    /// How many bytes a second that reads at most.
+    #[serde(with = "crate::sys::units::bytes")]
+    pub scrub_rate: u64,
 }
 
 impl Default for Config {
@@ -58,6 +67,8 @@ impl Default for Config {
             drain: Duration::from_secs(10),
             upkeep_every: Duration::from_secs(600),
             keep_partial: Duration::from_secs(24 * 3600),
+            scrub_every: Duration::from_secs(7 * 24 * 3600),
+            scrub_rate: 8 << 20,
         }
     }
 }
@@ -129,6 +140,7 @@ impl Runner {
         let mut progress = tokio::time::interval(PROGRESS_EVERY);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let upkeep = tokio::spawn(Arc::clone(&self).keep_up(drain.clone()));
+        let scrub = tokio::spawn(Arc::clone(&self).scrub(drain.clone()));
         let mut taken_up = false;
         let mut stuck = false;
         while !drain.is_cancelled() {
@@ -165,6 +177,7 @@ impl Runner {
         }
         self.drain(&mut tasks).await;
         upkeep.abort();
+        scrub.abort();
         Ok(())
     }
 
@@ -271,7 +284,7 @@ impl Runner {
                 .await;
         }
         let entry = self.board.enter(job.id);
-        let heal = self.is_damaged(&job.file.key).await;
+        let damaged = self.damaged_content(&job.file.key).await;
         let notes = Notes::new(self.store.clone(), job.id);
         let deadline = Instant::now() + job.file.timeout;
         let note = |note: Note| notes.take(note);
@@ -281,7 +294,7 @@ impl Runner {
             cancel: stop.clone(),
             deadline,
             allow_local: self.allow_local,
-            heal,
+            damaged,
             note: &note,
         };
         let ended =
@@ -296,13 +309,14 @@ impl Runner {
         }
     }
 
-    async fn is_damaged(&self, key: &Key) -> bool {
+    async fn damaged_content(&self, key: &Key) -> Option<Content> {
         let key = key.clone();
         let release = self
             .store
             .read(move |r| store::releases::get(r, &key))
             .await;
-        release.ok().flatten().is_some_and(|r| r.damage.is_some())
+        let release = release.ok().flatten()?;
+        release.damage.is_some().then_some(release.content)
     }
 
     /// Makes a published version live where it should be, waits until all of it lasts, and records it.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Runner;
 use crate::datafile::{AppId, DataName, Key};
 use crate::job::Published;
-use crate::push::{Candidate, Damaged, Stop, Verification};
+use crate::push::{Candidate, Stop};
 use crate::store::{self, activations, releases};
 use crate::sys::Chain;
 
@@ -412,37 +412,6 @@ impl Runner {
         }
         Ok(())
     }
-
-    /// Verifies a published tree against its manifest, reading at most `rate` bytes a second, and notes what it finds.
-    pub async fn verify(&self, key: &Key, rate: Option<u64>) -> Result<Verification, store::Error> {
-        let verification = match self.road.verify(key, rate).await {
-            Ok(verification) => verification,
-            Err(stop) => Verification::Failed(stop.into_failure(crate::job::Stage::Publish)),
-        };
-        let damage = match &verification {
-            Verification::Whole(_) => None,
-            Verification::Damaged(report) => Some(summary(report)),
-            Verification::Failed(_) => return Ok(verification),
-        };
-        if let Some(what) = &damage {
-            tracing::error!(event = "damaged", data = %key, what, "a published version differs from its manifest; push it again to heal it");
-        }
-        let key = key.clone();
-        self.store
-            .write(move |tx| releases::mark_damaged(tx, &key, damage.as_deref()))
-            .await?;
-        Ok(verification)
-    }
-}
-
-fn summary(report: &Damaged) -> String {
-    let first = report.damage.first().map_or_else(String::new, |d| {
-        format!(
-            ", first: `{}` {}: expected {}, found {}",
-            d.path, d.what, d.expected, d.found
-        )
-    });
-    format!("{} differences from the manifest{first}", report.damaged)
 }
 
 fn is_older(path: &Path, age: Duration) -> bool {

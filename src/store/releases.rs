@@ -291,7 +291,8 @@ pub fn set_pinned(tx: &Tx<'_>, key: &Key, pinned: bool, actor: &str) -> Result<b
     Ok(true)
 }
 
-/// Notes what `verify` found wrong with a release, or that nothing is. A damaged release can be pushed again.
+/// Notes what `verify` found wrong with a release, or that nothing is, and reports a change. A damaged release can be
+/// pushed again. False if it was known already.
 pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool, Error> {
     let changed = tx.run(
         "mark a release",
@@ -307,11 +308,24 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
     if changed == 0 {
         return Ok(false);
     }
-    let note = match damage {
-        Some(what) => Note::new("damaged", what),
-        None => Note::new("healed", "found whole again"),
+    let (kind, note) = match damage {
+        Some(what) => (outbox::DAMAGED, Note::new("damaged", what)),
+        None => (outbox::HEALED, Note::new("healed", "found whole again")),
     };
     events::add_for_file(tx, key, note)?;
+    let Some(row) = get(tx, key)? else {
+        return Ok(true);
+    };
+    let data = json!({
+        "app": key.app,
+        "name": key.name,
+        "version": key.version,
+        "job": row.job,
+        "live": row.live,
+        "damage": damage,
+        "found_at": crate::sys::clock::stamp(tx.now_ms()),
+    });
+    outbox::enqueue(tx, kind, jobs::file_id(tx, key)?, Some(row.job), &data)?;
     Ok(true)
 }
 
