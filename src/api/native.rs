@@ -409,6 +409,27 @@ pub(super) async fn releases(
     })
 }
 
+/// Lists what became live, newest first: who, why, from which version to which, and when.
+pub(super) async fn activations_log(
+    State(api): State<Arc<Api>>,
+    query: Result<Query<ReleasesQuery>, axum::extract::rejection::QueryRejection>,
+) -> Answer {
+    let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    let most = u32::try_from(MOST).unwrap_or(u32::MAX);
+    let limit = query.limit.unwrap_or(most).min(most);
+    let rows = api
+        .deps
+        .store
+        .read(move |reader| {
+            let (app, name) = (query.app.as_deref(), query.name.as_deref());
+            activations::log(reader, app, name, query.offset.unwrap_or(0), limit)
+        })
+        .await?;
+    ok(&model::Activations {
+        activations: rows.into_iter().map(model::Activation::from).collect(),
+    })
+}
+
 /// Makes a version live.
 pub(super) async fn activate(
     State(api): State<Arc<Api>>,
@@ -520,7 +541,7 @@ impl Api {
         let log = self
             .deps
             .store
-            .read(move |reader| activations::log(reader, Some(&app), Some(&name), 1000))
+            .read(move |reader| activations::log(reader, Some(&app), Some(&name), 0, 1000))
             .await?;
         Ok(log.into_iter().find(|row| row.id == id))
     }

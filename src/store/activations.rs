@@ -293,17 +293,23 @@ pub fn renew_turn(tx: &Tx<'_>, key: &Key, job: JobId) -> Result<(), Error> {
     jobs::set_seq(tx, job, seq)
 }
 
-/// Returns the audit log, newest first, of an application and a name or of all.
+/// Returns the audit log, newest first, of an application and a name or of all, without its first `offset` rows.
 pub fn log(
     reader: &Reader<'_>,
     app: Option<&str>,
     name: Option<&str>,
+    offset: u32,
     limit: u32,
 ) -> Result<Vec<ActivationRow>, Error> {
     let sql = format!(
-        "{SHOWN} WHERE (?1 IS NULL OR a.app = ?1) AND (?2 IS NULL OR a.name = ?2) ORDER BY a.id DESC LIMIT ?3"
+        "{SHOWN} WHERE (?1 IS NULL OR a.app = ?1) AND (?2 IS NULL OR a.name = ?2) ORDER BY a.id DESC LIMIT ?3 OFFSET ?4"
     );
-    reader.many("read the audit log", &sql, params![app, name, limit], read)
+    reader.many(
+        "read the audit log",
+        &sql,
+        params![app, name, limit, offset],
+        read,
+    )
 }
 
 /// Returns the version that is live once every waiting request is carried out.
