@@ -17,6 +17,7 @@ mod load;
 mod native_api;
 mod openapi;
 mod push;
+mod retention;
 mod store;
 mod systemd;
 mod verbs;
