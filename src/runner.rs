@@ -384,7 +384,9 @@ impl Runner {
             error = failure.message,
             "this node failed the file; it is tried again"
         );
-        self.requeue(id, at, failure.to_string()).await;
+        let why = failure.to_string();
+        self.put_back(move |tx| jobs::requeue(tx, id, at, &why))
+            .await;
     }
 
     async fn record_failure(&self, job: &Job, failure: Failure) {
@@ -403,20 +405,17 @@ impl Runner {
             }
             return;
         }
-        let (id, now) = (job.id, self.clock.now_ms());
-        self.requeue(id, now, "the agent was ended".to_owned())
-            .await;
+        let id = job.id;
+        self.put_back(move |tx| jobs::put_back(tx, id)).await;
     }
 
     /// Puts a job back in the queue. What is not written stays a running job, which the next start takes up.
-    async fn requeue(&self, id: JobId, at: i64, why: String) {
+    async fn put_back<F>(&self, put: F)
+    where
+        F: FnOnce(&store::Tx<'_>) -> Result<bool, store::Error> + Clone + Send + 'static,
+    {
         loop {
-            let why = why.clone();
-            match self
-                .store
-                .write(move |tx| jobs::requeue(tx, id, at, &why))
-                .await
-            {
+            match self.store.write(put.clone()).await {
                 Err(error) if error.passes() => tokio::time::sleep(STORE_RETRY).await,
                 _ => return,
             }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Runner;
 use crate::datafile::{AppId, DataName, Key};
-use crate::job::Published;
+use crate::job::{JobId, Published};
 use crate::push::{Candidate, Stop};
 use crate::store::{self, activations, releases};
 use crate::sys::Chain;
@@ -283,6 +283,9 @@ impl Runner {
         match removal {
             releases::Removal::Unknown => return Ok(Removed::Unknown),
             releases::Removal::Live => return Ok(Removed::Held("it is live".to_owned())),
+            releases::Removal::Wanted => {
+                return Ok(Removed::Held("it is about to become live".to_owned()));
+            }
             releases::Removal::Pinned => return Ok(Removed::Held("it is pinned".to_owned())),
             releases::Removal::Done => {}
         }
@@ -335,7 +338,7 @@ impl Runner {
 
     /// Rebuilds the database from manifests and trees where it lacks them; returns how many versions were entered.
     pub async fn recover(&self) -> Result<usize, store::Error> {
-        let found = match self.road.survey().await {
+        let mut found = match self.road.survey().await {
             Ok(found) => found,
             Err(stop) => {
                 let failure = stop.into_failure(crate::job::Stage::Publish);
@@ -353,6 +356,8 @@ impl Runner {
             .await?
             .into_iter()
             .collect();
+        // Where numbers have to be given anew they follow the order of publication.
+        found.sort_by_key(|(head, _)| (head.published_ms, head.job));
         let mut entered = 0;
         let mut known = HashSet::new();
         for chunk in found.chunks(256) {
@@ -374,13 +379,15 @@ impl Runner {
                             fetched: 0,
                             activated: *live,
                         };
-                        entered += usize::from(releases::restore(
-                            tx,
-                            &head.key,
-                            &published,
-                            head.published_ms,
-                            *live,
-                        )?);
+                        let found = releases::Found {
+                            key: head.key.clone(),
+                            archive_type: head.archive_type,
+                            job: JobId(head.job),
+                            published,
+                            published_ms: head.published_ms,
+                            live: *live,
+                        };
+                        entered += usize::from(releases::restore(tx, &found)?);
                     }
                     Ok(entered)
                 })

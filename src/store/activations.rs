@@ -193,6 +193,8 @@ pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
             from.as_ref().map(DataVersion::as_str)
         ],
     )?;
+    // Whoever asked for it waits for it to end.
+    tx.touch(Topic::Activations);
     let flip = Flip {
         key: &row.key,
         reason: row.reason,
@@ -310,6 +312,22 @@ pub fn log(
         params![app, name, limit, offset],
         read,
     )
+}
+
+/// Returns a row of the audit log.
+pub fn get(reader: &Reader<'_>, id: i64) -> Result<Option<ActivationRow>, Error> {
+    let sql = format!("{SHOWN} WHERE a.id = ?1");
+    reader.one("read an activation", &sql, [id], read)
+}
+
+/// Tells whether a version waits to become live.
+pub(super) fn waits(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
+    let waiting = reader.number(
+        "look for a waiting activation",
+        "SELECT EXISTS (SELECT 1 FROM activations WHERE app = ?1 AND name = ?2 AND to_version = ?3 AND done IS NULL)",
+        params![key.app.as_str(), key.name.as_str(), key.version.as_str()],
+    )?;
+    Ok(waiting == 1)
 }
 
 /// Returns the version that is live once every waiting request is carried out.

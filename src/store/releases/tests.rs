@@ -123,7 +123,17 @@ async fn without_a_chain_a_rollback_goes_to_the_newest_older_version() {
         };
         let restored = bench
             .store
-            .write(move |tx| restore(tx, &key("n", version), &entry, NOW - age, version == "3"))
+            .write(move |tx| {
+                let found = Found {
+                    key: key("n", version),
+                    archive_type: ArchiveType::Zip,
+                    job: JobId(100 - age),
+                    published: entry,
+                    published_ms: NOW - age,
+                    live: version == "3",
+                };
+                restore(tx, &found)
+            })
             .await;
         assert!(restored.unwrap());
     }
