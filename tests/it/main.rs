@@ -3,7 +3,10 @@
 
 mod support;
 
+mod activation;
 mod apply;
+mod at_rest;
+mod breaker;
 mod callback;
 mod cli;
 mod config;
