@@ -80,6 +80,9 @@ const PAST_DEADLINE: Duration = Duration::from_secs(3);
 /// How long the store is left alone after it could not take an outcome.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
+/// How long after a panic a background task is started again.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+
 /// Runs jobs.
 pub struct Runner {
     store: Store,
@@ -139,8 +142,15 @@ impl Runner {
         let mut flips_wake = self.store.wake(Topic::Activations);
         let mut progress = tokio::time::interval(PROGRESS_EVERY);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let upkeep = tokio::spawn(Arc::clone(&self).keep_up(drain.clone()));
-        let scrub = tokio::spawn(Arc::clone(&self).scrub(drain.clone()));
+        let mut beside = JoinSet::new();
+        let (this, end) = (Arc::clone(&self), drain.clone());
+        beside.spawn(supervise("upkeep", move || {
+            Arc::clone(&this).keep_up(end.clone())
+        }));
+        let (this, end) = (Arc::clone(&self), drain.clone());
+        beside.spawn(supervise("scrub", move || {
+            Arc::clone(&this).scrub(end.clone())
+        }));
         let mut taken_up = false;
         let mut stuck = false;
         while !drain.is_cancelled() {
@@ -176,8 +186,6 @@ impl Runner {
             }
         }
         self.drain(&mut tasks).await;
-        upkeep.abort();
-        scrub.abort();
         Ok(())
     }
 
@@ -497,6 +505,29 @@ impl Runner {
     }
 }
 
+/// Runs what `start` makes until it ends by itself; when it panics, that is logged, and it is started again.
+async fn supervise<F>(what: &'static str, start: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        // A set and not a plain task: dropped with this, it takes its task along.
+        let mut task = JoinSet::new();
+        task.spawn(start());
+        match task.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                tracing::error!(
+                    event = "restarted",
+                    what,
+                    "a task in the background has panicked; it is started again"
+                );
+                tokio::time::sleep(RESTART_AFTER).await;
+            }
+            _ => return,
+        }
+    }
+}
+
 /// Writes what a run tells into the timeline, without holding it up.
 struct Notes {
     store: Store,
@@ -578,5 +609,24 @@ impl Notes {
                 tracing::debug!(error = %crate::sys::Chain(&error), "could not write the timeline");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_background_task_that_panics_is_started_again() {
+        let starts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&starts);
+        supervise("test", move || {
+            let n = counted.fetch_add(1, Ordering::Relaxed);
+            async move { assert!(n >= 2, "on purpose") }
+        })
+        .await;
+        assert_eq!(starts.load(Ordering::Relaxed), 3);
     }
 }
