@@ -564,10 +564,10 @@ fn link(tx: &Tx<'_>, file: i64, job: i64) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Forgets files that are not on the disk, not at work, and not pushed for a long time.
+/// Forgets files that are not on the disk, not at work, and not pushed for a long time, or of which there are too many.
 pub(super) fn forget(tx: &Tx<'_>) -> Result<usize, Error> {
     let before = tx.now_ms().saturating_sub(millis(tx.config().forget_after));
-    tx.run(
+    let old = tx.run(
         "forget old files",
         "DELETE FROM files WHERE id IN (
              SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
@@ -575,7 +575,16 @@ pub(super) fn forget(tx: &Tx<'_>) -> Result<usize, Error> {
                AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
              LIMIT ?2)",
         params![before, FORGET_AT_ONCE],
+    )?;
+    tx.run(
+        "forget more files than are remembered",
+        "DELETE FROM files WHERE id IN (
+             SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
+             WHERE j.state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
+             ORDER BY j.id DESC LIMIT ?2 OFFSET ?1)",
+        params![tx.config().gone_files, FORGET_AT_ONCE],
     )
+    .map(|more| old + more)
 }
 
 /// Forgets the oldest jobs of a file beyond the bound.
