@@ -70,7 +70,7 @@ impl Publisher {
         }
         let entries = match manifest::read(&self.layout().manifest(key)) {
             Ok((_, entries)) => entries,
-            Err(error) if is_damage(&error) => {
+            Err(error) if error.is_no_manifest() => {
                 report.add(b"", "manifest", "a manifest", crate::sys::Chain(&error));
                 return Ok(report);
             }
@@ -83,15 +83,6 @@ impl Publisher {
             report.add(path, "missing", describe(&entry.kind), "nothing");
         }
         Ok(report)
-    }
-}
-
-/// Tells whether the manifest itself is damaged or gone, as opposed to a system that refuses to read it now.
-fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Manifest { .. } => true,
-        Error::Durable(e) => e.source.kind() == io::ErrorKind::NotFound,
-        _ => false,
     }
 }
 

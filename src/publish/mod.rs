@@ -246,6 +246,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Tells whether a manifest is gone or cannot be read as one, as opposed to a system that refuses to read it now.
+    pub(crate) fn is_no_manifest(&self) -> bool {
+        match self {
+            Self::Manifest { .. } => true,
+            Self::Durable(e) => e.source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
     /// Returns the row of [`KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static Kind {

@@ -241,8 +241,10 @@ impl Publisher {
         let kept = self.config.keep_archives.then(|| self.layout.archive(key));
         let exchange = match self.find(key) {
             // There is no telling what a tree without a readable manifest holds: this one is known.
-            Err(Error::Manifest { .. }) => true,
-            Err(Error::Durable(e)) if e.source.kind() == io::ErrorKind::NotFound => true,
+            Err(error) if error.is_no_manifest() => {
+                tracing::warn!(event = "foreign-tree", data = %key, "there is a tree without a readable manifest in the place of this version; it is replaced");
+                true
+            }
             Err(error) => return Err(error),
             Ok(found) => match found {
                 // Published by an earlier life that could not record it: its content is this one.
