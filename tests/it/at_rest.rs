@@ -50,8 +50,11 @@ fn verify(node: &TestNode, arguments: &[&str]) -> (bool, Value) {
     (output.status.success(), found["trees"][0].clone())
 }
 
-/// Takes the digests' turns: each kind of damage, and the word it is found by.
-fn damages() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
+/// Does something to a tree.
+type Damage = Box<dyn Fn(&Path)>;
+
+/// Each kind of damage, and the word it is found by.
+fn damages() -> Vec<(&'static str, Damage)> {
     let file = |tree: &Path| tree.join("site/d01/f00001.txt");
     vec![
         (
@@ -222,6 +225,27 @@ fn the_background_scrub_finds_tells_and_heals() {
         "{data}"
     );
     assert!(node.log().contains("event=\"damaged\"") && node.log().contains("event=\"healed\""));
+}
+
+#[test]
+fn foreign_files_are_in_nobodys_way() {
+    let (origin, mut node) = (Origin::start(), TestNode::new(""));
+    node.start();
+    publish(&node, &origin, "a", "tar.gz", &tar_gz(&site("1", 5)));
+    let place = node.root().join(format!("data/{APP}/a"));
+    fs::write(place.join("README"), "somebody's").unwrap();
+    fs::create_dir_all(place.join("versions/2/theirs")).unwrap();
+    fs::write(place.join("versions/2/theirs/x"), "x").unwrap();
+    let archive = zip(&site("2", 5));
+    origin.serve("/2", Reply::file(&archive));
+    let second = item("a", "2", "zip", &archive, &origin.url("/2"));
+    assert_eq!(node.push_codes(&[second]), [0]);
+    let file = node.finish("a", "2");
+    assert_eq!(file["state"], "succeeded", "{file}");
+    node.assert_tree("a", &site("2", 5));
+    assert!(place.join("README").exists());
+    assert!(node.log().contains("foreign-tree"));
+    assert!(node.list("staging").is_empty());
 }
 
 fn database(node: &TestNode) -> [PathBuf; 3] {

@@ -16,6 +16,7 @@ mod errors;
 mod fetch;
 mod hostile_archives;
 mod layers;
+mod life;
 mod load;
 mod native_api;
 mod openapi;
