@@ -318,6 +318,7 @@ fn a_write_that_is_refused_as_read_only_fails_the_file_once() {
     node.stop();
     node.run_through(&[
         "strace",
+        "-D",
         "-f",
         "-qq",
         "-o",
@@ -361,6 +362,7 @@ fn a_failed_sync_is_not_believed_and_not_repeated() {
     // Each attempt's sync fails, the last one included.
     node.run_through(&[
         "strace",
+        "-D",
         "-f",
         "-qq",
         "-o",
@@ -401,6 +403,7 @@ fn a_commit_that_fails_ends_the_process_and_the_next_start_recovers() {
     node.stop();
     node.run_through(&[
         "strace",
+        "-D",
         "-f",
         "-qq",
         "-o",
