@@ -95,6 +95,10 @@ fn many_pushes_leave_nothing_behind() {
     );
     if long {
         assert!(
+            last <= first * 3 / 2,
+            "{first:?} a push have become {last:?}"
+        );
+        assert!(
             late <= early + early / 10,
             "{early} KiB have become {late} KiB"
         );
