@@ -64,6 +64,9 @@ fn many_pushes_leave_nothing_behind() {
         if n == 50 {
             early = resident(node.pid());
         }
+        if n % 250 == 0 {
+            eprintln!("after {n}: {} KiB", resident(node.pid()));
+        }
         // The origin of this test would remember every archive.
         origin.serve(&path, Reply::status(404));
     }
