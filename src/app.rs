@@ -24,7 +24,7 @@ use crate::sys::durable;
 
 pub use agent::agent;
 pub use apply::{Applied, Seen, apply};
-pub use recover::recover;
+pub use recover::{Recovered, recover};
 
 /// Why the agent or an `apply` could not run, or had to end.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@
 //! accepted ones their jobs, or nobody knows of it. Deciding looks at what is published and at what is running, never at
 //! an origin: the answer does not wait for the network. The rules are the contract's (ens.md §3).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ pub struct Config {
     pub apps: Apps,
     /// "auto": a pushed version becomes live. "manual": it waits for `edgepush activate`.
     pub activate: Activate,
+    /// What differs from `activate` for single applications, by their id.
+    pub apps_activate: BTreeMap<AppId, Activate>,
     /// Most elements of one push.
     pub max_items: usize,
 }
@@ -38,8 +40,17 @@ impl Default for Config {
             region: "local".to_owned(),
             apps: Apps::Any,
             activate: Activate::Auto,
+            apps_activate: BTreeMap::new(),
             max_items: MAX_ITEMS,
         }
+    }
+}
+
+impl Config {
+    /// Returns when a pushed version of `app` becomes live.
+    #[must_use]
+    pub fn activate_of(&self, app: &AppId) -> Activate {
+        *self.apps_activate.get(app).unwrap_or(&self.activate)
     }
 }
 
@@ -280,7 +291,7 @@ impl Intake {
         let admission = Admission {
             push: uuid::Uuid::new_v4().to_string(),
             via,
-            activate: config.activate == Activate::Auto,
+            activate: config.activate_of(&app) == Activate::Auto,
         };
         let answers = self
             .store

@@ -8,6 +8,7 @@
 mod arrival;
 mod failure;
 mod frames;
+mod heal;
 mod keeping;
 mod lanes;
 mod small;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::datafile::{ArchiveType, DataFile, Key};
+use crate::datafile::{ArchiveType, Content, DataFile, Key};
 use crate::fetch::{Fetcher, Identity, Request, Spool};
 use crate::job::{Failure, Job, Progress, Stage};
 use crate::publish::manifest::{Entry, EntryKind};
@@ -36,6 +37,7 @@ use lanes::Lanes;
 use small::Workers;
 
 pub use failure::{KINDS, Stop};
+pub use heal::{Damage, Rebuilt};
 pub use keeping::{Candidate, Damaged, Verification};
 
 /// How the road treats what travels on it.
@@ -86,8 +88,8 @@ pub struct Run<'a> {
     pub deadline: Instant,
     /// Whether `file:` URLs may be read: a local push document only.
     pub allow_local: bool,
-    /// Whether a version that is there already is damaged and to be exchanged.
-    pub heal: bool,
+    /// What the version is made of that is there already, damaged, and to be exchanged.
+    pub damaged: Option<Content>,
     /// Hears of what happens on the way.
     pub note: &'a (dyn Fn(Note) + Send + Sync),
 }
@@ -167,6 +169,22 @@ impl Road {
         {
             return Ok(done);
         }
+        if let Some(content) = run.damaged
+            && let Some(done) = self.heal(run, content).await
+        {
+            return Ok(done);
+        }
+        let ended = self.bring(run).await;
+        if let Err(stop) = &ended
+            && stop.is_no_space()
+        {
+            // What was received would only keep the disk full.
+            self.discard_partial(&run.job.file.key).await;
+        }
+        ended
+    }
+
+    async fn bring(&self, run: &Run<'_>) -> Result<Done, Stop> {
         let room = self.admit(run).await?;
         match self.attempt(run, &room, false).await {
             // A proxy may have mangled the bytes, or the disk the part that an earlier life left: once more from zero.
@@ -237,7 +255,7 @@ impl Road {
         let (key, archive_type, heal) = (
             run.job.file.key.clone(),
             run.job.file.archive_type,
-            run.heal,
+            run.damaged.is_some(),
         );
         let (job, accepted_ms, now_ms) = (run.job.id.0, run.job.accepted_ms, self.clock.now_ms());
         blocking(move || {
@@ -273,7 +291,7 @@ impl Road {
     async fn already_published(&self, run: &Run<'_>) -> Result<Option<Done>, Stop> {
         let publisher = Arc::clone(&self.publisher);
         let key = run.job.file.key.clone();
-        let heal = run.heal;
+        let heal = run.damaged.is_some();
         let found = blocking(move || {
             publisher.sweep_key(&key).map_err(Stop::publish)?;
             if heal {
@@ -296,11 +314,24 @@ impl Road {
         }))
     }
 
-    /// Promises the room that the file will take at least: its archive, and a tree of about that size.
+    /// Promises the room that the file will take at least: what is not here yet of its archive, and a tree of about the
+    /// archive's size.
     async fn admit(&self, run: &Run<'_>) -> Result<Arc<Promise>, Stop> {
         let publisher = Arc::clone(&self.publisher);
-        let needed = run.job.file.size.unwrap_or(0).saturating_mul(2);
-        blocking(move || publisher.space().promise(needed).map_err(Stop::publish)).await
+        let size = run.job.file.size.unwrap_or(0);
+        let partial = self.partial_path(&run.job.file.key);
+        blocking(move || {
+            let here = std::fs::metadata(partial).map_or(0, |m| m.len());
+            let needed = size.saturating_mul(2).saturating_sub(here.min(size));
+            publisher.space().promise(needed).map_err(Stop::publish)
+        })
+        .await
+    }
+
+    /// Where the bytes of a file arrive.
+    fn partial_path(&self, key: &Key) -> std::path::PathBuf {
+        let spool = self.publisher.layout().spool();
+        spool.join(format!("{}.partial", spool_name(key)))
     }
 
     async fn open_spool(&self, file: &DataFile, fresh: bool) -> Result<Spool, Stop> {
@@ -331,6 +362,7 @@ impl Road {
             .watch(async { Ok(self.lanes.enter().await) })
             .await?;
         let options = self.unpack_options(run, room, &stopper)?;
+        let room_limit = self.room_limit(&options);
         let publisher = Arc::clone(&self.publisher);
         let file = spool.reader().map_err(Stop::spool)?;
         let (job, zip) = (run.job.id.0, run.job.file.archive_type == ArchiveType::Zip);
@@ -348,7 +380,7 @@ impl Road {
                     &options,
                 )
             };
-            Ok((staging, tree.map_err(|e| Stop::unpack(&e))?))
+            Ok((staging, tree.map_err(|e| Stop::unpack(&e, room_limit))?))
         });
         stopper.watch(unpacked).await
     }
@@ -374,6 +406,12 @@ impl Road {
             options.sandbox = Some(self.publisher.layout().root().into());
         }
         Ok(options)
+    }
+
+    /// Returns the room of the disk, where it allows less than the configuration does.
+    fn room_limit(&self, options: &unpack::Options) -> Option<u64> {
+        let room = options.limits.max_total_bytes;
+        (room < self.unpack.limits.max_total_bytes).then_some(room)
     }
 
     /// Flips `current` to `key`. The flip lasts only after [`Road::settle`].

@@ -30,6 +30,9 @@
 //!
 //! `edgepush.file.removed`: `app`, `name`, `version`, `job`, `reason`, `actor`, `bytes`, `files`, `removed_at`.
 //!
+//! `edgepush.file.damaged` and `.healed`: `app`, `name`, `version`, `job`, `live`, `damage` (what differs from the manifest;
+//! null when healed), `found_at`.
+//!
 //! `edgepush.node.started`: `version` of the agent, `started_at`.
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@
 //! running, and the next start brings it to the same end without fetching anything twice.
 
 mod names;
+mod scrub;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::datafile::Key;
+use crate::datafile::{Content, Key};
 use crate::job::{Board, Failure, Job, JobId, Outcome, Published, Stage};
 use crate::push::{Done, Note, Road, Run, Stop};
 use crate::store::{self, Store, Topic, activations, events, jobs};
@@ -26,6 +27,7 @@ use crate::sys::failure::Class;
 
 use names::Names;
 
+pub use scrub::Healed;
 pub use upkeep::{Removed, Swept};
 
 /// How much is done at once, and how long ends may take.
@@ -47,6 +49,13 @@ pub struct Config {
     /// How long the partial archive of a failed file is kept for a later push of the same content.
     #[serde(with = "crate::sys::units::duration")]
     pub keep_partial: Duration,
+    /// How often everything that is published is compared with its manifest, and healed from its kept archive where it
+    /// is damaged; "0s" for never.
+    #[serde(with = "crate::sys::units::duration")]
+    pub scrub_every: Duration,
+    /// How many bytes a second that reads at most.
+    #[serde(with = "crate::sys::units::bytes")]
+    pub scrub_rate: u64,
 }
 
 impl Default for Config {
@@ -58,6 +67,8 @@ impl Default for Config {
             drain: Duration::from_secs(10),
             upkeep_every: Duration::from_secs(600),
             keep_partial: Duration::from_secs(24 * 3600),
+            scrub_every: Duration::from_secs(7 * 24 * 3600),
+            scrub_rate: 8 << 20,
         }
     }
 }
@@ -68,6 +79,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 const PAST_DEADLINE: Duration = Duration::from_secs(3);
 /// How long the store is left alone after it could not take an outcome.
 const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// How long after a panic a background task is started again.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs jobs.
 pub struct Runner {
@@ -123,23 +137,47 @@ impl Runner {
         drain: CancellationToken,
         until_idle: bool,
     ) -> Result<(), store::Error> {
-        self.take_up().await?;
         let mut tasks = JoinSet::new();
         let mut jobs_wake = self.store.wake(Topic::Jobs);
         let mut flips_wake = self.store.wake(Topic::Activations);
         let mut progress = tokio::time::interval(PROGRESS_EVERY);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let upkeep = tokio::spawn(Arc::clone(&self).keep_up(drain.clone()));
+        let mut beside = JoinSet::new();
+        let (this, end) = (Arc::clone(&self), drain.clone());
+        beside.spawn(supervise("upkeep", move || {
+            Arc::clone(&this).keep_up(end.clone())
+        }));
+        let (this, end) = (Arc::clone(&self), drain.clone());
+        beside.spawn(supervise("scrub", move || {
+            Arc::clone(&this).scrub(end.clone())
+        }));
+        let mut taken_up = false;
+        let mut stuck = false;
         while !drain.is_cancelled() {
-            self.execute_flips().await?;
-            self.start_due(&mut tasks).await?;
+            let next = match self.work_off(&mut taken_up, &mut tasks).await {
+                Ok(next) => next,
+                // A full disk is given room again by someone, perhaps by a file that is failing right now.
+                Err(error) if error.passes() => {
+                    if !std::mem::replace(&mut stuck, true) {
+                        tracing::error!(event = "store-unavailable", error = %crate::sys::Chain(&error), "the database takes nothing now; work waits until it does");
+                    }
+                    tokio::select! {
+                        () = drain.cancelled() => {}
+                        () = tokio::time::sleep(STORE_RETRY) => {}
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if std::mem::take(&mut stuck) {
+                tracing::info!(event = "store-available", "the database takes work again");
+            }
             if until_idle && tasks.is_empty() && self.is_idle().await? {
                 break;
             }
-            let next = self.next_due().await?;
             tokio::select! {
                 () = drain.cancelled() => {}
-                _ = jobs_wake.changed() => self.cancel_wanted().await?,
+                _ = jobs_wake.changed() => {}
                 _ = flips_wake.changed() => {}
                 () = self.left.notified() => {}
                 _ = progress.tick() => self.note_progress().await,
@@ -148,8 +186,23 @@ impl Runner {
             }
         }
         self.drain(&mut tasks).await;
-        upkeep.abort();
         Ok(())
+    }
+
+    /// Does all that is to be done now, and returns when there will be more.
+    async fn work_off(
+        self: &Arc<Self>,
+        taken_up: &mut bool,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Duration, store::Error> {
+        if !*taken_up {
+            self.take_up().await?;
+            *taken_up = true;
+        }
+        self.cancel_wanted().await?;
+        self.execute_flips().await?;
+        self.start_due(tasks).await?;
+        self.next_due().await
     }
 
     /// Takes up what an earlier life of this process has left.
@@ -239,7 +292,7 @@ impl Runner {
                 .await;
         }
         let entry = self.board.enter(job.id);
-        let heal = self.is_damaged(&job.file.key).await;
+        let damaged = self.damaged_content(&job.file.key).await;
         let notes = Notes::new(self.store.clone(), job.id);
         let deadline = Instant::now() + job.file.timeout;
         let note = |note: Note| notes.take(note);
@@ -249,7 +302,7 @@ impl Runner {
             cancel: stop.clone(),
             deadline,
             allow_local: self.allow_local,
-            heal,
+            damaged,
             note: &note,
         };
         let ended =
@@ -264,13 +317,14 @@ impl Runner {
         }
     }
 
-    async fn is_damaged(&self, key: &Key) -> bool {
+    async fn damaged_content(&self, key: &Key) -> Option<Content> {
         let key = key.clone();
         let release = self
             .store
             .read(move |r| store::releases::get(r, &key))
             .await;
-        release.ok().flatten().is_some_and(|r| r.damage.is_some())
+        let release = release.ok().flatten()?;
+        release.damage.is_some().then_some(release.content)
     }
 
     /// Makes a published version live where it should be, waits until all of it lasts, and records it.
@@ -339,9 +393,7 @@ impl Runner {
             "this node failed the file; it is tried again"
         );
         let why = failure.to_string();
-        let _ = self
-            .store
-            .write(move |tx| jobs::requeue(tx, id, at, &why))
+        self.put_back(move |tx| jobs::requeue(tx, id, at, &why))
             .await;
     }
 
@@ -361,11 +413,21 @@ impl Runner {
             }
             return;
         }
-        let (id, now) = (job.id, self.clock.now_ms());
-        let _ = self
-            .store
-            .write(move |tx| jobs::requeue(tx, id, now, "the agent was ended"))
-            .await;
+        let id = job.id;
+        self.put_back(move |tx| jobs::put_back(tx, id)).await;
+    }
+
+    /// Puts a job back in the queue. What is not written stays a running job, which the next start takes up.
+    async fn put_back<F>(&self, put: F)
+    where
+        F: FnOnce(&store::Tx<'_>) -> Result<bool, store::Error> + Clone + Send + 'static,
+    {
+        loop {
+            match self.store.write(put.clone()).await {
+                Err(error) if error.passes() => tokio::time::sleep(STORE_RETRY).await,
+                _ => return,
+            }
+        }
     }
 
     /// Records an outcome. While the store cannot take it the job stays open here; a store that has failed for good ends
@@ -380,7 +442,7 @@ impl Runner {
                 .await
             {
                 Ok(recorded) => return recorded,
-                Err(store::Error::Full) => tokio::time::sleep(STORE_RETRY).await,
+                Err(error) if error.passes() => tokio::time::sleep(STORE_RETRY).await,
                 Err(error) => {
                     tracing::error!(event = "record-failed", error = %crate::sys::Chain(&error), "could not record an outcome");
                     return false;
@@ -440,6 +502,29 @@ impl Runner {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what `start` makes until it ends by itself; when it panics, that is logged, and it is started again.
+async fn supervise<F>(what: &'static str, start: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        // A set and not a plain task: dropped with this, it takes its task along.
+        let mut task = JoinSet::new();
+        task.spawn(start());
+        match task.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                tracing::error!(
+                    event = "restarted",
+                    what,
+                    "a task in the background has panicked; it is started again"
+                );
+                tokio::time::sleep(RESTART_AFTER).await;
+            }
+            _ => return,
+        }
     }
 }
 
@@ -524,5 +609,24 @@ impl Notes {
                 tracing::debug!(error = %crate::sys::Chain(&error), "could not write the timeline");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_background_task_that_panics_is_started_again() {
+        let starts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&starts);
+        supervise("test", move || {
+            let n = counted.fetch_add(1, Ordering::Relaxed);
+            async move { assert!(n >= 2, "on purpose") }
+        })
+        .await;
+        assert_eq!(starts.load(Ordering::Relaxed), 3);
     }
 }

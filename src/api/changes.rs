@@ -24,7 +24,7 @@ use crate::intake;
 use crate::job::{JobId, ResultCode, Via};
 use crate::store::activations::{self, Reason, Request, Requested};
 use crate::store::jobs::{self, Cancel, JobRow};
-use crate::store::{self, Tx, outbox, releases};
+use crate::store::{self, Topic, Tx, outbox, releases};
 use crate::wire::document::{DocumentError, MAX_DOCUMENT, PushDocument, Sources};
 
 /// Longest body of a request that is no push document.
@@ -163,8 +163,15 @@ impl Api {
             }
         };
         let deadline = Instant::now() + FLIP_PATIENCE;
+        let mut ended = self.deps.store.wake(Topic::Activations);
         loop {
-            match self.activation(&key, id).await? {
+            ended.mark_unchanged();
+            let row = self
+                .deps
+                .store
+                .read(move |reader| activations::get(reader, id))
+                .await?;
+            match row {
                 Some(row) if row.error.is_some() => {
                     let why = row.error.unwrap_or_default();
                     return Err(ApiError::conflict(format!("{key} is not live: {why}")));
@@ -176,7 +183,9 @@ impl Api {
                         changed: true,
                     });
                 }
-                Some(_) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
+                Some(_) if Instant::now() < deadline => {
+                    let _ = tokio::time::timeout(LOOK_EVERY, ended.changed()).await;
+                }
                 Some(_) => {
                     let message = format!("{key} will become live as soon as the agent gets to it");
                     return Err(ApiError::unavailable(message));
@@ -184,20 +193,6 @@ impl Api {
                 None => return Err(ApiError::unavailable("the request was lost")),
             }
         }
-    }
-
-    async fn activation(
-        &self,
-        key: &Key,
-        id: i64,
-    ) -> Result<Option<activations::ActivationRow>, ApiError> {
-        let (app, name) = (key.app.to_string(), key.name.to_string());
-        let log = self
-            .deps
-            .store
-            .read(move |reader| activations::log(reader, Some(&app), Some(&name), 1000))
-            .await?;
-        Ok(log.into_iter().find(|row| row.id == id))
     }
 
     async fn which_job(&self, which: &model::WhichJob) -> Result<JobRow, ApiError> {

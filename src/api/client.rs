@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::model::{
-    Activated, Canceled, Collected, Event, Events, File, Files, NodeStatus, Outbox, Pin, Problem,
-    Push, Pushed, Readiness, Releases, Removed, Replay, Replayed, Retried, Verified, WhatToVerify,
-    WhichJob, WhichName, WhichVersion,
+    Activated, Activations, Canceled, Collected, Event, Events, File, Files, NodeStatus, Outbox,
+    Pin, Problem, Push, Pushed, Readiness, Releases, Removed, Replay, Replayed, Retried, Verified,
+    WhatToVerify, WhichJob, WhichName, WhichVersion,
 };
 use crate::datafile::Key;
 use crate::job::JobId;
@@ -230,6 +230,17 @@ impl Client {
     pub async fn releases(&self, app: Option<&str>, name: Option<&str>) -> Result<Releases, Error> {
         let [app, name] = [app, name].map(|text| text.map(str::to_owned));
         self.get(url("/v1/releases", &[("app", app), ("name", name)]))
+            .await
+    }
+
+    /// Returns what became live, newest first.
+    pub async fn activations(
+        &self,
+        app: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<Activations, Error> {
+        let [app, name] = [app, name].map(|text| text.map(str::to_owned));
+        self.get(url("/v1/activations", &[("app", app), ("name", name)]))
             .await
     }
 

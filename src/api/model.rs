@@ -272,6 +272,56 @@ pub struct Releases {
     pub releases: Vec<Release>,
 }
 
+/// A change of what is live: one that has happened, one that waits, or one that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activation {
+    /// Its number.
+    pub id: i64,
+    /// The version that becomes live.
+    #[serde(flatten)]
+    pub key: Key,
+    /// The version that was live before.
+    pub from_version: Option<DataVersion>,
+    /// Why: `push`, `repush`, `activate`, `rollback` or `recover`.
+    pub reason: String,
+    /// By whom: a way in, or an operator.
+    pub actor: String,
+    /// The push it belongs to.
+    pub job: Option<JobId>,
+    /// Its turn: greater is later, over all versions of a name.
+    pub seq: i64,
+    /// When it was asked for.
+    pub requested_ms: i64,
+    /// When it happened or was refused; none while it waits.
+    pub done_ms: Option<i64>,
+    /// Why it did not happen.
+    pub error: Option<String>,
+}
+
+impl From<crate::store::activations::ActivationRow> for Activation {
+    fn from(row: crate::store::activations::ActivationRow) -> Self {
+        Self {
+            id: row.id,
+            key: row.key,
+            from_version: row.from_version,
+            reason: row.reason.as_str().to_owned(),
+            actor: row.actor,
+            job: row.job,
+            seq: row.seq,
+            requested_ms: row.requested_ms,
+            done_ms: row.done_ms,
+            error: row.error,
+        }
+    }
+}
+
+/// The log of what became live, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activations {
+    /// The changes.
+    pub activations: Vec<Activation>,
+}
+
 /// Which version: the body of what is asked of one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -413,6 +463,8 @@ pub struct WhatToVerify {
     /// With this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<DataVersion>,
+    /// Whether what is damaged is unpacked again from its kept archive.
+    pub heal: bool,
 }
 
 /// What comparing trees with their manifests has found.
@@ -434,6 +486,9 @@ pub struct VerifiedTree {
     pub bytes: u64,
     /// What is wrong, at most the first few; empty when the tree is whole.
     pub damage: Vec<String>,
+    /// Whether the damage that was found is healed.
+    #[serde(default)]
+    pub healed: bool,
 }
 
 /// A callback that waits, was delivered, or was given up.

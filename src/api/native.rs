@@ -18,6 +18,7 @@ use super::Api;
 use super::error::{ApiError, json};
 use super::model::{self, File};
 use crate::job::{JobId, JobState};
+use crate::store::activations;
 use crate::store::jobs::{self, JobRow};
 use crate::store::outbox;
 use crate::store::releases::{self, ReleaseRow};
@@ -489,4 +490,25 @@ struct Seen {
     names: Vec<releases::NameRow>,
     endpoints: Vec<outbox::EndpointRow>,
     disk: Option<space::Free>,
+}
+
+/// Lists what became live, newest first: who, why, from which version to which, and when.
+pub(super) async fn activations_log(
+    State(api): State<Arc<Api>>,
+    query: Result<Query<ReleasesQuery>, QueryRejection>,
+) -> Answer {
+    let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    let most = u32::try_from(MOST).unwrap_or(u32::MAX);
+    let limit = query.limit.unwrap_or(most).min(most);
+    let rows = api
+        .deps
+        .store
+        .read(move |reader| {
+            let (app, name) = (query.app.as_deref(), query.name.as_deref());
+            activations::log(reader, app, name, query.offset.unwrap_or(0), limit)
+        })
+        .await?;
+    ok(&model::Activations {
+        activations: rows.into_iter().map(model::Activation::from).collect(),
+    })
 }

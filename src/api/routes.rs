@@ -48,6 +48,7 @@ fn looking() -> Router<Arc<Api>> {
         .route("/v1/files/{id}/events", get(native::events_of))
         .route("/v1/events", get(events::follow))
         .route("/v1/releases", get(native::releases))
+        .route("/v1/activations", get(native::activations_log))
         .route("/v1/outbox", get(native::outbox))
 }
 

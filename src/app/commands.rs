@@ -29,7 +29,7 @@ pub(super) async fn serve(
         let Some(command) = command else {
             return;
         };
-        let (runner, store) = (Arc::clone(&runner), store.clone());
+        let (runner, store, drain) = (Arc::clone(&runner), store.clone(), drain.clone());
         tokio::spawn(async move {
             match command {
                 Command::Remove { key, reply } => {
@@ -37,7 +37,7 @@ pub(super) async fn serve(
                 }
                 Command::Collect { reply } => drop(reply.send(Ok(collect(&runner).await))),
                 Command::Verify { what, reply } => {
-                    drop(reply.send(verify(&runner, &store, what).await))
+                    drop(reply.send(verify(&runner, &store, what, &drain).await))
                 }
                 Command::DropPartial { job, reply } => {
                     let row = store.read(move |r| jobs::get(r, job)).await.map_err(failed);
@@ -94,7 +94,13 @@ async fn collect(runner: &Runner) -> Collected {
     }
 }
 
-async fn verify(runner: &Runner, store: &Store, what: WhatToVerify) -> Result<Verified, Denied> {
+async fn verify(
+    runner: &Runner,
+    store: &Store,
+    what: WhatToVerify,
+    drain: &CancellationToken,
+) -> Result<Verified, Denied> {
+    let heal = what.heal;
     let rows = store
         .read(move |r| {
             releases::list(
@@ -119,7 +125,7 @@ async fn verify(runner: &Runner, store: &Store, what: WhatToVerify) -> Result<Ve
     }
     let mut trees = Vec::with_capacity(keys.len());
     for key in keys {
-        let tree = match runner.verify(&key, None).await.map_err(failed)? {
+        let mut tree = match runner.verify(&key, None, drain).await.map_err(failed)? {
             Verification::Whole(report) | Verification::Damaged(report) => VerifiedTree {
                 key,
                 files: report.entries,
@@ -134,14 +140,20 @@ async fn verify(runner: &Runner, store: &Store, what: WhatToVerify) -> Result<Ve
                         )
                     })
                     .collect(),
+                healed: false,
             },
             Verification::Failed(failure) => VerifiedTree {
                 key,
                 files: 0,
                 bytes: 0,
                 damage: vec![failure.message],
+                healed: false,
             },
         };
+        if heal && !tree.damage.is_empty() {
+            let healed = runner.heal(&tree.key).await.map_err(failed)?;
+            tree.healed = healed == runner::Healed::Done;
+        }
         trees.push(tree);
     }
     Ok(Verified { trees })

@@ -1,17 +1,63 @@
 //! `edgepush recover`: the database is rebuilt from what is on the disk, by the same code as at a start after an unclean
 //! end.
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
 use super::{Error, Parts};
 use crate::config::Config;
+use crate::store;
+use crate::sys::durable;
 
-/// Enters every version that is on the disk and not in the database, and returns how many those were. Fails while an
-/// agent works in the directory.
-pub async fn recover(config: &Config) -> Result<usize, Error> {
+/// What was done to have a database again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// Versions that are on the disk and were not in the database.
+    pub entered: usize,
+    /// Where the damaged database was moved to, if it was damaged.
+    pub set_aside: Option<PathBuf>,
+}
+
+/// Enters every version that is on the disk and not in the database; a damaged database is set aside first, and a new one
+/// made. Fails while an agent works in the directory.
+pub async fn recover(config: &Config) -> Result<Recovered, Error> {
     let theirs = config.clone();
-    let parts = tokio::task::spawn_blocking(move || Parts::build(&theirs, false))
+    let (parts, set_aside) = tokio::task::spawn_blocking(move || build(&theirs))
         .await
         .map_err(|e| Error::Other(e.to_string()))??;
     let entered = parts.runner.recover().await?;
     parts.store.close().await;
-    Ok(entered)
+    Ok(Recovered { entered, set_aside })
+}
+
+fn build(config: &Config) -> Result<(Parts, Option<PathBuf>), Error> {
+    match Parts::build(config, false) {
+        Err(Error::Store(store::Error::Damaged { path, .. })) => {
+            let aside = set_aside(&path)?;
+            Ok((Parts::build(config, false)?, Some(aside)))
+        }
+        built => Ok((built?, None)),
+    }
+}
+
+/// Moves a database and its journal out of the way, under a name that nothing has yet.
+fn set_aside(path: &Path) -> Result<PathBuf, Error> {
+    let with = |end: &str| {
+        let mut name = OsString::from(path);
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let aside = (1..)
+        .map(|n| format!(".damaged-{n}"))
+        .find(|end| std::fs::symlink_metadata(with(end)).is_err())
+        .unwrap_or_default();
+    // The database itself goes last: until then a second try finds the same.
+    for part in ["-shm", "-wal", ""] {
+        let (from, to) = (with(part), with(&format!("{aside}{part}")));
+        if std::fs::symlink_metadata(&from).is_ok() {
+            durable::rename_no_replace(&from, &to)?;
+        }
+    }
+    durable::sync_parent(path)?;
+    Ok(with(&aside))
 }

@@ -145,6 +145,9 @@ pub(super) struct Verify {
     name: Option<DataName>,
     /// Only this version
     version: Option<DataVersion>,
+    /// Unpack what is damaged again from its kept archive
+    #[arg(long)]
+    heal: bool,
 }
 
 impl Verify {
@@ -153,6 +156,7 @@ impl Verify {
             app: self.app,
             name: self.name,
             version: self.version,
+            heal: self.heal,
         };
         let found = reach::ask(
             global,
@@ -163,7 +167,10 @@ impl Verify {
 }
 
 fn show_verified(found: &Verified, out: &mut Out) -> Result<Exit, Error> {
-    let damaged = found.trees.iter().any(|tree| !tree.damage.is_empty());
+    let damaged = found
+        .trees
+        .iter()
+        .any(|tree| !tree.damage.is_empty() && !tree.healed);
     let exit = if damaged { exit::FAILED } else { exit::DONE };
     if out.json {
         out.json(found)?;
@@ -171,9 +178,10 @@ fn show_verified(found: &Verified, out: &mut Out) -> Result<Exit, Error> {
     }
     let mut table = Table::new(&["FILE", "STATE", ">FILES", ">BYTES"]);
     for tree in &found.trees {
-        let state = match tree.damage.is_empty() {
-            true => ("whole", Paint::Good),
-            false => ("damaged", Paint::Bad),
+        let state = match (tree.damage.is_empty(), tree.healed) {
+            (true, _) => ("whole", Paint::Good),
+            (false, true) => ("healed", Paint::Good),
+            (false, false) => ("damaged", Paint::Bad),
         };
         table.row(vec![
             (tree.key.to_string(), Paint::Plain),

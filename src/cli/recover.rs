@@ -9,8 +9,9 @@ use crate::app;
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Recovered {
+struct Report {
     entered: usize,
+    set_aside: Option<String>,
 }
 
 /// Runs the command.
@@ -23,11 +24,15 @@ pub(super) fn run(global: &Global, out: &mut Out) -> Result<Exit, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let entered = runtime.block_on(app::recover(&config))?;
+    let app::Recovered { entered, set_aside } = runtime.block_on(app::recover(&config))?;
+    let set_aside = set_aside.map(|path| path.display().to_string());
     runtime.shutdown_background();
     if out.json {
-        out.json(&Recovered { entered })?;
+        out.json(&Report { entered, set_aside })?;
     } else {
+        if let Some(path) = set_aside {
+            out.line(format!("the database was damaged and is now `{path}`"))?;
+        }
         let text = show::count(entered as u64, "version");
         out.line(format!("{text} entered from the disk"))?;
     }

@@ -23,7 +23,7 @@ pub const MOST_DAMAGE: usize = 100;
 pub struct Damage {
     /// The entry's path below the version directory, escaped.
     pub path: String,
-    /// Stable name: `missing`, `extra`, `kind`, `mode`, `size`, `content`, `link` or `unreadable`.
+    /// Stable name: `missing`, `extra`, `kind`, `mode`, `size`, `content`, `link`, `unreadable` or `manifest`.
     pub what: String,
     /// What the manifest says.
     pub expected: String,
@@ -63,15 +63,21 @@ impl Publisher {
     /// sleep, to cap the load, or return false to break off.
     pub fn verify(&self, key: &Key, pace: &mut dyn FnMut(u64) -> bool) -> Result<Report, Error> {
         let root = self.layout().version_dir(key);
+        let mut report = Report::default();
         if !root.is_dir() {
-            return Err(Error::NotFound {
-                key: key.to_string(),
-            });
+            report.add(b"", "missing", "a tree", "nothing");
+            return Ok(report);
         }
-        let (_, entries) = manifest::read(&self.layout().manifest(key))?;
+        let entries = match manifest::read(&self.layout().manifest(key)) {
+            Ok((_, entries)) => entries,
+            Err(error) if error.is_no_manifest() => {
+                report.add(b"", "manifest", "a manifest", crate::sys::Chain(&error));
+                return Ok(report);
+            }
+            Err(error) => return Err(error),
+        };
         let mut expected: BTreeMap<&[u8], &Entry> =
             entries.iter().map(|e| (e.path.as_slice(), e)).collect();
-        let mut report = Report::default();
         walk(&root, &mut Vec::new(), &mut expected, &mut report, pace)?;
         for (path, entry) in expected {
             report.add(path, "missing", describe(&entry.kind), "nothing");

@@ -188,6 +188,12 @@ pub enum Error {
         /// What running files will still use.
         promised: String,
     },
+    /// The tree turned out to need more room than there is.
+    #[error("not enough space: the tree takes more than the {available} that are available")]
+    TooLarge {
+        /// What could be used when unpacking began.
+        available: String,
+    },
     /// A sync failed; nothing of the attempt may be trusted.
     #[error("sync the file system of `{path}`")]
     Sync {
@@ -240,11 +246,20 @@ pub enum Error {
 }
 
 impl Error {
+    /// Tells whether a manifest is gone or cannot be read as one, as opposed to a system that refuses to read it now.
+    pub(crate) fn is_no_manifest(&self) -> bool {
+        match self {
+            Self::Manifest { .. } => true,
+            Self::Durable(e) => e.source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
     /// Returns the row of [`KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static Kind {
         match self {
-            Self::Admission { .. } => &NO_SPACE,
+            Self::Admission { .. } | Self::TooLarge { .. } => &NO_SPACE,
             Self::Durable(e) => match e.source.kind() {
                 _ if durable::is_no_space(&e.source) => &NO_SPACE,
                 io::ErrorKind::ReadOnlyFilesystem => &READ_ONLY,

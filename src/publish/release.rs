@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::manifest::{self, Entry, Head};
 use super::space::Space;
@@ -23,6 +24,7 @@ pub struct Publisher {
     syncer: Syncer,
     space: Space,
     attempts: AtomicU64,
+    leftovers: Leftovers,
 }
 
 /// A private directory in which a tree is written. It removes itself unless it is published.
@@ -30,6 +32,34 @@ pub struct Publisher {
 pub struct Staging {
     path: PathBuf,
     published: bool,
+    leftovers: Leftovers,
+}
+
+/// Directories of staging that could not be removed when they should: the disk was read-only, or a file in them is
+/// immutable. They are tried again now and then.
+#[derive(Debug, Clone, Default)]
+struct Leftovers(Arc<Mutex<Vec<PathBuf>>>);
+
+impl Leftovers {
+    /// Removes what is at `path`, or remembers it.
+    fn remove(&self, path: &Path) {
+        if let Err(error) = remove_all(path) {
+            tracing::warn!(path = %path.display(), %error, "could not remove a staging directory; it is tried again");
+            self.lock().push(path.to_owned());
+        }
+    }
+
+    /// Tries again to remove what is left.
+    fn sweep(&self) {
+        let left = std::mem::take(&mut *self.lock());
+        let stuck = left.into_iter().filter(|path| remove_all(path).is_err());
+        let stuck: Vec<PathBuf> = stuck.collect();
+        self.lock().extend(stuck);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Staging {
@@ -51,17 +81,21 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.published {
-            remove_tree(&self.path);
+            self.leftovers.remove(&self.path);
         }
     }
 }
 
-/// Removes a tree that may hold directories without permissions; what cannot be removed is swept at the next start.
-fn remove_tree(path: &Path) {
-    if let Err(error) = fs::remove_dir_all(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "could not remove a staging directory; it is swept at the next start");
+/// Removes a tree, a file or a link; that there is none is as good.
+fn remove_all(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -117,6 +151,7 @@ impl Publisher {
             syncer,
             space,
             attempts: AtomicU64::new(0),
+            leftovers: Leftovers::default(),
         };
         publisher.sweep_staging()?;
         Ok(publisher)
@@ -148,16 +183,26 @@ impl Publisher {
 
     /// Makes a private staging directory for `job`, with a name that no other attempt has.
     pub fn stage(&self, job: i64) -> Result<Staging, Error> {
+        loop {
+            let path = self.unused(&job.to_string());
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                // Left by an earlier life, and nobody could remove it.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(durable::at("make directory", &path)(e).into()),
+                Ok(()) => {
+                    return Ok(Staging {
+                        path,
+                        published: false,
+                        leftovers: self.leftovers.clone(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn unused(&self, prefix: &str) -> PathBuf {
         let n = self.attempts.fetch_add(1, Ordering::Relaxed);
-        let path = self.layout.staging().join(format!("{job}-{n}"));
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(durable::at("make directory", &path))?;
-        Ok(Staging {
-            path,
-            published: false,
-        })
+        self.layout.staging().join(format!("{prefix}-{n}"))
     }
 
     fn sweep_staging(&self) -> Result<(), Error> {
@@ -166,14 +211,15 @@ impl Publisher {
             let path = entry
                 .map_err(durable::at("read directory", &staging))?
                 .path();
-            let result = if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            };
-            result.map_err(durable::at("remove", &path))?;
+            // What cannot be removed takes room, but is no reason not to start.
+            self.leftovers.remove(&path);
         }
         Ok(())
+    }
+
+    /// Tries again to remove what could not be removed from staging before.
+    pub fn sweep_leftovers(&self) {
+        self.leftovers.sweep();
     }
 
     /// Makes the tree in `staging` the version `record.key`: writes its manifest, waits until all of it is on the disk,
@@ -193,13 +239,21 @@ impl Publisher {
         let written = durable::temporary_sibling(&manifest);
         let version = self.layout.version_dir(key);
         let kept = self.config.keep_archives.then(|| self.layout.archive(key));
-        let exchange = match self.find(key)? {
-            // Published by an earlier life that could not record it: its content is this one.
-            Some(there) if !record.heal && there.head.source.md5 == head.source.md5 => {
-                return Ok(there);
+        let exchange = match self.find(key) {
+            // There is no telling what a tree without a readable manifest holds: this one is known.
+            Err(error) if error.is_no_manifest() => {
+                tracing::warn!(event = "foreign-tree", data = %key, "there is a tree without a readable manifest in the place of this version; it is replaced");
+                true
             }
-            Some(there) if !record.heal => return Err(conflict(&there.head, &head)),
-            there => there.is_some(),
+            Err(error) => return Err(error),
+            Ok(found) => match found {
+                // Published by an earlier life that could not record it: its content is this one.
+                Some(there) if !record.heal && there.head.source.md5 == head.source.md5 => {
+                    return Ok(there);
+                }
+                Some(there) if !record.heal => return Err(conflict(&there.head, &head)),
+                there => there.is_some(),
+            },
         };
         for path in [Some(&manifest), Some(&version), kept.as_ref()]
             .into_iter()
@@ -226,7 +280,9 @@ impl Publisher {
         if let Err(error) = result {
             let _ = fs::remove_file(&written);
             if fs::symlink_metadata(&version).is_err() {
-                let _ = fs::remove_file(&manifest);
+                for path in [Some(&manifest), kept.as_ref()].into_iter().flatten() {
+                    let _ = fs::remove_file(path);
+                }
             }
             return Err(error);
         }
@@ -334,9 +390,14 @@ impl Publisher {
         if self.is_held(key) {
             return Err(in_use("a program holds a lock on its directory"));
         }
-        let n = self.attempts.fetch_add(1, Ordering::Relaxed);
-        let trash = self.layout.staging().join(format!("trash-{n}"));
-        durable::rename(&version, &trash)?;
+        let trash = loop {
+            let trash = self.unused("trash");
+            match durable::rename_no_replace(&version, &trash) {
+                Err(e) if e.source.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e.into()),
+                Ok(()) => break trash,
+            }
+        };
         for path in [self.layout.manifest(key), self.layout.archive(key)] {
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -356,7 +417,7 @@ impl Publisher {
 
     /// Deletes a directory that [`Publisher::remove`] has taken out of sight.
     pub fn delete(&self, trash: &Path) {
-        remove_tree(trash);
+        self.leftovers.remove(trash);
     }
 }
 

@@ -144,7 +144,15 @@ impl Road {
             stopper.raise();
             return Err(explain(stop, resumed, hashed, unpacking).await);
         }
-        let (hasher, spool) = hashed?;
+        let (hasher, spool) = match hashed {
+            Ok(hashed) => hashed,
+            Err(stop) => {
+                stopper.raise();
+                // The tree goes before the failure is told.
+                let _ = tokio::time::timeout(GRACE, unpacking.end()).await;
+                return Err(stop);
+            }
+        };
         run.stage(Stage::Verify);
         let suspicion = source.suspicion();
         let doubtful = |stop: Stop| stop.doubted(suspicion.as_deref());
@@ -198,6 +206,7 @@ impl Road {
             ArchiveType::Zip => Unpacking::Later,
             ArchiveType::TarGz | ArchiveType::Tar => {
                 let options = self.unpack_options(run, room, &stopper)?;
+                let room_limit = self.room_limit(&options);
                 let gzip = run.job.file.archive_type == ArchiveType::TarGz;
                 let publisher = Arc::clone(&self.publisher);
                 let job = run.job.id.0;
@@ -206,7 +215,7 @@ impl Road {
                     let staging = publisher.stage(job).map_err(Stop::publish)?;
                     let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
                     let tree = unpack::unpack_tar(reader, gzip, target, &options)
-                        .map_err(|e| Stop::unpack(&e))?;
+                        .map_err(|e| Stop::unpack(&e, room_limit))?;
                     Ok((staging, tree))
                 })))
             }
@@ -229,15 +238,15 @@ async fn explain(
     hashed: Result<(Hasher, Spool), Stop>,
     unpacking: Unpacking,
 ) -> Stop {
-    let spool = match hashed {
-        Err(stop) => return stop,
-        Ok((_, spool)) => spool,
-    };
     // The staging directory is gone when the thread has ended; one that hangs in the kernel is left behind.
     let unpacked = tokio::time::timeout(GRACE, unpacking.end())
         .await
         .ok()
         .flatten();
+    let spool = match hashed {
+        Err(stop) => return stop,
+        Ok((_, spool)) => spool,
+    };
     let stop = match (stop, unpacked) {
         (Stop::Closed, Some(Err(stop))) => stop,
         (Stop::Closed, _) => {

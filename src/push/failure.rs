@@ -6,6 +6,7 @@ use crate::job::{Failure, Stage};
 use crate::publish;
 use crate::sys::Chain;
 use crate::sys::failure::{Class, Kind, Retry};
+use crate::sys::units::show_bytes;
 use crate::unpack;
 use crate::verify;
 
@@ -80,9 +81,16 @@ impl Stop {
         }
     }
 
-    pub(super) fn unpack(error: &unpack::Error) -> Self {
+    /// `room` is what the disk has room for, where that is less than the configuration allows.
+    pub(super) fn unpack(error: &unpack::Error, room: Option<u64>) -> Self {
         if matches!(error, unpack::Error::Canceled) {
             return Self::Interrupted;
+        }
+        if let (Some("max_total_bytes"), Some(room)) = (error.limit(), room) {
+            let error = publish::Error::TooLarge {
+                available: show_bytes(room),
+            };
+            return Self::failed(Stage::Unpack, error.kind(), error.to_string());
         }
         let mut failure = Failure::new(Stage::Unpack, error.kind(), Chain(error).to_string());
         failure.entry = error.entry().map(str::to_owned);
@@ -173,6 +181,11 @@ impl Stop {
             failure.message.push_str(suspicion);
         }
         self
+    }
+
+    /// Tells whether the disk is full, or out of inodes.
+    pub(super) fn is_no_space(&self) -> bool {
+        matches!(self, Self::Failed { failure, .. } if matches!(failure.kind.as_str(), "no-space" | "no-inodes"))
     }
 
     /// Tells whether what arrived is to blame, so that it is of no use for a later try.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Road, Stop, blocking, spool_name};
 use crate::datafile::{AppId, Key};
 use crate::job::Failure;
@@ -83,12 +85,21 @@ impl Road {
     }
 
     /// Compares a published tree with its manifest, reading at most `rate` bytes a second.
-    pub async fn verify(&self, key: &Key, rate: Option<u64>) -> Result<Verification, Stop> {
+    /// Breaks off when `stop` is cancelled.
+    pub async fn verify(
+        &self,
+        key: &Key,
+        rate: Option<u64>,
+        stop: CancellationToken,
+    ) -> Result<Verification, Stop> {
         let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
         blocking(move || {
             let mut pace = Pace::new(rate);
             let report = publisher
-                .verify(&key, &mut |bytes| pace.take(bytes))
+                .verify(&key, &mut |bytes| {
+                    pace.take(bytes);
+                    !stop.is_cancelled()
+                })
                 .map_err(Stop::publish)?;
             let whole = report.damaged == 0;
             Ok(if whole {
@@ -121,6 +132,16 @@ impl Road {
             .collect()
     }
 
+    /// Tries again to remove what could not be removed from staging.
+    pub async fn sweep_leftovers(&self) {
+        let publisher = Arc::clone(&self.publisher);
+        let swept = blocking(move || {
+            publisher.sweep_leftovers();
+            Ok(())
+        });
+        let _ = swept.await;
+    }
+
     /// Removes the partial archive of a key.
     pub async fn discard_partial(&self, key: &Key) {
         let name = spool_name(key);
@@ -151,12 +172,11 @@ impl Pace {
         }
     }
 
-    fn take(&mut self, bytes: u64) -> bool {
+    fn take(&mut self, bytes: u64) {
         self.taken += bytes;
         if let Some(rate) = self.rate.filter(|r| *r > 0) {
             let due = Duration::from_millis(self.taken.saturating_mul(1000) / rate);
             std::thread::sleep(due.saturating_sub(self.started.elapsed()));
         }
-        true
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use bytes::{Buf, Bytes};
 
-use super::{Done, Note, Road, Run, Stop, Stopper, spool_name};
+use super::{Done, Note, Road, Run, Stop, Stopper};
 use crate::datafile::{ArchiveType, DataFile};
 use crate::fetch::{Event, Source};
 use crate::job::Stage;
@@ -37,6 +37,7 @@ impl Road {
         run.stage(Stage::Verify);
         let stopper = Stopper::new(run);
         let mut options = self.unpack_options(run, room, &stopper)?;
+        let room_limit = self.room_limit(&options);
         // The workers are confined already, and a few files are not worth another thread.
         (options.sandbox, options.writers) = (None, 0);
         let (publisher, file, job) = (
@@ -44,11 +45,7 @@ impl Road {
             run.job.file.clone(),
             run.job.id.0,
         );
-        let spool = self
-            .publisher
-            .layout()
-            .spool()
-            .join(format!("{}.partial", spool_name(&file.key)));
+        let spool = self.partial_path(&file.key);
         let suspicion = source.suspicion();
         let unpacked = self.workers.run(move || {
             let verified =
@@ -56,7 +53,7 @@ impl Road {
             let unpacked = publisher
                 .stage(job)
                 .map_err(Stop::publish)
-                .and_then(|staging| unpack(&file, frames, &spool, staging, &options));
+                .and_then(|staging| unpack(&file, frames, &spool, staging, &options, room_limit));
             match unpacked {
                 Ok((staging, tree)) => Ok((verified, staging, tree, spool)),
                 Err(stop) => {
@@ -132,6 +129,7 @@ fn unpack(
     spool: &Path,
     staging: Staging,
     options: &unpack::Options,
+    room_limit: Option<u64>,
 ) -> Result<(Staging, Tree), Stop> {
     let archive = write(spool, &frames).map_err(|e| Stop::spool(durable::at("write", spool)(e)))?;
     let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
@@ -140,7 +138,7 @@ fn unpack(
         ArchiveType::TarGz => unpack::unpack_tar(Frames(frames), true, target, options),
         ArchiveType::Tar => unpack::unpack_tar(Frames(frames), false, target, options),
     };
-    Ok((staging, tree.map_err(|e| Stop::unpack(&e))?))
+    Ok((staging, tree.map_err(|e| Stop::unpack(&e, room_limit))?))
 }
 
 fn write(spool: &Path, frames: &VecDeque<Bytes>) -> io::Result<std::fs::File> {

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Runner;
 use crate::datafile::{AppId, DataName, Key};
-use crate::job::Published;
-use crate::push::{Candidate, Damaged, Stop, Verification};
+use crate::job::{JobId, Published};
+use crate::push::{Candidate, Stop};
 use crate::store::{self, activations, releases};
 use crate::sys::Chain;
 
@@ -149,6 +149,7 @@ impl Runner {
             swept.bytes += one.bytes;
         }
         swept.partials = self.sweep_partials().await;
+        self.road.sweep_leftovers().await;
         if self.store.housekeep().await.is_ok() {
             (self.upkeep.done)(self.clock.now_ms());
         }
@@ -282,6 +283,9 @@ impl Runner {
         match removal {
             releases::Removal::Unknown => return Ok(Removed::Unknown),
             releases::Removal::Live => return Ok(Removed::Held("it is live".to_owned())),
+            releases::Removal::Wanted => {
+                return Ok(Removed::Held("it is about to become live".to_owned()));
+            }
             releases::Removal::Pinned => return Ok(Removed::Held("it is pinned".to_owned())),
             releases::Removal::Done => {}
         }
@@ -334,7 +338,7 @@ impl Runner {
 
     /// Rebuilds the database from manifests and trees where it lacks them; returns how many versions were entered.
     pub async fn recover(&self) -> Result<usize, store::Error> {
-        let found = match self.road.survey().await {
+        let mut found = match self.road.survey().await {
             Ok(found) => found,
             Err(stop) => {
                 let failure = stop.into_failure(crate::job::Stage::Publish);
@@ -352,6 +356,8 @@ impl Runner {
             .await?
             .into_iter()
             .collect();
+        // Where numbers have to be given anew they follow the order of publication.
+        found.sort_by_key(|(head, _)| (head.published_ms, head.job));
         let mut entered = 0;
         let mut known = HashSet::new();
         for chunk in found.chunks(256) {
@@ -373,13 +379,15 @@ impl Runner {
                             fetched: 0,
                             activated: *live,
                         };
-                        entered += usize::from(releases::restore(
-                            tx,
-                            &head.key,
-                            &published,
-                            head.published_ms,
-                            *live,
-                        )?);
+                        let found = releases::Found {
+                            key: head.key.clone(),
+                            archive_type: head.archive_type,
+                            job: JobId(head.job),
+                            published,
+                            published_ms: head.published_ms,
+                            live: *live,
+                        };
+                        entered += usize::from(releases::restore(tx, &found)?);
                     }
                     Ok(entered)
                 })
@@ -411,37 +419,6 @@ impl Runner {
         }
         Ok(())
     }
-
-    /// Verifies a published tree against its manifest, reading at most `rate` bytes a second, and notes what it finds.
-    pub async fn verify(&self, key: &Key, rate: Option<u64>) -> Result<Verification, store::Error> {
-        let verification = match self.road.verify(key, rate).await {
-            Ok(verification) => verification,
-            Err(stop) => Verification::Failed(stop.into_failure(crate::job::Stage::Publish)),
-        };
-        let damage = match &verification {
-            Verification::Whole(_) => None,
-            Verification::Damaged(report) => Some(summary(report)),
-            Verification::Failed(_) => return Ok(verification),
-        };
-        if let Some(what) = &damage {
-            tracing::error!(event = "damaged", data = %key, what, "a published version differs from its manifest; push it again to heal it");
-        }
-        let key = key.clone();
-        self.store
-            .write(move |tx| releases::mark_damaged(tx, &key, damage.as_deref()))
-            .await?;
-        Ok(verification)
-    }
-}
-
-fn summary(report: &Damaged) -> String {
-    let first = report.damage.first().map_or_else(String::new, |d| {
-        format!(
-            ", first: `{}` {}: expected {}, found {}",
-            d.path, d.what, d.expected, d.found
-        )
-    });
-    format!("{} differences from the manifest{first}", report.damaged)
 }
 
 fn is_older(path: &Path, age: Duration) -> bool {

@@ -193,6 +193,8 @@ pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
             from.as_ref().map(DataVersion::as_str)
         ],
     )?;
+    // Whoever asked for it waits for it to end.
+    tx.touch(Topic::Activations);
     let flip = Flip {
         key: &row.key,
         reason: row.reason,
@@ -293,17 +295,39 @@ pub fn renew_turn(tx: &Tx<'_>, key: &Key, job: JobId) -> Result<(), Error> {
     jobs::set_seq(tx, job, seq)
 }
 
-/// Returns the audit log, newest first, of an application and a name or of all.
+/// Returns the audit log, newest first, of an application and a name or of all, without its first `offset` rows.
 pub fn log(
     reader: &Reader<'_>,
     app: Option<&str>,
     name: Option<&str>,
+    offset: u32,
     limit: u32,
 ) -> Result<Vec<ActivationRow>, Error> {
     let sql = format!(
-        "{SHOWN} WHERE (?1 IS NULL OR a.app = ?1) AND (?2 IS NULL OR a.name = ?2) ORDER BY a.id DESC LIMIT ?3"
+        "{SHOWN} WHERE (?1 IS NULL OR a.app = ?1) AND (?2 IS NULL OR a.name = ?2) ORDER BY a.id DESC LIMIT ?3 OFFSET ?4"
     );
-    reader.many("read the audit log", &sql, params![app, name, limit], read)
+    reader.many(
+        "read the audit log",
+        &sql,
+        params![app, name, limit, offset],
+        read,
+    )
+}
+
+/// Returns a row of the audit log.
+pub fn get(reader: &Reader<'_>, id: i64) -> Result<Option<ActivationRow>, Error> {
+    let sql = format!("{SHOWN} WHERE a.id = ?1");
+    reader.one("read an activation", &sql, [id], read)
+}
+
+/// Tells whether a version waits to become live.
+pub(super) fn waits(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
+    let waiting = reader.number(
+        "look for a waiting activation",
+        "SELECT EXISTS (SELECT 1 FROM activations WHERE app = ?1 AND name = ?2 AND to_version = ?3 AND done IS NULL)",
+        params![key.app.as_str(), key.name.as_str(), key.version.as_str()],
+    )?;
+    Ok(waiting == 1)
 }
 
 /// Returns the version that is live once every waiting request is carried out.

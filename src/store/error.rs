@@ -54,7 +54,7 @@ pub enum Error {
         found: i64,
     },
     /// The database is damaged.
-    #[error("check `{}`: {what}; move it away and run `edgepush recover`", path.display())]
+    #[error("check `{}`: {what}; run `edgepush recover`, which sets it aside and rebuilds it from what is on the disk", path.display())]
     Damaged {
         /// The database file.
         path: PathBuf,
@@ -128,7 +128,7 @@ const DAMAGED: Kind = Kind {
     name: "store-damaged",
     class: Class::Device,
     retry: Retry::Fatal,
-    help: "The database failed its check: move it away and rebuild it with `edgepush recover`.",
+    help: "The database failed its check: run `edgepush recover`, which sets it aside and rebuilds it from what is on the disk.",
 };
 const FULL: Kind = Kind {
     name: "store-full",
@@ -199,6 +199,17 @@ impl Error {
             | Self::Sql { .. }
             | Self::Row { .. }
             | Self::Panicked => false,
+        }
+    }
+
+    /// Tells whether the same work may well be taken a moment later: the disk is full or read-only, the queue is full, or
+    /// the process had no descriptor left to open a connection with. The store itself goes on.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Full | Self::ReadOnly | Self::Busy | Self::Open { .. } => true,
+            Self::Sql { source, .. } => source.sqlite_error_code() == Some(ErrorCode::CannotOpen),
+            _ => false,
         }
     }
 

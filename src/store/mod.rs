@@ -60,6 +60,8 @@ pub struct Config {
     /// How long a file that is not on the disk any more is remembered.
     #[serde(with = "crate::sys::units::duration")]
     pub forget_after: Duration,
+    /// How many files that are not on the disk any more are remembered.
+    pub gone_files: u32,
     /// Changes of what is live kept in the audit log, per name.
     pub audit_per_name: u32,
     /// Callbacks waiting for delivery at most, over all endpoints. Beyond it the oldest progress is dropped first, then
@@ -77,6 +79,7 @@ impl Default for Config {
             history_per_file: 10,
             events_per_job: 200,
             forget_after: Duration::from_secs(90 * 24 * 3600),
+            gone_files: 10_000,
             audit_per_name: 1000,
             outbox_rows: 100_000,
             outbox_settled: 10_000,

@@ -30,11 +30,15 @@ pub const ACTIVATED: &str = "edgepush.file.activated";
 pub const ROLLED_BACK: &str = "edgepush.file.rolled_back";
 /// A version was removed from the disk.
 pub const REMOVED: &str = "edgepush.file.removed";
+/// A version on the disk was found to differ from its manifest.
+pub const DAMAGED: &str = "edgepush.file.damaged";
+/// A damaged version is whole again without a push.
+pub const HEALED: &str = "edgepush.file.healed";
 /// The agent has started.
 pub const NODE_STARTED: &str = "edgepush.node.started";
 
 /// Every type of event that is reported.
-pub const TYPES: [&str; 8] = [
+pub const TYPES: [&str; 10] = [
     ACCEPTED,
     PROGRESS,
     PUBLISHED,
@@ -42,6 +46,8 @@ pub const TYPES: [&str; 8] = [
     ACTIVATED,
     ROLLED_BACK,
     REMOVED,
+    DAMAGED,
+    HEALED,
     NODE_STARTED,
 ];
 

@@ -11,7 +11,7 @@ use super::events::{self, Note};
 use super::jobs;
 use super::outbox;
 use super::sql::{self, Reader, Tx, read_content, read_key};
-use crate::datafile::{AppId, Content, DataName, DataVersion, Key};
+use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key};
 use crate::job::{JobId, Published};
 
 /// How far back a rollback looks for a good version.
@@ -291,7 +291,8 @@ pub fn set_pinned(tx: &Tx<'_>, key: &Key, pinned: bool, actor: &str) -> Result<b
     Ok(true)
 }
 
-/// Notes what `verify` found wrong with a release, or that nothing is. A damaged release can be pushed again.
+/// Notes what `verify` found wrong with a release, or that nothing is, and reports a change. A damaged release can be
+/// pushed again. False if it was known already.
 pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool, Error> {
     let changed = tx.run(
         "mark a release",
@@ -307,11 +308,24 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
     if changed == 0 {
         return Ok(false);
     }
-    let note = match damage {
-        Some(what) => Note::new("damaged", what),
-        None => Note::new("healed", "found whole again"),
+    let (kind, note) = match damage {
+        Some(what) => (outbox::DAMAGED, Note::new("damaged", what)),
+        None => (outbox::HEALED, Note::new("healed", "found whole again")),
     };
     events::add_for_file(tx, key, note)?;
+    let Some(row) = get(tx, key)? else {
+        return Ok(true);
+    };
+    let data = json!({
+        "app": key.app,
+        "name": key.name,
+        "version": key.version,
+        "job": row.job,
+        "live": row.live,
+        "damage": damage,
+        "found_at": crate::sys::clock::stamp(tx.now_ms()),
+    });
+    outbox::enqueue(tx, kind, jobs::file_id(tx, key)?, Some(row.job), &data)?;
     Ok(true)
 }
 
@@ -325,11 +339,13 @@ pub enum Removal {
     Unknown,
     /// It is live: something else must become live first.
     Live,
+    /// It is about to become live: that was asked for, and waits.
+    Wanted,
     /// It is pinned.
     Pinned,
 }
 
-/// Removes the row of a release, tells the timeline and the callbacks. The live and pinned ones are refused. Commit this
+/// Removes the row of a release, tells the timeline and the callbacks. Those that are live, about to be, or pinned are refused. Commit this
 /// before the tree is deleted: a tree without a row is swept at the next start, a row without a tree would be a lie.
 pub fn remove(tx: &Tx<'_>, key: &Key, why: &str, actor: &str) -> Result<Removal, Error> {
     let Some(row) = get(tx, key)? else {
@@ -340,6 +356,9 @@ pub fn remove(tx: &Tx<'_>, key: &Key, why: &str, actor: &str) -> Result<Removal,
     }
     if row.pinned {
         return Ok(Removal::Pinned);
+    }
+    if activations::waits(tx, key)? {
+        return Ok(Removal::Wanted);
     }
     let Some(file) = jobs::file_id(tx, key)? else {
         return Ok(Removal::Unknown);
@@ -371,20 +390,31 @@ pub fn remove(tx: &Tx<'_>, key: &Key, why: &str, actor: &str) -> Result<Removal,
     Ok(Removal::Done)
 }
 
-/// Enters a version that was found on the disk with its manifest, for a rebuilt database; `live` says where `current`
-/// points. Nothing happens where the key is known already.
-pub fn restore(
-    tx: &Tx<'_>,
-    key: &Key,
-    published: &Published,
-    published_ms: i64,
-    live: bool,
-) -> Result<bool, Error> {
+/// A version that was found on the disk with its manifest.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Which version.
+    pub key: Key,
+    /// How its archive was packed.
+    pub archive_type: ArchiveType,
+    /// The job that published it, by its manifest.
+    pub job: JobId,
+    /// What it holds.
+    pub published: Published,
+    /// When it was published.
+    pub published_ms: i64,
+    /// Whether `current` points to it.
+    pub live: bool,
+}
+
+/// Enters a version that was found on the disk, for a rebuilt database. Nothing happens where the key is known already.
+pub fn restore(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
+    let (key, live) = (&found.key, found.live);
     if get(tx, key)?.is_some() {
         return Ok(false);
     }
-    let (file, job) = jobs::insert_recovered(tx, key, published, published_ms)?;
-    write(tx, file, key, job, published, published_ms)?;
+    let (file, job) = jobs::insert_recovered(tx, found)?;
+    write(tx, file, key, job, &found.published, found.published_ms)?;
     events::add_for_file(
         tx,
         key,

@@ -116,7 +116,8 @@ fn tune(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     conn.pragma_update(None, "busy_timeout", 5000)?;
     conn.pragma_update(None, "foreign_keys", true)?;
-    conn.pragma_update(None, "cache_size", -8192)?;
+    // In KiB. What is not in it is in the cache of the kernel, a system call away.
+    conn.pragma_update(None, "cache_size", -1024)?;
     conn.pragma_update(None, "trusted_schema", false)
 }
 

@@ -101,13 +101,13 @@ reasons! {
 const NO_SPACE: Kind = Kind {
     name: "no-space",
     class: Class::Device,
-    retry: Retry::Transient,
+    retry: Retry::Fatal,
     help: "The disk or the quota is full; free space, or lower how many versions are kept.",
 };
 const NO_INODES: Kind = Kind {
     name: "no-inodes",
     class: Class::Device,
-    retry: Retry::Transient,
+    retry: Retry::Fatal,
     help: "The file system has no inodes left; remove files, or make it with more inodes.",
 };
 const NO_DESCRIPTORS: Kind = Kind {

@@ -3,20 +3,26 @@
 
 mod support;
 
+mod activation;
 mod apply;
+mod at_rest;
+mod breaker;
 mod callback;
 mod cli;
 mod config;
+mod disks;
 mod ens;
 mod errors;
 mod fetch;
 mod fetching;
 mod hostile_archives;
 mod layers;
+mod life;
 mod load;
 mod native_api;
 mod openapi;
 mod push;
+mod retention;
 mod store;
 mod systemd;
 mod verbs;

@@ -117,6 +117,7 @@ fn answers_are_as_described() {
             None,
         ),
         ("GET", "/v1/releases", "/v1/releases".to_owned(), None),
+        ("GET", "/v1/activations", "/v1/activations".to_owned(), None),
         (
             "POST",
             "/v1/activate",

@@ -109,7 +109,7 @@ async fn a_request_that_was_overtaken_is_not_carried_out() {
     assert_eq!(live(&bench).await.as_deref(), Some("3"));
     let log = bench
         .store
-        .read(|r| log(r, Some("app"), Some("n"), 99))
+        .read(|r| log(r, Some("app"), Some("n"), 0, 99))
         .await
         .unwrap();
     let refused: Vec<_> = log.iter().filter(|a| a.error.is_some()).collect();
@@ -167,7 +167,11 @@ async fn every_flip_is_logged_and_told() {
     wake.mark_unchanged();
     bench.clock.set(NOW + 7);
     carry_out(&bench).await;
-    let log = bench.store.read(|r| log(r, None, None, 99)).await.unwrap();
+    let log = bench
+        .store
+        .read(|r| log(r, None, None, 0, 99))
+        .await
+        .unwrap();
     let shown: Vec<_> = log
         .iter()
         .map(|a| {

@@ -29,6 +29,8 @@ pub use rows::{
 
 /// No retry is put off longer than this; what claims to be is from before a jump of the clock, and is due.
 const LONGEST_WAIT_MS: i64 = 3_600_000;
+/// Above this a number in a manifest is not one of ours: the sequence would be used up.
+const LARGEST_NUMBER: i64 = 1 << 52;
 /// Progress of a job is reported at most this often, by the uptime clock.
 const PROGRESS_EVERY_MS: i64 = 10_000;
 /// Files forgotten by one call of housekeeping at most.
@@ -180,6 +182,20 @@ pub fn requeue(tx: &Tx<'_>, id: JobId, not_before_ms: i64, why: &str) -> Result<
     mirror_state(tx, id, JobState::Queued)?;
     events::add(tx, id, Note::new("requeued", why))?;
     tx.touch(Topic::Jobs);
+    Ok(true)
+}
+
+/// Puts a running job back that the agent's orderly end has stopped. Its start counts for nothing: only those that end
+/// with the agent itself speak against the file.
+pub fn put_back(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
+    if !requeue(tx, id, tx.now_ms(), "the agent was ended")? {
+        return Ok(false);
+    }
+    tx.run(
+        "take back a start",
+        "UPDATE jobs SET starts = max(starts - 1, 0) WHERE id = ?1",
+        [id.0],
+    )?;
     Ok(true)
 }
 
@@ -485,48 +501,73 @@ pub(super) fn file_id(reader: &Reader<'_>, key: &Key) -> Result<Option<i64>, Err
     )
 }
 
-/// Enters a file that is on the disk as if a push of it had succeeded: for a rebuilt database.
+/// Enters a file that is on the disk as if a push of it had succeeded: for a rebuilt database. It keeps the number of the
+/// job that published it, so that old versions stay older than new ones; only a number that another job has is not used.
 pub(super) fn insert_recovered(
     tx: &Tx<'_>,
-    key: &Key,
-    published: &Published,
-    published_ms: i64,
+    found: &releases::Found,
 ) -> Result<(i64, JobId), Error> {
+    let (key, published) = (&found.key, &found.published);
     let file = tx.number(
         "enter a file",
         "INSERT INTO files (app, name, version, state) VALUES (?1, ?2, ?3, 'succeeded')
          ON CONFLICT (app, name, version) DO UPDATE SET state = 'succeeded' RETURNING id",
         params![key.app.as_str(), key.name.as_str(), key.version.as_str()],
     )?;
+    let number = (1..LARGEST_NUMBER)
+        .contains(&found.job.0)
+        .then_some(found.job.0);
+    let owner = tx.one(
+        "find who has a job's number",
+        "SELECT file, state FROM jobs WHERE id = ?1",
+        [number],
+        |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)),
+    )?;
+    let number = match (number, owner) {
+        (Some(id), Some((same, state))) if same == file && state == "succeeded" => {
+            link(tx, file, id)?;
+            return Ok((file, JobId(id)));
+        }
+        (number, None) => number,
+        _ => None,
+    };
     let id = tx.insert(
         "enter a recovered job",
-        "INSERT INTO jobs (file, push, via, archive_type, size, md5, sha256, source, timeout_ms, activate, state, stage,
+        "INSERT INTO jobs (id, file, push, via, archive_type, size, md5, sha256, source, timeout_ms, activate, state, stage,
                            accepted, started, updated, finished, received, total, files, written, published)
-         VALUES (?1, 'recovered', 'recover', 'tar.gz', ?2, ?3, ?4, 'recovered from the disk', 0, 0, 'succeeded', 'publish',
+         VALUES (?9, ?1, 'recovered', 'recover', ?10, ?2, ?3, ?4, 'recovered from the disk', 0, 0, 'succeeded', 'publish',
                  ?5, ?5, ?5, ?5, coalesce(?2, 0), coalesce(?2, 0), ?6, ?7, ?8)",
         params![
             file,
             published.content.size,
             published.content.md5.map(|d| d.to_string()),
             published.content.sha256.map(|d| d.to_string()),
-            published_ms,
+            found.published_ms,
             published.files,
             published.bytes,
             sql::to_json("published", published)?,
+            number,
+            found.archive_type.as_str(),
         ],
     )?;
-    tx.run(
-        "link a file to its job",
-        "UPDATE files SET job = ?2 WHERE id = ?1",
-        params![file, id],
-    )?;
+    set_seq(tx, JobId(id), id)?;
+    link(tx, file, id)?;
     Ok((file, JobId(id)))
 }
 
-/// Forgets files that are not on the disk, not at work, and not pushed for a long time.
+fn link(tx: &Tx<'_>, file: i64, job: i64) -> Result<(), Error> {
+    tx.run(
+        "link a file to its job",
+        "UPDATE files SET job = ?2 WHERE id = ?1",
+        params![file, job],
+    )
+    .map(drop)
+}
+
+/// Forgets files that are not on the disk, not at work, and not pushed for a long time, or of which there are too many.
 pub(super) fn forget(tx: &Tx<'_>) -> Result<usize, Error> {
     let before = tx.now_ms().saturating_sub(millis(tx.config().forget_after));
-    tx.run(
+    let old = tx.run(
         "forget old files",
         "DELETE FROM files WHERE id IN (
              SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
@@ -534,7 +575,16 @@ pub(super) fn forget(tx: &Tx<'_>) -> Result<usize, Error> {
                AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
              LIMIT ?2)",
         params![before, FORGET_AT_ONCE],
+    )?;
+    tx.run(
+        "forget more files than are remembered",
+        "DELETE FROM files WHERE id IN (
+             SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
+             WHERE j.state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
+             ORDER BY j.id DESC LIMIT ?2 OFFSET ?1)",
+        params![tx.config().gone_files, FORGET_AT_ONCE],
     )
+    .map(|more| old + more)
 }
 
 /// Forgets the oldest jobs of a file beyond the bound.

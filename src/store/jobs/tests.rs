@@ -506,3 +506,58 @@ async fn accepting_stays_flat_as_versions_add_up() {
         begin.elapsed()
     );
 }
+
+#[tokio::test]
+async fn only_so_many_files_that_are_gone_are_remembered() {
+    let bench = Bench::with(crate::store::Config {
+        gone_files: 2,
+        ..crate::store::Config::default()
+    });
+    bench.publish("published", "1").await;
+    bench.accept(file("open", "1")).await;
+    for version in ["1", "2", "3", "4"] {
+        let id = bench.accept(file("failed", version)).await;
+        bench.end(id, failed()).await;
+    }
+    bench.store.housekeep().await.unwrap();
+    let listed = bench
+        .store
+        .read(|r| super::list(r, &Filter::default(), Page::ALL))
+        .await
+        .unwrap();
+    let left: Vec<String> = listed.rows.iter().map(|r| r.key.to_string()).collect();
+    assert_eq!(
+        left,
+        [
+            "app/published@1",
+            "app/open@1",
+            "app/failed@3",
+            "app/failed@4"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_orderly_end_takes_its_start_back() {
+    let bench = Bench::new();
+    let id = bench.accept(file("n", "1")).await;
+    for _ in 0..3 {
+        let put = bench
+            .store
+            .write(move |tx| {
+                assert_eq!(start(tx, id, NOW)?, Some(1));
+                put_back(tx, id)
+            })
+            .await;
+        assert!(put.unwrap());
+    }
+    let crashed = bench
+        .store
+        .write(move |tx| {
+            start(tx, id, NOW)?;
+            interrupted(tx)?;
+            start(tx, id, NOW)
+        })
+        .await;
+    assert_eq!(crashed.unwrap(), Some(2));
+}

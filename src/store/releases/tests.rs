@@ -123,7 +123,17 @@ async fn without_a_chain_a_rollback_goes_to_the_newest_older_version() {
         };
         let restored = bench
             .store
-            .write(move |tx| restore(tx, &key("n", version), &entry, NOW - age, version == "3"))
+            .write(move |tx| {
+                let found = Found {
+                    key: key("n", version),
+                    archive_type: ArchiveType::Zip,
+                    job: JobId(100 - age),
+                    published: entry,
+                    published_ms: NOW - age,
+                    live: version == "3",
+                };
+                restore(tx, &found)
+            })
             .await;
         assert!(restored.unwrap());
     }
@@ -232,4 +242,67 @@ async fn lists_are_paged_and_filtered() {
     );
     assert_eq!(show(list(None, 1, 1).await.unwrap()), ["app/a@1"]);
     assert_eq!(show(list(Some("b"), 0, 9).await.unwrap()), ["app/b@1"]);
+}
+
+#[tokio::test]
+async fn what_waits_to_be_live_is_not_removed() {
+    let bench = Bench::new();
+    bench.publish("n", "1").await;
+    bench.publish("n", "2").await;
+    let wanted = key("n", "1");
+    let removal = bench
+        .store
+        .write(move |tx| {
+            let request = activations::Request {
+                key: &wanted,
+                reason: Reason::Activate,
+                actor: "test",
+                job: None,
+            };
+            activations::request(tx, &request)?;
+            super::remove(tx, &wanted, "more than are kept", "retention")
+        })
+        .await;
+    assert_eq!(removal.unwrap(), Removal::Wanted);
+}
+
+#[tokio::test]
+async fn what_is_recovered_keeps_the_number_of_its_job_where_nobody_else_has_it() {
+    let bench = Bench::new();
+    let Outcome::Published(entry) = published(false) else {
+        unreachable!()
+    };
+    let found = |version: &str, job: i64| Found {
+        key: key("n", version),
+        archive_type: ArchiveType::Zip,
+        job: JobId(job),
+        published: entry.clone(),
+        published_ms: NOW,
+        live: false,
+    };
+    let all = [
+        found("9", 40),
+        found("10", 50),
+        found("x", 50),
+        found("y", i64::MAX),
+    ];
+    let numbers = bench
+        .store
+        .write(move |tx| {
+            all.iter()
+                .map(|found| {
+                    restore(tx, found)?;
+                    Ok(get(tx, &found.key)?.unwrap().job.0)
+                })
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .await;
+    assert_eq!(numbers.unwrap(), [40, 50, 51, 52]);
+    let kind = bench.store.read(|r| jobs::latest(r, &key("n", "9"))).await;
+    assert_eq!(kind.unwrap().unwrap().archive_type, ArchiveType::Zip);
+    assert_eq!(
+        bench.accept(file("n", "11")).await.0,
+        53,
+        "what is new is newer"
+    );
 }

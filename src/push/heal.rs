@@ -1,0 +1,186 @@
+//! Healing without a download: a damaged version is unpacked again from the archive that was kept, if that is still what
+//! was received.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::sync::Arc;
+
+use super::{Done, Road, Run, Stop, manifest_entries, thread};
+use crate::datafile::{ArchiveType, Content, Key};
+use crate::publish::{Publisher, Record, Staging};
+use crate::sys::durable;
+use crate::unpack::{self, Tree};
+use crate::verify::{self, Hasher, Verified};
+
+/// How much of an archive is read at once.
+const BLOCK: usize = 256 << 10;
+
+/// A damaged version, and what is known of it.
+#[derive(Debug, Clone)]
+pub struct Damage {
+    /// Which version.
+    pub key: Key,
+    /// How its archive is packed.
+    pub archive_type: ArchiveType,
+    /// Size and digests of its archive.
+    pub content: Content,
+    /// Bytes in its tree.
+    pub bytes: u64,
+    /// The job that it is published by.
+    pub job: i64,
+    /// When that was accepted.
+    pub accepted_ms: i64,
+}
+
+/// A whole tree, unpacked from a kept archive and not yet in its place.
+pub struct Rebuilt {
+    damage: Damage,
+    verified: Verified,
+    staging: Staging,
+    tree: Tree,
+    session: crate::publish::Session,
+}
+
+impl Road {
+    /// Unpacks the kept archive of a damaged version. None where no archive is kept, or not the right one any more.
+    pub async fn rebuild(&self, damage: Damage) -> Result<Option<Rebuilt>, Stop> {
+        let publisher = Arc::clone(&self.publisher);
+        let mut options = unpack::Options::new(&self.unpack);
+        if self.unpack.sandbox {
+            options.sandbox = Some(publisher.layout().root().into());
+        }
+        thread("heal", move || {
+            let path = publisher.layout().archive(&damage.key);
+            let mut file = match File::open(&path) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(Stop::spool(durable::at("open", &path)(e))),
+            };
+            let Some(verified) = hash(&mut file, damage.content)
+                .map_err(|e| Stop::spool(durable::at("read", &path)(e)))?
+            else {
+                return Ok(None);
+            };
+            let _room = publisher
+                .space()
+                .promise(damage.bytes)
+                .map_err(Stop::publish)?;
+            let session = publisher.session(false);
+            let (staging, tree) = unpack_into(&publisher, &damage, file, &options)?;
+            Ok(Some(Rebuilt {
+                damage,
+                verified,
+                staging,
+                tree,
+                session,
+            }))
+        })
+        .await
+    }
+
+    /// Puts a rebuilt tree into the place of the damaged one, in one step, and waits until that lasts.
+    pub async fn replace(&self, rebuilt: Rebuilt) -> Result<(), Stop> {
+        let done = self.exchange(rebuilt).await?;
+        self.settle(done).await.map(drop)
+    }
+
+    async fn exchange(&self, rebuilt: Rebuilt) -> Result<Done, Stop> {
+        let publisher = Arc::clone(&self.publisher);
+        let now_ms = self.clock.now_ms();
+        super::blocking(move || {
+            let Rebuilt {
+                damage,
+                verified,
+                staging,
+                tree,
+                session,
+            } = rebuilt;
+            let entries = manifest_entries(tree);
+            let record = Record {
+                key: &damage.key,
+                archive_type: damage.archive_type,
+                job: damage.job,
+                accepted_ms: damage.accepted_ms,
+                now_ms,
+                entries: &entries,
+                heal: true,
+            };
+            let release = publisher
+                .publish(staging, verified, &record, |_| Ok(()), &session)
+                .map_err(Stop::publish)?;
+            Ok(Done {
+                release,
+                fetched: 0,
+                session,
+            })
+        })
+        .await
+    }
+
+    /// Heals the version of a run from its kept archive, where there is one: a push of what is here already needs no
+    /// network.
+    pub(super) async fn heal(&self, run: &Run<'_>, content: Content) -> Option<Done> {
+        let file = &run.job.file;
+        let damage = Damage {
+            key: file.key.clone(),
+            archive_type: file.archive_type,
+            content,
+            bytes: content.size.unwrap_or(0),
+            job: run.job.id.0,
+            accepted_ms: run.job.accepted_ms,
+        };
+        let healed = match self.rebuild(damage).await {
+            Ok(None) => return None,
+            Ok(Some(rebuilt)) => self.exchange(rebuilt).await,
+            Err(stop) => Err(stop),
+        };
+        match healed {
+            Ok(done) => Some(done),
+            Err(stop) => {
+                let failure = stop.into_failure(crate::job::Stage::Publish);
+                tracing::warn!(
+                    event = "heal-failed",
+                    error = failure.message,
+                    "could not heal from the kept archive; it is fetched again"
+                );
+                None
+            }
+        }
+    }
+}
+
+/// Hashes a kept archive from its first byte to its last; none if it is not what was received, or nothing says so.
+fn hash(file: &mut File, content: Content) -> io::Result<Option<Verified>> {
+    if content.md5.is_none() && content.sha256.is_none() {
+        return Ok(None);
+    }
+    let mut hasher = Hasher::new(content);
+    let mut block = vec![0; BLOCK];
+    loop {
+        let n = file.read(&mut block)?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&block[..n]);
+    }
+    file.rewind()?;
+    let checked: Result<Verified, verify::Error> = hasher.finish();
+    Ok(checked.ok())
+}
+
+fn unpack_into(
+    publisher: &Publisher,
+    damage: &Damage,
+    file: File,
+    options: &unpack::Options,
+) -> Result<(Staging, Tree), Stop> {
+    let staging = publisher.stage(damage.job).map_err(Stop::publish)?;
+    let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
+    let reader = |file| io::BufReader::with_capacity(BLOCK, file);
+    let tree = match damage.archive_type {
+        ArchiveType::Zip => unpack::unpack_zip(&file, target, options),
+        ArchiveType::TarGz => unpack::unpack_tar(reader(file), true, target, options),
+        ArchiveType::Tar => unpack::unpack_tar(reader(file), false, target, options),
+    };
+    Ok((staging, tree.map_err(|e| Stop::unpack(&e, None))?))
+}

@@ -1,0 +1,130 @@
+//! Small file systems of a test's own, which it may fill, freeze and remount. Only root can mount.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A mounted file system; unmounted when it is dropped, whatever state it is in.
+pub(crate) struct Disk {
+    dir: TempDir,
+    mount: PathBuf,
+}
+
+/// Tells whether this test may mount. Where it may not it says so, and fails where every test is to run.
+pub(crate) fn may_mount(test: &str) -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    eprintln!("SKIPPED: {test} mounts file systems, which needs root");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{test} was skipped"
+    );
+    false
+}
+
+/// Runs a command that has to succeed.
+pub(crate) fn run(program: &str, arguments: &[&str]) {
+    assert!(try_run(program, arguments), "{program} {arguments:?}");
+}
+
+fn try_run(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+impl Disk {
+    /// A tmpfs with these options, such as `size=16m,nr_inodes=200`.
+    pub(crate) fn tmpfs(options: &str) -> Self {
+        let disk = Self::prepare();
+        let mount = disk.mount.to_str().unwrap();
+        run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", mount]);
+        disk
+    }
+
+    /// An ext4 of `size`, such as `50M`, in a file. It has no blocks set aside for root.
+    pub(crate) fn ext4(size: &str) -> Self {
+        let disk = Self::prepare();
+        let image = disk.dir.path().join("image");
+        let image = image.to_str().unwrap();
+        run("truncate", &["-s", size, image]);
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", image]);
+        run(
+            "mount",
+            &["-o", "loop", image, disk.mount.to_str().unwrap()],
+        );
+        disk
+    }
+
+    fn prepare() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = dir.path().join("mount");
+        std::fs::create_dir(&mount).unwrap();
+        Self { dir, mount }
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Mounts it again with other options, such as `ro`.
+    pub(crate) fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        run("mount", &["-o", &options, self.mount.to_str().unwrap()]);
+    }
+
+    /// Stops every write to it, until [`Disk::thaw`].
+    pub(crate) fn freeze(&self) {
+        run("fsfreeze", &["-f", self.mount.to_str().unwrap()]);
+    }
+
+    /// Lets writes go on.
+    pub(crate) fn thaw(&self) {
+        run("fsfreeze", &["-u", self.mount.to_str().unwrap()]);
+    }
+
+    /// Bytes that are in use.
+    pub(crate) fn used(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.mount).unwrap();
+        (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+    }
+
+    /// Bytes that are free.
+    pub(crate) fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.mount).unwrap();
+        stat.f_bfree * stat.f_frsize
+    }
+
+    /// Bytes that [`Disk::fill`] has taken.
+    pub(crate) fn filled(&self) -> u64 {
+        std::fs::metadata(self.mount.join("filler")).map_or(0, |m| m.len())
+    }
+
+    /// Fills it, but for about `left` bytes, and returns the file that does.
+    pub(crate) fn fill(&self, left: u64) -> PathBuf {
+        let path = self.mount.join("filler");
+        let length = self.free().saturating_sub(left);
+        let file = std::fs::File::create(&path).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).unwrap();
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let mount = self.mount.to_str().unwrap();
+        let _ = Command::new("fsfreeze")
+            .args(["-u", mount])
+            .stderr(Stdio::null())
+            .status();
+        if !try_run("umount", &[mount]) {
+            try_run("umount", &["-l", mount]);
+        }
+    }
+}
