@@ -1,5 +1,6 @@
 """A node under test: its configuration, its agent with or without a tracer, a reader of its live tree, and what must hold."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -91,10 +92,9 @@ class Violation(Exception):
     """Something that must hold does not."""
 
 
-def item(network, name, version, kind, seed):
-    """Returns the element of a push of the tree `seed`, and serves its archive."""
-    import hashlib
-    archive = trees.archive(kind, seed)
+def item(network, name, version, kind):
+    """Returns the element of a push, and serves its archive."""
+    archive = trees.archive(kind, trees.seed(name, version))
     path = f"/{name}/{version}"
     network.files[path] = archive
     return {"name": name, "version": version, "archiveType": kind, "size": len(archive), "timeout": 60,
@@ -183,6 +183,15 @@ def litter(root):
         for directory, directories, names in os.walk(f"{root}/{top}"):
             left += [f"{directory}/{n}"[len(root) + 1:] for n in directories + names if _TEMPORARY.search(n)]
     return left
+
+
+def wait_for_no_litter(root):
+    """Waits until nothing is left that should not be: old versions are deleted in the background."""
+    end = time.monotonic() + PATIENCE / 3
+    while litter(root):
+        if time.monotonic() > end:
+            raise Violation(f"left behind: {litter(root)}")
+        time.sleep(0.01)
 
 
 def kill_now(pid):

@@ -25,6 +25,7 @@ class Servers:
         self.files, self.hits = {}, {}
         self.delivered = []
         self.refuse = False
+        self.before_answer = lambda webhook_id, body: None
         self.changed = threading.Condition()
         outer = self
 
@@ -70,6 +71,7 @@ class Servers:
             if not self.refuse:
                 self.delivered.append((request.headers["webhook-id"], body))
             self.changed.notify_all()
+        self.before_answer(request.headers["webhook-id"], body)
         request.send_response(503 if self.refuse else 204)
         request.send_header("Content-Length", "0")
         request.end_headers()

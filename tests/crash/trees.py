@@ -1,5 +1,6 @@
 """The trees that are pushed, their archives, and how a tree is told from another: by one digest over all of it."""
 
+import gzip
 import hashlib
 import io
 import os
@@ -9,6 +10,11 @@ import tarfile
 import zipfile
 
 KINDS = ("tar.gz", "zip")
+
+
+def seed(name, version):
+    """Returns the seed of what a version of a name holds."""
+    return f"{name} {version}"
 
 
 def tree(seed):
@@ -26,7 +32,7 @@ def tree(seed):
 
 
 def archive(kind, seed):
-    """Returns the archive of `tree(seed)`."""
+    """Returns the archive of `tree(seed)`; the same bytes each time."""
     files, links = tree(seed)
     out = io.BytesIO()
     if kind == "zip":
@@ -36,7 +42,7 @@ def archive(kind, seed):
             for path, target in links.items():
                 z.writestr(_zip_info(path, stat.S_IFLNK | 0o777), target)
     else:
-        with tarfile.open(fileobj=out, mode="w:gz") as t:
+        with tarfile.open(fileobj=out, mode="w") as t:
             for path, content in files.items():
                 info = tarfile.TarInfo(path)
                 info.size = len(content)
@@ -45,6 +51,7 @@ def archive(kind, seed):
                 info = tarfile.TarInfo(path)
                 info.type, info.linkname = tarfile.SYMTYPE, target
                 t.addfile(info)
+        return gzip.compress(out.getvalue(), mtime=0)
     return out.getvalue()
 
 
