@@ -69,17 +69,17 @@ class Ledger:
             if told >= 0 and (live is None or versions.index(live) < told):
                 raise Violation(f"{versions[told]} of {name} was reported, and {live} is live")
 
-    def check_known(self, client):
-        """Checks that the agent knows what it has answered."""
-        for name, version in self.answered:
+    def check_known(self, client, files=None):
+        """Checks that the agent knows what it has answered: all, or these."""
+        for name, version in self.answered if files is None else files:
             if client.file(APP, name, version) is None:
                 raise Violation(f"the answered push of {name} {version} is forgotten")
 
-    def wait_ended(self, client):
-        """Waits until every answered push has ended well and was reported."""
+    def wait_ended(self, client, files=None):
+        """Waits until the answered pushes, all or these, have ended well and were reported."""
         end = time.monotonic() + 2 * nodes.PATIENCE
         reported = self.reported()
-        for name, version in sorted(self.answered):
+        for name, version in sorted(self.answered if files is None else files):
             while True:
                 file = client.file(APP, name, version)
                 if file and file["state"] in FINAL:

@@ -66,11 +66,14 @@ class Node:
     def client(self):
         return servers.Client(self.socket)
 
-    def start(self, environment=None):
-        """Starts the agent, waits until it answers, and returns a client; raises when it does not."""
+    def spawn(self):
+        """Starts the agent and does not wait for it."""
         with open(self.log, "ab") as log:
-            self.agent = subprocess.Popen(
-                self.argv, env={**self.environment, **(environment or {})}, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.agent = subprocess.Popen(self.argv, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def start(self):
+        """Starts the agent, waits until it answers, and returns a client; raises when it does not."""
+        self.spawn()
         client = self.client()
         if not client.wait_ready(PATIENCE, lambda: self.agent.poll() is None):
             raise Violation(f"the agent does not start: {self.tail()}")
@@ -104,32 +107,43 @@ def item(network, name, version, kind):
 class Reader(threading.Thread):
     """Hashes what readers see through `current` all along; anything but a whole known version is noted."""
 
-    def __init__(self, path, known):
+    def __init__(self, names):
+        """`names` are pairs of a path and its known digests, to versions."""
         super().__init__(daemon=True)
-        self.path, self.known = path, known
-        self.seen, self.reads, self.ending = {}, 0, False
+        self.names = names
+        self.lived = {path for path, _ in names if os.path.lexists(path)}
+        self.reads, self.strange, self.ending = 0, set(), False
 
     def run(self):
         while not self.ending:
-            seen = look(self.path, self.known)
-            # After a cut the file system gives errors: what was read across it says nothing.
-            if not self.ending:
-                self.seen[seen] = self.seen.get(seen, 0) + 1
-                self.reads += 1
+            for path, known in self.names:
+                self._read(path, known)
             time.sleep(0.001)
+
+    def _read(self, path, known):
+        if path not in self.lived:
+            # Before the first version there is nothing; after it there is always one.
+            if not os.path.lexists(path):
+                return
+            self.lived.add(path)
+        seen = look(path, known)
+        # After a cut the file system gives errors: what was read across it says nothing.
+        if self.ending:
+            return
+        self.reads += 1
+        if seen not in known.values():
+            self.strange.add(seen)
 
     def end(self):
         self.ending = True
 
-    def strange(self):
-        """Returns what was seen and is no whole version."""
-        return [s for s in self.seen if s not in self.known.values()]
-
 
 def look(path, known):
     """Returns which version is whole behind `path`, or what is there instead."""
+    found = None
     try:
-        found = trees.digest(path)
+        while found is None:
+            found = trees.digest(path)
     except OSError as error:
         return f"unreadable: {error.strerror}"
     return known.get(found, "torn tree")

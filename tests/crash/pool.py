@@ -6,6 +6,16 @@ import queue
 import traceback
 
 
+class Home:
+    """The tool of work that makes all it needs in a directory of its worker."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def close(self):
+        """Nothing is held."""
+
+
 def run(workers, home, tasks, make, work, report):
     """Runs `work(tool, task)` for each task in a worker, where `tool = make(home)`, and `report(task, result)` here. An
     exception in a worker ends everything."""

@@ -144,6 +144,11 @@ class Client:
         answer = self.ask("POST", "/v1/pushes", {"AppId": app, "Data": items})
         return None if answer is None else [a["code"] for a in answer["answers"]]
 
+    def open_files(self):
+        """Returns how many files are waiting or on the road, or None."""
+        answer = self.ask("GET", "/v1/files?state=queued,running&limit=1")
+        return None if answer is None else answer["total"]
+
     def file(self, app, name, version):
         """Returns what the agent says of a file, or None."""
         query = urllib.parse.urlencode({"app": app, "name": name, "version": version})

@@ -71,14 +71,20 @@ def expected(seed):
 
 
 def digest(path):
-    """Returns the digest of everything below the directory `path`, which is resolved once and then read by descriptor."""
+    """Returns the digest of everything below the directory `path`, which is resolved once and then read by descriptor; None
+    when it was removed meanwhile."""
     rows = []
     root = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _walk(root, "", rows)
+        ours = "/versions/" in os.readlink(f"/proc/self/fd/{root}")
+    except FileNotFoundError:
+        if "/versions/" in os.readlink(f"/proc/self/fd/{root}"):
+            raise
+        return None
     finally:
         os.close(root)
-    return _sum(rows)
+    return _sum(rows) if ours else None
 
 
 def _walk(fd, prefix, rows):
