@@ -15,9 +15,9 @@ _NO_LOG_FLUSH = 2
 _FLUSH_BUFFERS = 0x1261
 _LOOP_GET_FREE, _LOOP_CONFIGURE, _LOOP_AUTOCLEAR = 0x4C82, 0x4C0A, 4
 
-SIZES = {"ext4": 64 << 20, "xfs": 320 << 20}
+SIZES = {"ext4": 64 << 20, "xfs": 320 << 20, "btrfs": 256 << 20}
 # Copies of one image carry one identifier, and xfs mounts only one of a kind.
-_OPTIONS = {"ext4": b"", "xfs": b"nouuid"}
+_OPTIONS = {"ext4": b"", "xfs": b"nouuid", "btrfs": b""}
 
 
 def sh(*argv):

@@ -15,6 +15,8 @@ from write_logged import LoggedDisk, MARK
 # Two names are pushed at once, each with these versions, in turn as one kind and the other.
 NAMES = {points.NAME: ("tar.gz", "zip"), "map": ("zip", "tar.gz")}
 VERSIONS = ("2.0", "3.0", "4.0", "5.0")
+# What a disk writes at once, at least: btrfs stands and falls with its first block, of 4 KiB.
+SECTORS = {"ext4": 512, "xfs": 512, "btrfs": 4096}
 
 
 def make_ledger(network):
@@ -27,7 +29,7 @@ def make_ledger(network):
     return ledger
 
 
-def record(binary, home, fs, base):
+def record(binary, home, fs, base, environment=None):
     """Runs the load on a logged disk; returns the records of its log."""
     os.makedirs(f"{home}/mount", exist_ok=True)
     disks.copy(base, f"{home}/image")
@@ -36,7 +38,7 @@ def record(binary, home, fs, base):
     network = servers.Servers()
     network.before_answer = lambda webhook_id, body: disk.mark(
         f"{body['type'].rsplit('.', 1)[1]} {body['data']['name']} {body['data']['version']} {webhook_id}")
-    node = nodes.Node(binary, home, f"{home}/mount/node", network)
+    node = nodes.Node(binary, home, f"{home}/mount/node", network, environment)
     try:
         client = node.start()
         client.close()
@@ -84,7 +86,7 @@ class Bench:
     """What one worker needs to look at images."""
 
     def __init__(self, binary, home, fs, base, environment=None):
-        self.base, self.image, self.mount = base, f"{home}/image", f"{home}/mount"
+        self.fs, self.base, self.image, self.mount = fs, base, f"{home}/image", f"{home}/mount"
         os.makedirs(self.mount)
         disks.copy(base, self.image)
         self.device = disks.Device(self.image, fs)
@@ -94,7 +96,7 @@ class Bench:
     def check(self, records, cut, rng):
         """Builds one image and checks all that must hold; returns what was violated."""
         self.network.clear()
-        write_logged.build(self.base, self.image, records, cut, rng)
+        write_logged.build(self.base, self.image, records, cut, rng, SECTORS[self.fs])
         try:
             self.device.mount(self.mount)
         except OSError as error:

@@ -61,7 +61,7 @@ class Node:
         return [self.binary, "--config", f"{self.home}/edgepush.toml", "agent"]
 
     def current(self, name=NAME):
-        return f"{self.root}/data/{APP}/{name}/current"
+        return f"{self.root}/data/{APP}/{name.replace('/', '%2F')}/current"
 
     def client(self):
         return servers.Client(self.socket)

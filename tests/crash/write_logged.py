@@ -67,9 +67,9 @@ def read_log(path):
     return records
 
 
-def build(base, image, records, cut, rng):
+def build(base, image, records, cut, rng, sector=SECTOR):
     """Builds what a disk with a volatile cache holds when the power goes after `cut` records: all that was flushed, and of
-    the rest whatever happened to reach the medium, in pieces of a sector or of a block."""
+    the rest whatever happened to reach the medium, in pieces of a sector, a block or a whole write."""
     disks.copy(base, image)
     flushed = max((n for n in range(cut) if records[n][0] == FLUSH), default=-1)
     lost = rng.choice((0.1, 0.5, 0.9))
@@ -84,7 +84,7 @@ def build(base, image, records, cut, rng):
                 continue
             if rng.random() < lost:
                 continue
-            piece = rng.choice((SECTOR, 4096, len(data)))
+            piece = rng.choice((sector, 4096, len(data)))
             torn = rng.choice((0, 0.2))
             for start in range(0, len(data), piece):
                 if rng.random() >= torn:
