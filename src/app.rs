@@ -12,7 +12,7 @@ mod recover;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::fetch::{self, Fetcher};
+use crate::fetch::{self, Fetcher, Spool};
 use crate::intake::Intake;
 use crate::job::Board;
 use crate::publish::{self, Publisher};
@@ -112,6 +112,8 @@ impl Parts {
             config.publish.clone(),
             config.unpack.umask,
         )?);
+        // The lock is held: what a kill has left half written beside partial files belongs to nobody.
+        Spool::sweep(&publisher.layout().spool(), |_| true)?;
         let fetcher = Fetcher::new(config.fetch.clone()).map_err(Error::Fetch)?;
         let board = Board::default();
         let checker = Arc::clone(&fetcher);

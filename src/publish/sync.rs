@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::sys::failpoint::{Bug, is_seeded};
+
 /// How long after one early round the next one starts.
 const EARLY_EVERY: Duration = Duration::from_millis(100);
 
@@ -145,7 +147,7 @@ fn run(shared: &Shared, directory: &File) {
         // Everyone who has asked by now is covered by the round that starts now.
         let round = state.asked;
         drop(state);
-        let result = rustix::fs::syncfs(directory);
+        let result = sync(directory);
         state = shared.lock();
         if let Err(e) = result {
             state.failures += 1;
@@ -154,6 +156,17 @@ fn run(shared: &Shared, directory: &File) {
         state.done = state.done.max(round);
         shared.changed.notify_all();
     }
+}
+
+fn sync(directory: &File) -> rustix::io::Result<()> {
+    if is_seeded(Bug::NoSync) {
+        return Ok(());
+    }
+    let result = rustix::fs::syncfs(directory);
+    if result.is_err() && is_seeded(Bug::RetrySync) {
+        return rustix::fs::syncfs(directory);
+    }
+    result
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::Error;
 use crate::sys::durable;
+use crate::sys::failpoint::{Bug, is_seeded};
 
 /// `Epsh`, in the header of every database of ours.
 const APPLICATION_ID: i64 = 0x4570_7368;
@@ -159,7 +160,12 @@ fn set_up(conn: &Connection, path: &Path) -> Result<(), Error> {
     let work = || -> rusqlite::Result<String> {
         conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         let mode = conn.pragma_update_and_check(None, "journal_mode", "WAL", |r| r.get(0))?;
-        conn.pragma_update(None, "synchronous", "FULL")?;
+        let synchronous = if is_seeded(Bug::NormalSync) {
+            "NORMAL"
+        } else {
+            "FULL"
+        };
+        conn.pragma_update(None, "synchronous", synchronous)?;
         conn.pragma_update(None, "secure_delete", true)?;
         conn.pragma_update(None, "wal_autocheckpoint", 0)?;
         conn.pragma_update(None, "journal_size_limit", 16 << 20)?;

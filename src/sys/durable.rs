@@ -7,6 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::failpoint::{Bug, is_seeded};
+
 /// What failed, and on which path.
 #[derive(Debug, thiserror::Error)]
 #[error("{verb} `{}`", path.display())]
@@ -132,6 +134,10 @@ pub fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
 
 /// Makes the symbolic link `link` point to `target` in one atomic step. The caller syncs the directory.
 pub fn replace_symlink(target: &Path, link: &Path) -> Result<(), Error> {
+    if is_seeded(Bug::UnlinkFirst) {
+        let _ = fs::remove_file(link);
+        return std::os::unix::fs::symlink(target, link).map_err(at("make link", link));
+    }
     let temporary = temporary_sibling(link);
     std::os::unix::fs::symlink(target, &temporary).map_err(at("make link", &temporary))?;
     let result = rename(&temporary, link);

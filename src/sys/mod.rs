@@ -4,6 +4,7 @@
 pub mod chain;
 pub mod clock;
 pub mod durable;
+pub mod failpoint;
 pub mod failure;
 pub mod landlock;
 pub mod secret;
