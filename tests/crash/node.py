@@ -46,7 +46,8 @@ class Node:
         self.binary, self.home, self.root, self.network = binary, home, root, network
         self.socket = f"{home}/agent.sock"
         self.log = f"{home}/agent.log"
-        self.environment = {"NO_COLOR": "1", "PATH": os.environ["PATH"], **(environment or {})}
+        # Nothing here speaks TLS: to read the system's certificates would be half of the agent's start.
+        self.environment = {"NO_COLOR": "1", "PATH": os.environ["PATH"], "SSL_CERT_FILE": "/dev/null", **(environment or {})}
         self.agent = None
         secret = f"{home}/secret"
         with open(secret, "w", encoding="utf-8") as f:

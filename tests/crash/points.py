@@ -18,8 +18,9 @@ from node import APP, NAME, Violation, look
 
 # How long a thread is held at its point: what other threads can do meanwhile, they do.
 LINGER = 0.004
-# How long after the last callback a run goes on when points are counted: the delivery is noted down in it.
-AFTER = 0.1
+# How long a run that counts points waits before the push, until what the start of the agent left to be done is done, and
+# after the last callback, whose delivery is noted down.
+BEFORE, AFTER = 0.2, 0.1
 
 V1, V2 = "1.0", "2.0"
 KNOWN = {trees.expected(trees.seed(NAME, version)): version for version in (V1, V2)}
@@ -153,6 +154,8 @@ class Run:
             nodes.kill_now(self.pid)
             return
         self.reader.start()
+        if self.target is None:
+            self.ended.wait(BEFORE)
         self.armed = True
         self.answer = client.push(APP, [self.item])
         end = time.monotonic() + nodes.PATIENCE
