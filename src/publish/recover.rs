@@ -47,8 +47,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sweeps what an interrupted publication of `key` may have left beside its tree: temporary files and links, and a
-    /// manifest or archive without a tree.
+    /// Sweeps what an interrupted publication of `key` may have left beside its tree: temporary files and links of an
+    /// earlier life, and a manifest or archive without a tree. Other versions of the name may be published meanwhile.
     pub fn sweep_key(&self, key: &Key) -> Result<(), Error> {
         let layout = self.layout();
         let manifest = layout.manifest(key);
@@ -62,26 +62,30 @@ impl Publisher {
         .flatten()
         {
             for path in list(dir)? {
-                let temporary = path
+                let left_over = path
                     .file_name()
                     .and_then(|n| n.to_str())
-                    .is_some_and(durable::is_temporary);
-                if temporary {
-                    fs::remove_file(&path).map_err(durable::at("remove", &path))?;
+                    .is_some_and(durable::is_left_over);
+                if left_over {
+                    remove_if_there(&path)?;
                 }
             }
         }
         if fs::symlink_metadata(layout.version_dir(key)).is_err() {
-            for path in [manifest, archive] {
-                match fs::remove_file(&path) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(durable::at("remove", &path)(e).into());
-                    }
-                    _ => {}
-                }
-            }
+            remove_if_there(&manifest)?;
+            remove_if_there(&archive)?;
         }
         Ok(())
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        // Another version of the name may be swept at the same time.
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(durable::at("remove", path)(e).into())
+        }
+        _ => Ok(()),
     }
 }
 

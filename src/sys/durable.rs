@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::failpoint::{Bug, is_seeded};
@@ -31,7 +32,7 @@ pub fn at<'a>(verb: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> E
     }
 }
 
-/// Returns a name for a temporary sibling of `path`, unique in this process: `.<name>.tmp-<pid>-<n>`.
+/// Returns a name for a temporary sibling of `path` that no process has used before: `.<name>.tmp-<life>-<n>`.
 #[must_use]
 pub fn temporary_sibling(path: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -40,13 +41,27 @@ pub fn temporary_sibling(path: &Path) -> PathBuf {
         .file_name()
         .map(|n| n.to_string_lossy().into_owned())
         .unwrap_or_default();
-    path.with_file_name(format!(".{name}.tmp-{}-{n}", std::process::id()))
+    path.with_file_name(format!(".{name}.tmp-{}-{n}", life()))
 }
 
-/// Tells whether a file name is one that [`temporary_sibling`] makes, so that recovery may sweep it.
+/// Tells this process from all others that ever worked on the same files. Its id does not: in a container every life has
+/// the same one.
+fn life() -> &'static str {
+    static LIFE: OnceLock<String> = OnceLock::new();
+    LIFE.get_or_init(|| format!("{:016x}", fastrand::u64(..)))
+}
+
+/// Tells whether a file name is one that [`temporary_sibling`] makes, in this process or in another.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.contains(".tmp-")
+}
+
+/// Tells whether a file name is a temporary one of another process, which a lock tells to be dead: it may be swept, while
+/// one of this process may be in use by another thread.
+#[must_use]
+pub fn is_left_over(name: &str) -> bool {
+    is_temporary(name) && !name.contains(&format!(".tmp-{}-", life()))
 }
 
 /// Syncs the directory `path`, so that entries made, renamed or removed in it last.

@@ -157,7 +157,7 @@ def run_traced(node, stopped, started=lambda pid: None):
 
 
 _STAGING = re.compile(r"/staging/[^/]+")
-_TEMPORARY = re.compile(r"\.tmp-\d+-\d+")
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]+-\d+")
 _SPOOL = re.compile(r"/spool/[0-9a-f]+")
 
 

@@ -171,6 +171,28 @@ fn sweeps_staging_at_start_and_drops_unpublished_trees() {
 }
 
 #[test]
+fn sweeps_left_overs_of_earlier_lives_and_nothing_of_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = publisher(dir.path());
+    publish(&publisher, "1").unwrap();
+    let two = key("2");
+    let manifest = publisher.layout().manifest(&two);
+    let current = publisher.layout().current(&two.app, &two.name);
+    // Another thread is at work on another version of the name.
+    let ours = [&manifest, &current].map(|path| durable::temporary_sibling(path));
+    let theirs = [&manifest, &current].map(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        path.with_file_name(format!(".{name}.tmp-{:016x}-0", 1))
+    });
+    for path in ours.iter().chain(&theirs) {
+        fs::write(path, "x").unwrap();
+    }
+    publisher.sweep_key(&key("3")).unwrap();
+    assert!(ours.iter().all(|path| path.exists()));
+    assert!(!theirs.iter().any(|path| path.exists()));
+}
+
+#[test]
 fn verification_finds_every_kind_of_damage() {
     use crate::publish::manifest::EntryKind;
     use std::os::unix::fs::symlink;
