@@ -392,6 +392,7 @@ impl Road {
         stopper: &Stopper,
     ) -> Result<unpack::Options, Stop> {
         let mut options = unpack::Options::new(&self.unpack);
+        options.zip_name_encoding = self.unpack.zip_name_encoding_of(&run.job.file.key.app);
         let available = self.publisher.space().available().map_err(Stop::publish)?;
         // What was promised to this file is its own to use.
         let own = available.saturating_add(run.job.file.size.unwrap_or(0).saturating_mul(2));

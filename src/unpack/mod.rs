@@ -22,6 +22,7 @@ mod tree;
 mod write;
 mod zip;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::BufRead;
@@ -33,6 +34,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
+use crate::datafile::AppId;
 use crate::sys::landlock;
 
 pub use dirs::clear;
@@ -75,6 +77,27 @@ pub struct Config {
     pub writers: usize,
     /// Whether threads that unpack are confined by Landlock to the state directory, where the kernel can.
     pub sandbox: bool,
+    /// What differs for single applications, by their id.
+    pub apps: BTreeMap<String, AppConfig>,
+}
+
+/// How the archives of one application are unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AppConfig {
+    /// As `zip_name_encoding` above, for this application.
+    pub zip_name_encoding: Option<NameEncoding>,
+}
+
+impl Config {
+    /// Returns how names in the zips of `app` are read that do not say that they are UTF-8.
+    #[must_use]
+    pub fn zip_name_encoding_of(&self, app: &AppId) -> NameEncoding {
+        self.apps
+            .get(app.as_str())
+            .and_then(|app| app.zip_name_encoding)
+            .unwrap_or(self.zip_name_encoding)
+    }
 }
 
 impl Default for Config {
@@ -85,6 +108,7 @@ impl Default for Config {
             zip_name_encoding: NameEncoding::Auto,
             writers: 2,
             sandbox: true,
+            apps: BTreeMap::new(),
         }
     }
 }

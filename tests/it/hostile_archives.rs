@@ -20,6 +20,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::support::archive::{noise, sha256, site};
+use crate::support::node::{APP, PATIENCE, TestNode, item};
+use crate::support::origin::{Origin, Reply};
 
 /// A private directory to unpack into, and bait beside it.
 struct Place {
@@ -536,6 +538,31 @@ fn names_of_old_chinese_tools_are_read_when_a_node_is_told_to() {
     assert_eq!(path(NameEncoding::Gbk), Ok("说明/昞文.txt".to_owned()));
     assert_eq!(path(NameEncoding::Utf8), Err("name-encoding"));
     assert!(path(NameEncoding::Auto).unwrap().contains('/'));
+}
+
+#[test]
+fn an_application_may_have_zips_of_old_chinese_tools() {
+    let extra = format!("[unpack]\napps = {{ {APP:?} = {{ zip_name_encoding = \"gbk\" }} }}\n");
+    let (origin, mut node) = (Origin::start(), TestNode::new(&extra));
+    let archive = dos_zip(b"\xcb\xb5\xc3\xf7\\\x95\x5c\xce\xc4.txt", b"x");
+    origin.serve("/a", Reply::file(&archive));
+    node.start();
+    let pushed = item("a", "1", "zip", &archive, &origin.url("/a"));
+    node.push(std::slice::from_ref(&pushed));
+    let file = node.finish("a", "1");
+    assert_eq!(file["state"], "succeeded", "{file}");
+    node.assert_tree("a", &[("说明/昞文.txt".to_owned(), b"x".to_vec())]);
+    // Another application's zips are read as the format says: the trail byte is a separator there.
+    let other = serde_json::json!({ "AppId": "other", "Data": [pushed] });
+    node.ask("POST", "/v1/pushes", Some(&other));
+    let current = node.root().join("data/other/a/current");
+    node.wait_for("the other application's file", PATIENCE, || {
+        current.exists().then_some(())
+    });
+    let names: Vec<_> = fs::read_dir(current).unwrap().collect();
+    assert_eq!(names.len(), 1);
+    let name = names[0].as_ref().unwrap().file_name();
+    assert!(name.to_str().unwrap().starts_with('╦'), "{name:?}");
 }
 
 /// A zip of one stored file, as DOS tools wrote it: no flag, host 0.

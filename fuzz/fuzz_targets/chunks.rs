@@ -1,0 +1,119 @@
+//! However a tar arrives, it is the same tar: whole, or in pieces that end wherever the input says, or broken off.
+
+#![no_main]
+
+use std::io::{self, BufRead, Read};
+
+use edgepush_fuzz::input::{Format, Input};
+use edgepush_fuzz::unpack::{Error, Target, Tree, unpack_tar};
+use edgepush_fuzz::{check, options};
+use libfuzzer_sys::fuzz_target;
+
+/// Bytes at the end of an archive that arrive in pieces.
+const MOST_CUT: usize = 36 << 10;
+
+/// Hands bytes over in pieces.
+struct Pieces<'a> {
+    bytes: &'a [u8],
+    lengths: &'a [u8],
+    at: usize,
+    /// Bytes of the piece in hand.
+    left: usize,
+    /// Whether the piece was announced by an interruption, as a signal makes one.
+    interrupted: bool,
+    /// The error after the last byte, if there is to be one.
+    breaks: bool,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(out)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl BufRead for Pieces<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.bytes.is_empty() && self.breaks {
+            return Err(io::Error::other("connection reset"));
+        }
+        if self.left == 0 {
+            let length = self.lengths.get(self.at % self.lengths.len().max(1));
+            let length = length.copied().unwrap_or(1);
+            if length == 255 && !self.interrupted {
+                self.interrupted = true;
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            self.interrupted = false;
+            self.at += 1;
+            // Short pieces cut fields, those around a block's length cut blocks.
+            self.left = match length {
+                0 => 4096,
+                1..64 => usize::from(length),
+                _ => 512 * (usize::from(length) - 63) / 8 - 1,
+            };
+        }
+        Ok(&self.bytes[..self.left.min(self.bytes.len())])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.bytes = &self.bytes[n..];
+        self.left = self.left.saturating_sub(n);
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let (Some(count), Some(head)) = (data.last(), data.first()) else {
+        return;
+    };
+    // A zip is never read from a stream.
+    if head % 4 > 1 {
+        return;
+    }
+    let (rest, lengths) = data.split_at(data.len() - (usize::from(count % 16) + 1).min(data.len()));
+    let Some(input) = Input::parse(rest) else {
+        return;
+    };
+    let options = options(&input);
+    let gzip = input.format == Format::TarGz;
+    // A long archive has a filler in front, which arrives in one piece.
+    let filler = input.archive.len().saturating_sub(MOST_CUT);
+    let pieces = |bytes, breaks| Pieces {
+        bytes,
+        lengths,
+        at: 0,
+        left: filler,
+        interrupted: false,
+        breaks,
+    };
+    let whole = unpack_tar(&input.archive[..], gzip, Target::Check, &options);
+    let cut = unpack_tar(pieces(&input.archive, false), gzip, Target::Check, &options);
+    compare(&whole, &cut);
+    // A connection that breaks is never taken for the end, and never for a flaw of the archive that was not there yet.
+    let at = input.archive.len() * usize::from(*count) / 255;
+    let broken = unpack_tar(
+        pieces(&input.archive[..at], true),
+        gzip,
+        Target::Check,
+        &options,
+    );
+    match (&whole, &broken) {
+        (_, Ok(_)) => panic!("a broken connection was taken for the end"),
+        (Ok(_), Err(Error::Input(_))) | (Err(_), Err(_)) => {}
+        (Ok(_), Err(error)) => panic!("a broken connection was taken for a flaw: {error}"),
+    }
+});
+
+fn compare(whole: &Result<Tree, Error>, cut: &Result<Tree, Error>) {
+    match (whole, cut) {
+        (Ok(whole), Ok(cut)) => assert_eq!(whole, cut, "the pieces changed the tree"),
+        (Err(whole), Err(cut)) => assert_eq!(
+            check::text(whole),
+            check::text(cut),
+            "the pieces changed the reason"
+        ),
+        (Ok(_), Err(error)) => panic!("refused in pieces only: {error}"),
+        (Err(error), Ok(_)) => panic!("accepted in pieces only; whole: {error}"),
+    }
+}

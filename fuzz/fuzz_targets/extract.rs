@@ -1,0 +1,56 @@
+//! A good archive becomes exactly its tree; a refused one leaves nothing; nothing outside is changed by either.
+
+#![no_main]
+
+use std::sync::OnceLock;
+
+use edgepush_fuzz::disk::{self, Place};
+use edgepush_fuzz::input::Input;
+use edgepush_fuzz::unpack::{EntryKind, Target, Tree};
+use edgepush_fuzz::{check, options, unpack};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    let Some(input) = Input::parse(data) else {
+        return;
+    };
+    let place = PLACE.get_or_init(|| Place::new("extract"));
+    let options = options(&input);
+    let checked = unpack(&input, Target::Check, &options);
+    let unpacked = unpack(&input, place.target(), &options);
+    let found = place.found();
+    match (&checked, &unpacked) {
+        (Ok(checked), Ok(tree)) => {
+            check::tree(tree, &options);
+            disk::assert_same(tree, &found);
+            assert_eq!(
+                *checked,
+                without_digests(tree),
+                "checking told another tree"
+            );
+        }
+        (Err(checked), Err(error)) => {
+            check::error(error);
+            assert!(found.is_empty(), "left behind: {:?}", found.keys());
+            // Threads may meet another flaw first; one thread meets the same.
+            if options.writers == 0 {
+                assert_eq!(check::text(checked), check::text(error), "the reason");
+            }
+        }
+        (Ok(_), Err(error)) => panic!("checked, then refused: {}", check::text(error)),
+        (Err(error), Ok(_)) => panic!("unpacked, and not when checked: {}", check::text(error)),
+    }
+    place.assert_untouched();
+    place.clear();
+});
+
+fn without_digests(tree: &Tree) -> Tree {
+    let mut tree = tree.clone();
+    for entry in &mut tree.entries {
+        if let EntryKind::File { sha256, .. } = &mut entry.kind {
+            *sha256 = None;
+        }
+    }
+    tree
+}

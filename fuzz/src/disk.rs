@@ -1,0 +1,196 @@
+//! Trees on the disk: a place to make them in, and what is really there.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::unpack::{EntryKind, Mtime, Target, Tree};
+
+/// The variable that names the directory in which places are made; `fuzz/run` sets one in memory, and clears it away.
+const BASE: &str = "EDGEPUSH_FUZZ_DIR";
+
+/// A directory with an empty one in it, and bait beside that.
+pub struct Place {
+    root: PathBuf,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Dir,
+    /// A file, by its length and digest.
+    File(u64, [u8; 32]),
+    /// A link, by its target.
+    Link(Vec<u8>),
+    /// Something that should never be.
+    Other,
+}
+
+/// One entry that is there.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// What it is.
+    pub kind: Kind,
+    /// Its permission bits.
+    pub mode: u32,
+    /// When it was modified.
+    pub mtime: Mtime,
+    /// Its number: names with the same one are hard links.
+    pub inode: u64,
+}
+
+impl Place {
+    /// Makes a place of this process called `name`.
+    pub fn new(name: &str) -> Self {
+        let base = std::env::var_os(BASE).map_or_else(std::env::temp_dir, PathBuf::from);
+        let root = base.join(format!("edgepush-fuzz-{}-{name}", std::process::id()));
+        fs::create_dir_all(root.join("tree")).expect("a directory");
+        fs::create_dir_all(root.join("outside/dir")).expect("a directory");
+        fs::write(root.join("outside/bait"), "bait").expect("bait");
+        Self { root }
+    }
+
+    /// Returns the directory to unpack into.
+    pub fn tree(&self) -> PathBuf {
+        self.root.join("tree")
+    }
+
+    /// Returns where an archive called `name` may lie: neither in the tree nor among the bait.
+    pub fn archive(&self, name: &str) -> PathBuf {
+        self.root.with_extension(name)
+    }
+
+    /// Returns the target that stands for it.
+    pub fn target(&self) -> Target {
+        Target::Directory(File::open(self.tree()).expect("the directory").into())
+    }
+
+    /// Returns what is in it.
+    pub fn found(&self) -> BTreeMap<Vec<u8>, Found> {
+        let mut found = BTreeMap::new();
+        look(&self.tree(), b"", &mut found);
+        found
+    }
+
+    /// Empties it.
+    pub fn clear(&self) {
+        let tree = File::open(self.tree()).expect("the directory");
+        crate::unpack::clear(tree.as_fd()).expect("an empty directory");
+    }
+
+    /// Fails unless everything beside the tree is as it was.
+    pub fn assert_untouched(&self) {
+        assert_eq!(count(&self.root), 2, "something lies beside the tree");
+        let outside = self.root.join("outside");
+        assert_eq!(count(&outside), 2, "something lies outside");
+        assert_eq!(count(&outside.join("dir")), 0, "something lies outside");
+        let bait = outside.join("bait");
+        assert_eq!(
+            fs::read(&bait).ok().as_deref(),
+            Some(&b"bait"[..]),
+            "the bait"
+        );
+        let metadata = fs::symlink_metadata(&bait).expect("the bait");
+        assert!(metadata.is_file() && metadata.nlink() == 1, "the bait");
+    }
+}
+
+fn count(dir: &Path) -> usize {
+    fs::read_dir(dir).expect("a directory").count()
+}
+
+fn look(dir: &Path, prefix: &[u8], found: &mut BTreeMap<Vec<u8>, Found>) {
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let path = entry.path();
+        let mut name = prefix.to_vec();
+        name.extend_from_slice(entry.file_name().as_bytes());
+        let metadata = fs::symlink_metadata(&path).expect("an entry");
+        let mode = metadata.permissions().mode() & 0o7777;
+        let kind = if metadata.is_dir() {
+            if mode & 0o700 != 0o700 {
+                let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
+            }
+            look(&path, &[&name[..], b"/"].concat(), found);
+            Kind::Dir
+        } else if metadata.is_symlink() {
+            Kind::Link(
+                fs::read_link(&path)
+                    .expect("a link")
+                    .as_os_str()
+                    .as_bytes()
+                    .to_vec(),
+            )
+        } else if metadata.is_file() {
+            if mode & 0o400 == 0 {
+                let _ = fs::set_permissions(&path, Permissions::from_mode(0o600));
+            }
+            let content = fs::read(&path).expect("a file");
+            Kind::File(content.len() as u64, Sha256::digest(&content).into())
+        } else {
+            Kind::Other
+        };
+        let found_entry = Found {
+            kind,
+            mode,
+            mtime: Mtime {
+                secs: metadata.mtime(),
+                nanos: metadata.mtime_nsec() as u32,
+            },
+            inode: metadata.ino(),
+        };
+        found.insert(name, found_entry);
+    }
+}
+
+/// Fails unless what is on the disk is what the unpacker says it has made.
+pub fn assert_same(tree: &Tree, found: &BTreeMap<Vec<u8>, Found>) {
+    let told: Vec<_> = tree.entries.iter().map(|e| &e.path).collect();
+    let there: Vec<_> = found.keys().collect();
+    assert_eq!(told, there, "the paths");
+    for entry in &tree.entries {
+        let on_disk = &found[&entry.path];
+        let name = String::from_utf8_lossy(&entry.path);
+        if !matches!(entry.kind, EntryKind::Symlink { .. }) {
+            assert_eq!(on_disk.mode, entry.mode, "mode of {name}");
+        }
+        if let Some(mtime) = entry.mtime {
+            assert_mtime(&name, mtime, on_disk.mtime);
+        }
+        match (&entry.kind, &on_disk.kind) {
+            (EntryKind::Dir, Kind::Dir) => {}
+            (EntryKind::Symlink { target }, Kind::Link(there)) => {
+                assert_eq!(target, there, "target of {name}");
+            }
+            (
+                EntryKind::File {
+                    size,
+                    sha256,
+                    link_to,
+                },
+                Kind::File(length, digest),
+            ) => {
+                assert_eq!(size, length, "length of {name}");
+                let sha256 = sha256.as_ref().expect("a digest");
+                assert_eq!(sha256.0, *digest, "digest of {name}");
+                if let Some(to) = link_to {
+                    assert_eq!(found[to].inode, on_disk.inode, "hard link {name}");
+                }
+            }
+            (told, there) => panic!("{name}: {told:?} became {there:?}"),
+        }
+    }
+}
+
+/// Times that the file system cannot hold are bent into what it can.
+fn assert_mtime(name: &str, told: Mtime, there: Mtime) {
+    if (0..1 << 31).contains(&told.secs) {
+        assert_eq!(told, there, "time of {name}");
+    }
+}

@@ -1,0 +1,148 @@
+//! What the fuzzer's bytes mean. Two bytes say how the rest is made into an archive and how it is unpacked; with plain
+//! bytes alone, nearly every input would end at the first checksum.
+
+use flate2::Crc;
+
+use crate::unpack::NameEncoding;
+use crate::{build, repair};
+
+/// Bytes in front of the archive's own.
+pub const HEAD: usize = 2;
+
+/// An archive, and how to unpack it.
+pub struct Input {
+    /// What it says it is.
+    pub format: Format,
+    /// Its bytes.
+    pub archive: Vec<u8>,
+    /// How names in a zip are read.
+    pub encoding: NameEncoding,
+    /// Threads that write.
+    pub writers: usize,
+}
+
+/// Which kind of archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Plain tar.
+    Tar,
+    /// tar in gzip.
+    TarGz,
+    /// zip.
+    Zip,
+}
+
+/// How bytes become an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Making {
+    /// They are it.
+    Raw,
+    /// They are it, once checksums are right.
+    Repaired,
+    /// They say what is in it.
+    Built,
+}
+
+impl Input {
+    /// Reads the fuzzer's bytes.
+    pub fn parse(data: &[u8]) -> Option<Self> {
+        let (head, rest) = data.split_at_checked(HEAD)?;
+        let format = match head[0] % 4 {
+            0 => Format::Tar,
+            1 => Format::TarGz,
+            2 => Format::Zip,
+            _ => return None,
+        };
+        let making = match head[0] / 4 % 4 {
+            0 => Making::Raw,
+            1 => Making::Repaired,
+            2 => Making::Built,
+            _ => return None,
+        };
+        let filled = head[1] % 8 == 7;
+        let encoding = match head[1] % 8 {
+            0..=4 => NameEncoding::Auto,
+            5 => NameEncoding::Gbk,
+            6 => NameEncoding::Cp437,
+            _ => NameEncoding::Utf8,
+        };
+        Some(Self {
+            format,
+            archive: make(format, making, filled, head[1] / 16, rest),
+            encoding,
+            writers: if head[1] & 8 == 0 { 0 } else { 2 },
+        })
+    }
+}
+
+fn make(format: Format, making: Making, filled: bool, how: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut archive = match (format, making) {
+        (Format::TarGz, Making::Raw) => return bytes.to_vec(),
+        (Format::Zip, Making::Repaired) => return repair::zip(bytes),
+        (Format::Zip, Making::Built) => return build::zip(bytes),
+        (_, Making::Raw) => bytes.to_vec(),
+        (_, Making::Repaired) => repair::tar(bytes),
+        (_, Making::Built) => build::tar(bytes),
+    };
+    if filled && format != Format::Zip {
+        archive = [build::filler(how), archive].concat();
+    }
+    match format {
+        Format::TarGz => gzip(&archive, how),
+        Format::Tar | Format::Zip => archive,
+    }
+}
+
+/// Packs `bytes` as `how` says: in one member or two, compressed or not, with zeros behind or not.
+fn gzip(bytes: &[u8], how: u8) -> Vec<u8> {
+    // Compressing takes longer than all the rest, and the other side of it is what matters.
+    let level = u32::from(how & 9 == 9);
+    let split = if how & 2 == 0 { 0 } else { bytes.len() / 3 };
+    let mut out = Vec::with_capacity(bytes.len() + 64);
+    for part in [&bytes[..split], &bytes[split..]] {
+        if split > 0 || !part.is_empty() {
+            member(part, level, how & 8 != 0, &mut out);
+        }
+    }
+    if how & 4 != 0 {
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out
+}
+
+fn member(bytes: &[u8], level: u32, named: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0x1f, 0x8b, 8, u8::from(named) * 8, 0, 0, 0, 0, 0, 3]);
+    if named {
+        out.extend_from_slice(b"name\0");
+    }
+    out.extend_from_slice(&deflate(bytes, level));
+    let mut crc = Crc::new();
+    crc.update(bytes);
+    out.extend_from_slice(&crc.sum().to_le_bytes());
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+}
+
+/// Deflates `bytes`; level 0 stores them, which is written here since a compressor takes its time to start.
+pub fn deflate(bytes: &[u8], level: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + 16);
+    if level > 0 {
+        let mut compress = flate2::Compress::new(flate2::Compression::new(level), false);
+        out.reserve(bytes.len() + 1024);
+        compress
+            .compress_vec(bytes, &mut out, flate2::FlushCompress::Finish)
+            .expect("room for what does not compress");
+        return out;
+    }
+    let mut parts = bytes.chunks(65_535).peekable();
+    if parts.peek().is_none() {
+        out.extend_from_slice(&[1, 0, 0, 0xff, 0xff]);
+    }
+    while let Some(part) = parts.next() {
+        let len = part.len() as u16;
+        out.push(u8::from(parts.peek().is_none()));
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&(!len).to_le_bytes());
+        out.extend_from_slice(part);
+    }
+    out
+}

@@ -1,0 +1,81 @@
+//! What the fuzz targets share. The parts of edgepush under test are compiled in from their sources, which keeps the rest
+//! of its dependencies out of the build.
+
+#![allow(dead_code, unreachable_pub)]
+
+#[path = "../../src/datafile.rs"]
+pub mod datafile;
+#[path = "../../src/sys/mod.rs"]
+pub mod sys;
+#[path = "../../src/unpack/mod.rs"]
+pub mod unpack;
+
+pub mod build;
+pub mod check;
+pub mod disk;
+pub mod input;
+pub mod others;
+pub mod repair;
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{Seek, Write};
+
+use input::{Format, Input};
+use unpack::{Error, Limits, Options, Target, Tree};
+
+/// What an archive may hold here: little, so that an input takes little time and every limit is met now and then.
+pub fn limits() -> Limits {
+    Limits {
+        max_entries: 48,
+        max_total_bytes: 512 << 10,
+        max_file_bytes: 256 << 10,
+        max_path_bytes: 512,
+        max_component_bytes: 100,
+        max_depth: 12,
+        max_ratio: 200,
+        ratio_floor_bytes: 300 << 10,
+        max_meta_bytes: 2048,
+        max_zip_directory_bytes: 8192,
+    }
+}
+
+/// How `input` wants to be unpacked.
+pub fn options(input: &Input) -> Options {
+    Options {
+        limits: limits(),
+        zip_name_encoding: input.encoding,
+        writers: input.writers,
+        ..Options::new(&unpack::Config::default())
+    }
+}
+
+/// Unpacks `input` as it would be from the disk.
+pub fn unpack(input: &Input, target: Target, options: &Options) -> Result<Tree, Error> {
+    match input.format {
+        Format::Tar => unpack::unpack_tar(&input.archive[..], false, target, options),
+        Format::TarGz => unpack::unpack_tar(&input.archive[..], true, target, options),
+        Format::Zip => in_memory(&input.archive, |file| {
+            unpack::unpack_zip(file, target, options)
+        }),
+    }
+}
+
+/// Calls `f` with a file that holds `bytes` and lies on no disk.
+fn in_memory<T>(bytes: &[u8], f: impl FnOnce(&File) -> T) -> T {
+    thread_local! {
+        static FILE: RefCell<Option<File>> = const { RefCell::new(None) };
+    }
+    FILE.with_borrow_mut(|kept| {
+        let file = kept.get_or_insert_with(|| {
+            let flags = rustix::fs::MemfdFlags::CLOEXEC;
+            rustix::fs::memfd_create("archive", flags)
+                .expect("a file in memory")
+                .into()
+        });
+        file.set_len(0).expect("an empty file");
+        file.rewind().expect("its start");
+        file.write_all(bytes).expect("room for an archive");
+        f(file)
+    })
+}
