@@ -125,6 +125,8 @@ impl Parts {
             }
             require.check(&file.content()).map_err(|e| e.to_string())
         });
+        let keeper = Arc::clone(&publisher);
+        let intake = intake.with_digests(move |key| keeper.archive_content(key));
         let road = Road::new(
             Arc::clone(&fetcher),
             Arc::clone(&publisher),

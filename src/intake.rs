@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
-use crate::datafile::{AppId, Content, DataFile, DataName, Invalid};
+use crate::datafile::{AppId, Content, DataFile, DataName, Invalid, Key, Sha256};
 use crate::job::{JobId, ResultCode, Via};
 use crate::store::activations::{self, Reason, Request, Requested};
 use crate::store::jobs::{self, NewJob};
@@ -230,12 +230,15 @@ pub struct Answer {
 
 /// Decides whether a file may be fetched by this node's policy; the text of a refusal is for the pusher.
 type Check = dyn Fn(&DataFile) -> Result<(), String> + Send + Sync;
+/// Reads a kept archive and returns its size and digests.
+type Digests = dyn Fn(&Key) -> Option<Content> + Send + Sync;
 
 /// The door of the store for pushes.
 pub struct Intake {
     store: Store,
     config: RwLock<Arc<Config>>,
     check: Box<Check>,
+    digests: Arc<Digests>,
 }
 
 impl Intake {
@@ -249,7 +252,18 @@ impl Intake {
             store,
             config: RwLock::new(Arc::new(config)),
             check: Box::new(check),
+            digests: Arc::new(|_| None),
         }
+    }
+
+    /// Asks `digests` for the content of a kept archive whose SHA-256 is not on record when a push states one. It blocks.
+    #[must_use]
+    pub fn with_digests(
+        mut self,
+        digests: impl Fn(&Key) -> Option<Content> + Send + Sync + 'static,
+    ) -> Self {
+        self.digests = Arc::new(digests);
+        self
     }
 
     /// Takes a changed configuration; pushes that are being admitted keep the old one.
@@ -288,6 +302,7 @@ impl Intake {
             .into_iter()
             .map(|item| Element::new(item, &*self.check))
             .collect();
+        self.learn_digests(&elements).await?;
         let admission = Admission {
             push: uuid::Uuid::new_v4().to_string(),
             via,
@@ -299,6 +314,55 @@ impl Intake {
             .await?;
         log(&app, via, &answers);
         Ok(answers)
+    }
+
+    /// Finds out the SHA-256 of published archives that this push states one for and that arrived without: only their
+    /// bytes can tell whether the pushed content is another.
+    async fn learn_digests(&self, elements: &[Element]) -> Result<(), Error> {
+        let stating = elements
+            .iter()
+            .filter_map(|e| e.file.as_ref().ok())
+            .filter(|f| f.sha256.is_some());
+        let keys: Vec<Key> = stating.map(|f| f.key.clone()).collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let unknown = self
+            .store
+            .read(move |reader| {
+                let mut unknown = Vec::new();
+                for key in keys {
+                    if let Some(row) = releases::get(reader, &key)?
+                        && row.content.sha256.is_none()
+                    {
+                        unknown.push(row);
+                    }
+                }
+                Ok(unknown)
+            })
+            .await?;
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let digests = Arc::clone(&self.digests);
+        let learn = move || -> Vec<(Key, Sha256)> {
+            let learnt = unknown.into_iter().filter_map(|row| {
+                let found = digests(&row.key)?;
+                // An archive that was damaged since says nothing about what was published.
+                let same = row.content.md5.is_none_or(|md5| found.md5 == Some(md5));
+                Some((row.key, found.sha256.filter(|_| same)?))
+            });
+            learnt.collect()
+        };
+        let learnt = tokio::task::spawn_blocking(learn).await.unwrap_or_default();
+        self.store
+            .write(move |tx| {
+                learnt
+                    .iter()
+                    .try_for_each(|(key, sha256)| releases::learn_sha256(tx, key, *sha256))
+            })
+            .await?;
+        Ok(())
     }
 
     fn check_push(&self, push: &Push, config: &Config) -> Result<(), Error> {
@@ -391,10 +455,9 @@ impl Admission {
             }
         };
         let release = releases::get(tx, &file.key)?;
-        if let Some(text) = release
-            .as_ref()
-            .and_then(|r| conflict(file, &r.content, "published"))
-        {
+        if let Some(text) = release.as_ref().and_then(|r| {
+            conflict(file, &r.content, "published").or_else(|| unproven(file, &r.content))
+        }) {
             return Ok(Verdict::Refused(&VERSION_CONFLICT, text));
         }
         if let Some((job, content)) = jobs::open_content(tx, &file.key)? {
@@ -519,6 +582,16 @@ fn conflict(file: &DataFile, known: &Content, how: &str) -> Option<String> {
     Some(format!(
         "This version is {how} with other content: {how} {what} {theirs}, pushed {what} {stated}; push a new version."
     ))
+}
+
+/// Returns what to answer when `file` states a SHA-256 and nothing else, and that of the published archive is not known
+/// and cannot be found out any more: an answer that it is the same would be a guess.
+fn unproven(file: &DataFile, known: &Content) -> Option<String> {
+    let proven = file.sha256.is_none() || known.sha256.is_some() || file.md5.is_some();
+    (!proven).then(|| {
+        "This version is published, but the sha256 of its archive is not on record: state its md5, or push a new version."
+            .to_owned()
+    })
 }
 
 fn log(app: &AppId, via: Via, answers: &[Answer]) {

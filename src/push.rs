@@ -31,7 +31,7 @@ use crate::publish::{Flip, Publisher, Record, Release, Session, Staging};
 use crate::sys::clock::Clock;
 use crate::sys::durable;
 use crate::unpack;
-use crate::verify::{self, Verified};
+use crate::verify::{self, Hasher, Verified};
 
 use lanes::Lanes;
 use small::Workers;
@@ -478,6 +478,12 @@ fn request(run: &Run<'_>, spool: Option<&Spool>, fresh: bool) -> Request {
         from_origin: fresh,
         allow_local: run.allow_local,
     }
+}
+
+/// Returns what hashes the archive of `file`. One that is `kept` can be asked for its SHA-256 when somebody wants it.
+fn hasher(file: &DataFile, kept: bool) -> Hasher {
+    let hasher = Hasher::new(file.content());
+    if kept { hasher } else { hasher.with_sha256() }
 }
 
 /// Returns the name of a file's spool: by key, so that a new push of a failed file finds what is here already.

@@ -141,13 +141,20 @@ impl Hasher {
     /// else would tell this content from another.
     #[must_use]
     pub fn new(expected: Content) -> Self {
-        let wants_sha256 = expected.sha256.is_some() || expected.md5.is_none();
         Self {
             expected,
             length: 0,
             md5: md5::Md5::new(),
-            sha256: wants_sha256.then(sha2::Sha256::default),
+            sha256: (expected.sha256.is_some() || expected.md5.is_none())
+                .then(sha2::Sha256::default),
         }
+    }
+
+    /// Computes SHA-256 in any case: for an archive that is not kept, and so cannot be asked for it later.
+    #[must_use]
+    pub fn with_sha256(mut self) -> Self {
+        self.sha256.get_or_insert_default();
+        self
     }
 
     /// Takes the next bytes.
@@ -270,6 +277,19 @@ mod tests {
                 found: 3
             })
         );
+    }
+
+    #[test]
+    fn sha256_is_found_out_when_asked_for() {
+        let stated = Content {
+            md5: Some(Md5::parse(MD5).unwrap()),
+            ..Content::default()
+        };
+        assert_eq!(hash(stated).unwrap().content().sha256, None);
+        let mut hasher = Hasher::new(stated).with_sha256();
+        hasher.update(b"abc");
+        let found = hasher.finish().unwrap().content().sha256;
+        assert_eq!(found, Some(Sha256::parse(SHA256).unwrap()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Publishes, activates and removes versions. Each step is one rename; what goes before it is synced.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,12 @@ use super::manifest::{self, Entry, Head};
 use super::space::Space;
 use super::sync::{Session, Syncer};
 use super::{Config, Error, Layout};
-use crate::datafile::{AppId, ArchiveType, DataName, DataVersion, Key, from_path_component};
+use crate::datafile::{
+    AppId, ArchiveType, Content, DataName, DataVersion, Key, from_path_component,
+};
 use crate::sys::durable;
 use crate::sys::failpoint::{Bug, is_seeded};
-use crate::verify::Verified;
+use crate::verify::{Hasher, Verified};
 
 /// Publishes, activates and removes versions below one data directory.
 pub struct Publisher {
@@ -304,6 +306,20 @@ impl Publisher {
         }
         let head = manifest::read_head(&self.layout.manifest(key))?;
         Ok(Some(Release { head, path }))
+    }
+
+    /// Reads the kept archive of `key` and returns its size and digests, or `None` where it is not kept or cannot be read.
+    #[must_use]
+    pub fn archive_content(&self, key: &Key) -> Option<Content> {
+        let mut file = fs::File::open(self.layout.archive(key)).ok()?;
+        let mut hasher = Hasher::new(Content::default());
+        let mut block = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut block).ok()? {
+                0 => return hasher.finish().ok().map(|verified| verified.content()),
+                n => hasher.update(&block[..n]),
+            }
+        }
     }
 
     /// Makes `key` the live version of its name in one atomic step; it lasts only after [`Publisher::settle`].

@@ -198,10 +198,9 @@ impl Road {
     fn start_pass(&self, run: &Run<'_>, room: &Arc<Promise>, spool: Spool) -> Result<Pass, Stop> {
         let mut feed = Feed::new(usize::try_from(self.config.queue_bytes).unwrap_or(usize::MAX));
         let stopper = Stopper::new(run);
-        let expected = run.job.file.content();
+        let hasher = super::hasher(&run.job.file, self.publisher.config().keep_archives);
         let reader = feed.reader();
-        let hashing =
-            tokio::task::spawn_blocking(move || hash(reader, Hasher::new(expected), spool));
+        let hashing = tokio::task::spawn_blocking(move || hash(reader, hasher, spool));
         let unpacking = match run.job.file.archive_type {
             ArchiveType::Zip => Unpacking::Later,
             ArchiveType::TarGz | ArchiveType::Tar => {

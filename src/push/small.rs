@@ -17,7 +17,7 @@ use crate::publish::space::Promise;
 use crate::sys::durable;
 use crate::sys::landlock;
 use crate::unpack::{self, Tree};
-use crate::verify::{Hasher, Verified};
+use crate::verify::Verified;
 
 /// Work that may wait for a worker.
 const QUEUE: usize = 64;
@@ -47,9 +47,10 @@ impl Road {
         );
         let spool = self.partial_path(&file.key);
         let suspicion = source.suspicion();
+        let kept = self.publisher.config().keep_archives;
         let unpacked = self.workers.run(move || {
             let verified =
-                hash(&file, &frames).map_err(|stop| stop.doubted(suspicion.as_deref()))?;
+                hash(&file, &frames, kept).map_err(|stop| stop.doubted(suspicion.as_deref()))?;
             let unpacked = publisher
                 .stage(job)
                 .map_err(Stop::publish)
@@ -114,8 +115,8 @@ async fn receive(
     }
 }
 
-fn hash(file: &DataFile, frames: &VecDeque<Bytes>) -> Result<Verified, Stop> {
-    let mut hasher = Hasher::new(file.content());
+fn hash(file: &DataFile, frames: &VecDeque<Bytes>, kept: bool) -> Result<Verified, Stop> {
+    let mut hasher = super::hasher(file, kept);
     for frame in frames {
         hasher.update(frame);
     }

@@ -11,7 +11,7 @@ use super::events::{self, Note};
 use super::jobs;
 use super::outbox;
 use super::sql::{self, Reader, Tx, read_content, read_key};
-use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key};
+use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key, Sha256};
 use crate::job::{JobId, Published};
 
 /// How far back a rollback looks for a good version.
@@ -327,6 +327,21 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
     });
     outbox::enqueue(tx, kind, jobs::file_id(tx, key)?, Some(row.job), &data)?;
     Ok(true)
+}
+
+/// Notes the SHA-256 of a release's archive, which nobody had asked for when it arrived.
+pub fn learn_sha256(tx: &Tx<'_>, key: &Key, sha256: Sha256) -> Result<(), Error> {
+    tx.run(
+        "note the SHA-256 of a release",
+        "UPDATE releases SET sha256 = ?4 WHERE app = ?1 AND name = ?2 AND version = ?3 AND sha256 IS NULL",
+        params![
+            key.app.as_str(),
+            key.name.as_str(),
+            key.version.as_str(),
+            sha256.to_string()
+        ],
+    )
+    .map(drop)
 }
 
 /// What became of a wish to remove a release.

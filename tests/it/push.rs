@@ -188,3 +188,30 @@ fn is_signed(delivery: &crate::support::receiver::Delivery, secret: &str) -> boo
         .split(' ')
         .any(|s| s == want)
 }
+
+#[test]
+fn a_digest_that_nobody_had_asked_for_is_found_out_when_one_is_stated() {
+    use crate::support::archive::sha256;
+    let (origin, mut node) = (Origin::start(), TestNode::new(""));
+    let archive = tar_gz(&site("1", 5));
+    origin.serve("/a", Reply::file(&archive));
+    node.start();
+    // 1. The first push states no SHA-256.
+    let plain = item("a", "1", "tar.gz", &archive, &origin.url("/a"));
+    node.push(&[plain.clone()]);
+    assert_eq!(node.finish("a", "1")["state"], "succeeded");
+    // 2. A push with another one is another content, with both digests in the answer.
+    let mut other = plain.clone();
+    other["sha256"] = json!("0".repeat(64));
+    let answer = &node.push(&[other.clone()])[0];
+    assert_eq!(answer["code"], 300, "{answer}");
+    let text = answer["message"].as_str().unwrap();
+    assert!(
+        text.contains(&sha256(&archive)) && text.contains(&"0".repeat(64)),
+        "{text}"
+    );
+    // 3. With the right one it is the same content, and nothing was fetched.
+    other["sha256"] = json!(sha256(&archive));
+    assert_eq!(node.push_codes(&[other]), [100]);
+    assert_eq!(origin.hits("/a").len(), 1);
+}
