@@ -10,6 +10,10 @@ import time
 import urllib.parse
 
 
+# What is larger than this does not arrive at once.
+_PIECE = 64 << 10
+
+
 class _Quiet(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
@@ -63,7 +67,10 @@ class Servers:
             request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         request.send_header("Content-Length", str(len(body) - start))
         request.end_headers()
-        request.wfile.write(body[start:])
+        for place in range(start, len(body), _PIECE):
+            if place > start:
+                time.sleep(0.001)
+            request.wfile.write(body[place:place + _PIECE])
 
     def _receive(self, request):
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))

@@ -12,7 +12,7 @@ import trees
 from ledger import Ledger
 from node import Violation
 
-NAMES = (points.NAME, "map", "a/b", "catalog")
+NAMES = (points.NAME, "map", "a/b", trees.LARGE)
 # Every so many rounds the load rests until every file has ended: a file that is killed ten times is given up.
 REST_EVERY = 4
 LONGEST = 0.35

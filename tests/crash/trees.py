@@ -10,6 +10,8 @@ import tarfile
 import zipfile
 
 KINDS = ("tar.gz", "zip")
+# The name whose versions take a while to arrive: what hits it hits the middle of a transfer.
+LARGE = "catalog"
 
 
 def seed(name, version):
@@ -28,6 +30,8 @@ def tree(seed):
         "a/b/two.bin": rng.randbytes(20000),
         "a/b/three.txt": seed.encode() * 100,
     }
+    if seed.startswith(LARGE):
+        files["large.bin"] = rng.randbytes(1500 << 10)
     return files, {"a/latest": "b/two.bin", "home": "index.html"}
 
 
@@ -51,7 +55,7 @@ def archive(kind, seed):
                 info = tarfile.TarInfo(path)
                 info.type, info.linkname = tarfile.SYMTYPE, target
                 t.addfile(info)
-        return gzip.compress(out.getvalue(), mtime=0)
+        return gzip.compress(out.getvalue(), compresslevel=1, mtime=0)
     return out.getvalue()
 
 
