@@ -118,6 +118,11 @@ pub struct Endpoint {
     pub header_files: BTreeMap<String, PathBuf>,
     /// Certificate authorities in PEM files, beside those of the system.
     pub extra_ca: Vec<PathBuf>,
+    /// The proxy on the way, as an http or https URL without user information; none if empty. The proxy of downloads and
+    /// that of the environment are not used.
+    pub proxy: String,
+    /// A file of mode 0600 with the proxy's URL, where that holds user information.
+    pub proxy_file: Option<PathBuf>,
 }
 
 /// The form of a callback's body.

@@ -17,6 +17,7 @@ use super::sign::{self, Key};
 use super::{Config, Endpoint, Error, Format};
 use crate::datafile::shorten;
 use crate::store::outbox::{self, Message};
+use crate::sys::Chain;
 use crate::sys::secret::Secret;
 
 /// How long making a connection may take.
@@ -129,7 +130,7 @@ impl Target {
         }
         Ok(Self {
             shown: url.origin().ascii_serialization(),
-            client: client(&name, &endpoint.extra_ca, timeout)?,
+            client: client(&name, &endpoint, timeout)?,
             url,
             keys: keys(&name, &endpoint.secret_files)?,
             format: endpoint.format,
@@ -316,10 +317,10 @@ fn header_value(
     })
 }
 
-/// Makes the client of one endpoint: no redirects, no proxy of the environment, no retries of its own.
-fn client(name: &str, extra_ca: &[PathBuf], timeout: Duration) -> Result<Client, Error> {
-    Client::builder()
-        .tls_backend_preconfigured(tls(name, extra_ca)?)
+/// Makes the client of one endpoint: no redirects, no proxy but its own, no retries of its own.
+fn client(name: &str, endpoint: &Endpoint, timeout: Duration) -> Result<Client, Error> {
+    let builder = Client::builder()
+        .tls_backend_preconfigured(tls(name, &endpoint.extra_ca)?)
         .user_agent(concat!("edgepush/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
@@ -328,9 +329,57 @@ fn client(name: &str, extra_ca: &[PathBuf], timeout: Duration) -> Result<Client,
         .http1_only()
         .connect_timeout(CONNECT.min(timeout))
         .timeout(timeout)
-        .pool_idle_timeout(KEPT)
+        .pool_idle_timeout(KEPT);
+    let builder = match proxy(name, endpoint)? {
+        Some(proxy) => builder.proxy(proxy),
+        None => builder,
+    };
+    builder
         .build()
         .map_err(|e| wrong(name, "url", e.without_url().to_string()))
+}
+
+/// Reads the proxy of an endpoint. What is wrong with it never shows the URL, which may hold a password.
+fn proxy(name: &str, endpoint: &Endpoint) -> Result<Option<reqwest::Proxy>, Error> {
+    let (key, text) = match (&endpoint.proxy_file, endpoint.proxy.as_str()) {
+        (None, "") => return Ok(None),
+        (None, text) => ("proxy", text.to_owned()),
+        (Some(_), text) if !text.is_empty() => {
+            return Err(wrong(
+                name,
+                "proxy",
+                "stands beside `proxy_file`: state one of the two",
+            ));
+        }
+        (Some(path), _) => {
+            let secret =
+                Secret::read(path).map_err(|e| wrong(name, "proxy_file", Chain(&e).to_string()))?;
+            (
+                "proxy_file",
+                String::from_utf8_lossy(secret.expose()).into_owned(),
+            )
+        }
+    };
+    let url = Url::parse(&text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let Some(url) = url else {
+        return Err(wrong(
+            name,
+            key,
+            "is no URL of a proxy, expected one such as \"http://proxy.example:3128\"",
+        ));
+    };
+    if key == "proxy" && (!url.username().is_empty() || url.password().is_some()) {
+        return Err(wrong(
+            name,
+            key,
+            "holds user information: that belongs into a file, see `proxy_file`",
+        ));
+    }
+    reqwest::Proxy::all(url)
+        .map(Some)
+        .map_err(|e| wrong(name, key, e.without_url().to_string()))
 }
 
 /// A node without any root certificate of the system is fine until it meets an https URL.

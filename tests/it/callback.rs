@@ -369,3 +369,29 @@ fn a_receiver_that_wants_no_more_is_left_alone_until_a_reload() {
         assert_eq!(kinds, WHOLE, "{name}");
     }
 }
+
+#[test]
+fn callbacks_take_their_own_proxy_and_downloads_do_not() {
+    let (origin, proxy) = (Origin::start(), Receiver::start());
+    let secrets = tempfile::tempdir().unwrap();
+    let file = secret(&secrets, "new", SECRET);
+    let at = proxy.url().trim_end_matches("/hook").to_owned();
+    // Only a proxy can know this host.
+    let mut node = TestNode::new(&format!(
+        "[[report.endpoints]]\nname = \"hook\"\nurl = \"http://callbacks.invalid/hook\"\nsecret_files = [{file:?}]\nproxy = {at:?}\n"
+    ));
+    let archive = tar_gz(&site("1", 3));
+    origin.serve("/a", Reply::file(&archive));
+    node.start();
+    node.push(&[item("a", "1", "tar.gz", &archive, &origin.url("/a"))]);
+    assert_eq!(node.finish("a", "1")["state"], "succeeded");
+    node.wait_for("a callback through the proxy", PATIENCE, || {
+        (!proxy.of_type("edgepush.file.published").is_empty()).then_some(())
+    });
+    assert_eq!(proxy.seen()[0].header("host"), "callbacks.invalid");
+    assert_eq!(
+        origin.hits("/a").len(),
+        1,
+        "the download went straight to its origin"
+    );
+}
