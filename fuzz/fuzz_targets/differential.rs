@@ -4,14 +4,17 @@
 
 #![no_main]
 
+use std::borrow::Cow;
+use std::io::Read;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use edgepush_fuzz::disk::Place;
 use edgepush_fuzz::input::{Format, Input};
 use edgepush_fuzz::others::{self, Tool};
-use edgepush_fuzz::unpack::{Target, Tree};
+use edgepush_fuzz::unpack::{Entry, EntryKind, Target, Tree};
 use edgepush_fuzz::{options, unpack};
+use flate2::bufread::MultiGzDecoder;
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 fuzz_target!(|data: &[u8]| -> Corpus {
@@ -42,6 +45,41 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
+/// Tells whether there is a sparse file in a tar.
+fn has_sparse(tar: &[u8]) -> bool {
+    let named = b"GNU.sparse.";
+    tar.windows(named.len()).any(|w| w == named) || headers(tar, b'S') > 0
+}
+
+/// Tells whether a link of a tar was replaced by a later member.
+fn has_replaced_link(tar: &[u8], tree: &Tree) -> bool {
+    let is_link = |entry: &&Entry| matches!(entry.kind, EntryKind::Symlink { .. });
+    headers(tar, b'2') > tree.entries.iter().filter(is_link).count()
+}
+
+/// Counts the blocks that would be of type `kind` if they were headers.
+fn headers(tar: &[u8], kind: u8) -> usize {
+    let blocks = tar.chunks_exact(512);
+    blocks.filter(|header| header[156] == kind).count()
+}
+
+/// Tells whether an entry of a zip was made on macOS.
+fn is_of_macos(zip: &[u8]) -> bool {
+    zip.windows(6)
+        .any(|w| w.starts_with(b"PK\x01\x02") && w[5] == 19)
+}
+
+/// Returns the tar in an archive that has been unpacked.
+fn tar_of(input: &Input) -> Cow<'_, [u8]> {
+    if input.format != Format::TarGz {
+        return Cow::Borrowed(&input.archive);
+    }
+    let mut inflated = Vec::new();
+    // It cannot fail, and if it did, less would be compared.
+    let _ = MultiGzDecoder::new(&input.archive[..]).read_to_end(&mut inflated);
+    Cow::Owned(inflated)
+}
+
 /// Tells now and then how many trees were compared, since the fuzzer counts refused inputs too.
 fn tell() {
     static COMPARED: AtomicU64 = AtomicU64::new(0);
@@ -52,8 +90,24 @@ fn tell() {
 }
 
 /// Tells whether `tool` is known to read such an archive in another way.
-fn differs(_tool: Tool, input: &Input, tree: &Tree) -> bool {
-    // In a zip, each tool has its own idea of names that are neither ASCII nor marked as UTF-8, and of backslashes.
-    let odd = |path: &[u8]| !path.is_ascii() || path.contains(&b'\\');
-    input.format == Format::Zip && tree.entries.iter().any(|entry| odd(&entry.path))
+fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
+    match (tool, input.format) {
+        // It takes each piece of a sparse file from the start of a block, where others go on where the piece before has
+        // ended, and ends the file with its last piece, whatever its length is said to be. No writer makes such files.
+        // Links that lead up are made at the end, and of two of one name it makes the first.
+        (Tool::Tar, _) => {
+            let tar = tar_of(input);
+            has_sparse(&tar) || has_replaced_link(&tar, tree)
+        }
+        // It takes drives off, on every system.
+        (Tool::Bsdtar, _) if tree.entries.iter().any(|e| e.path.get(1) == Some(&b':')) => true,
+        // They do not know that a zip of macOS has Unix modes.
+        (_, Format::Zip) if is_of_macos(&input.archive) => true,
+        // Each tool has its own idea of names that are neither ASCII nor marked as UTF-8, and of backslashes.
+        (_, Format::Zip) => {
+            let odd = |path: &[u8]| !path.is_ascii() || path.contains(&b'\\');
+            tree.entries.iter().any(|entry| odd(&entry.path))
+        }
+        _ => false,
+    }
 }

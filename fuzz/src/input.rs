@@ -93,7 +93,8 @@ fn make(format: Format, making: Making, filled: bool, how: u8, bytes: &[u8]) -> 
     }
 }
 
-/// Packs `bytes` as `how` says: in one member or two, compressed or not, with zeros behind or not.
+/// Packs `bytes` as `how` says: in one member or two, compressed or not, with zeros behind or not, and
+/// now and then with garbage behind those.
 fn gzip(bytes: &[u8], how: u8) -> Vec<u8> {
     // Compressing takes longer than all the rest, and the other side of it is what matters.
     let level = u32::from(how & 9 == 9);
@@ -106,6 +107,9 @@ fn gzip(bytes: &[u8], how: u8) -> Vec<u8> {
     }
     if how & 4 != 0 {
         out.resize(out.len().next_multiple_of(512), 0);
+        if how & 3 == 3 {
+            out.push(b'x');
+        }
     }
     out
 }

@@ -5,8 +5,6 @@
 
 #[path = "../../src/datafile.rs"]
 pub mod datafile;
-#[path = "../../src/sys/mod.rs"]
-pub mod sys;
 #[path = "../../src/unpack/mod.rs"]
 pub mod unpack;
 
@@ -16,6 +14,7 @@ pub mod disk;
 pub mod input;
 pub mod others;
 pub mod repair;
+pub mod sys;
 
 use std::cell::RefCell;
 use std::fs::File;

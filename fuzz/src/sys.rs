@@ -1,0 +1,8 @@
+//! What unpacking needs of `sys`.
+
+#[path = "../../src/sys/failure.rs"]
+pub mod failure;
+#[path = "../../src/sys/landlock.rs"]
+pub mod landlock;
+#[path = "../../src/sys/units.rs"]
+pub mod units;
