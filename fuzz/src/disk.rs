@@ -128,10 +128,7 @@ fn look(dir: &Path, prefix: &[u8], found: &mut BTreeMap<Vec<u8>, Found>) {
                     .to_vec(),
             )
         } else if metadata.is_file() {
-            if mode & 0o400 == 0 {
-                let _ = fs::set_permissions(&path, Permissions::from_mode(0o600));
-            }
-            let content = fs::read(&path).expect("a file");
+            let content = read(&path, mode);
             Kind::File(content.len() as u64, Sha256::digest(&content).into())
         } else {
             Kind::Other
@@ -147,6 +144,18 @@ fn look(dir: &Path, prefix: &[u8], found: &mut BTreeMap<Vec<u8>, Found>) {
         };
         found.insert(name, found_entry);
     }
+}
+
+/// Reads a file that may not be readable, and leaves its mode, which other names of it share.
+fn read(path: &Path, mode: u32) -> Vec<u8> {
+    let set = |mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
+    if mode & 0o400 != 0 {
+        return fs::read(path).expect("a file");
+    }
+    set(0o400);
+    let content = fs::read(path).expect("a file");
+    set(mode);
+    content
 }
 
 /// Fails unless what is on the disk is what the unpacker says it has made.
