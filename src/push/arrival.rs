@@ -254,6 +254,9 @@ async fn explain(
         (stop, _) => stop,
     };
     if !stop.is_content() {
+        if spool.is_empty() {
+            discard(spool);
+        }
         return stop;
     }
     discard(spool);

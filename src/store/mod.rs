@@ -37,10 +37,12 @@ mod schema;
 mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
+mod vault;
 
 pub use error::{Error, KINDS};
 pub use events::EventRow;
 pub use sql::{Reader, Tx};
+use vault::Vault;
 
 /// Work that may wait for the owner before callers have to.
 const QUEUE: usize = 1024;
@@ -130,6 +132,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     started: Instant,
     uptime_base_ms: i64,
+    vault: Vault,
     failed: watch::Sender<Option<Arc<str>>>,
     events: broadcast::Sender<Arc<EventRow>>,
     wakes: [watch::Sender<u64>; 3],
@@ -153,7 +156,8 @@ impl Store {
         durable::create_dir_all(parent).map_err(|e| Error::Prepare(Arc::new(e)))?;
         let lock = lock_directory(parent)?;
         let (conn, doubtful) = schema::open_writer(path)?;
-        let shared = Arc::new(Shared::new(clock, saved_uptime(&conn)?));
+        let vault = Vault::open(parent)?;
+        let shared = Arc::new(Shared::new(clock, saved_uptime(&conn, &vault)?, vault));
         let (sender, queue) = mpsc::channel(QUEUE);
         let readers = Readers::new(path.to_owned(), config.readers);
         let owner = owner::Owner::new(conn, path.to_owned(), queue, Arc::clone(&shared), config);
@@ -333,11 +337,12 @@ impl Drop for Inner {
 }
 
 impl Shared {
-    fn new(clock: Arc<dyn Clock>, uptime_base_ms: i64) -> Self {
+    fn new(clock: Arc<dyn Clock>, uptime_base_ms: i64, vault: Vault) -> Self {
         Self {
             clock,
             started: Instant::now(),
             uptime_base_ms,
+            vault,
             failed: watch::Sender::new(None),
             events: broadcast::Sender::new(EVENTS),
             wakes: std::array::from_fn(|_| watch::Sender::new(0)),
@@ -445,7 +450,7 @@ impl Readers {
         };
         conn.execute_batch("BEGIN")
             .map_err(Error::sql("begin to read"))?;
-        let result = f(&Reader::new(&conn, shared.uptime_ms()));
+        let result = f(&Reader::new(&conn, shared.uptime_ms(), &shared.vault));
         // A connection that cannot end its transaction is not used again.
         if conn.execute_batch("ROLLBACK").is_ok() {
             self.idle().push(conn);
@@ -472,8 +477,8 @@ fn lock_directory(path: &Path) -> Result<File, Error> {
     }
 }
 
-fn saved_uptime(conn: &Connection) -> Result<i64, Error> {
-    let saved: Option<String> = Reader::new(conn, 0).one(
+fn saved_uptime(conn: &Connection, vault: &Vault) -> Result<i64, Error> {
+    let saved: Option<String> = Reader::new(conn, 0, vault).one(
         "read the uptime",
         "SELECT value FROM meta WHERE key = 'uptime_ms'",
         [],

@@ -215,3 +215,59 @@ fn a_digest_that_nobody_had_asked_for_is_found_out_when_one_is_stated() {
     assert_eq!(node.push_codes(&[other]), [100]);
     assert_eq!(origin.hits("/a").len(), 1);
 }
+
+#[test]
+fn a_signed_url_never_lies_open_on_the_disk() {
+    let (origin, mut node) = (Origin::start(), TestNode::new(""));
+    let archive = tar_gz(&site("1", 2000));
+    let gate = Gate::new();
+    origin.serve("/a", Reply::file(&archive).hold_at(1000, &gate));
+    node.start();
+    // 1. Not while the file is on its way, and not in the journal of the database either.
+    let url = format!("{}?sign=VERY-SECRET", origin.url("/a"));
+    node.push(&[item("a", "1", "tar.gz", &archive, &url)]);
+    origin.wait_for_hits("/a", 1);
+    let open = |node: &TestNode| {
+        let files = std::fs::read_dir(node.root())
+            .unwrap()
+            .map(|e| e.unwrap().path());
+        files
+            .filter(|f| f.is_file() && holds(f, b"VERY-SECRET"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(open(&node), Vec::<std::path::PathBuf>::new());
+    // 2. A start with the key goes on; one without it says so, and the file may be pushed again.
+    node.kill();
+    std::fs::remove_file(node.root().join("url.key")).unwrap();
+    gate.open();
+    node.start();
+    let file = node.finish("a", "1");
+    assert_eq!(file["failure"]["kind"], "source-lost", "{file}");
+    assert_eq!(
+        node.push_codes(&[item("a", "1", "tar.gz", &archive, &url)]),
+        [0]
+    );
+    assert_eq!(node.finish("a", "1")["state"], "succeeded");
+    assert_eq!(open(&node), Vec::<std::path::PathBuf>::new());
+}
+
+fn holds(file: &std::path::Path, text: &[u8]) -> bool {
+    std::fs::read(file)
+        .unwrap()
+        .windows(text.len())
+        .any(|w| w == text)
+}
+
+#[test]
+fn a_file_that_is_not_there_leaves_nothing() {
+    let (origin, mut node) = (Origin::start(), TestNode::new(""));
+    origin.serve("/a", Reply::status(404));
+    node.start();
+    let gone =
+        json!({ "name": "a", "version": "1", "archiveType": "tar.gz", "url": origin.url("/a") });
+    node.push(&[gone]);
+    assert_eq!(node.finish("a", "1")["failure"]["kind"], "http-404");
+    for dir in ["spool", "staging", "archives", "manifests", "data"] {
+        assert_eq!(node.list(dir), Vec::<String>::new(), "{dir}");
+    }
+}

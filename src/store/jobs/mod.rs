@@ -17,8 +17,11 @@ use super::events::{self, Note};
 use super::outbox;
 use super::releases;
 use super::sql::{self, Reader, Tx, read_content, read_key};
+use super::vault::Vault;
 use crate::datafile::{ArchiveType, Content, DataFile, Key, SourceUrl};
-use crate::job::{Job, JobId, JobState, Outcome, Published, ResultCode, Snapshot, Stage, Via};
+use crate::job::{
+    Failure, Job, JobId, JobState, Outcome, Published, ResultCode, Snapshot, Stage, Via,
+};
 use crate::sys::units::show_bytes;
 
 mod rows;
@@ -72,7 +75,7 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
             file.size,
             file.md5.map(|d| d.to_string()),
             file.sha256.map(|d| d.to_string()),
-            file.url.expose(),
+            tx.vault().seal(file.url.expose())?,
             file.url.to_string(),
             millis(file.timeout),
             new.activate,
@@ -112,7 +115,7 @@ pub fn due(
         "SELECT j.*, f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file
          WHERE j.state = 'queued' AND (j.not_before <= ?1 OR j.not_before > ?1 + ?2) ORDER BY j.id LIMIT ?3",
         params![now_ms, LONGEST_WAIT_MS, most],
-        |r| Ok(readable(r)),
+        |r| Ok(readable(r, reader.vault())),
     )?;
     let due = rows
         .into_iter()
@@ -222,7 +225,7 @@ pub fn interrupted(tx: &Tx<'_>) -> Result<Vec<Job>, Error> {
         "SELECT j.*, f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file
          WHERE j.state = 'running' ORDER BY j.id",
         [],
-        |r| Ok(readable(r)),
+        |r| Ok(readable(r, tx.vault())),
     )?;
     let jobs: Vec<Job> = rows.into_iter().flatten().collect();
     for job in &jobs {
@@ -668,16 +671,16 @@ fn with_seq(reader: &Reader<'_>, id: JobId) -> Result<Option<(JobRow, i64)>, Err
 
 /// Reads a job for the runner. A row that cannot be read is left out and complained about, so that it cannot hold up the
 /// others for ever.
-fn readable(row: &Row<'_>) -> Option<Job> {
+fn readable(row: &Row<'_>, vault: &Vault) -> Option<Job> {
     let id = row.get::<_, i64>("id").unwrap_or(-1);
-    read_job(row)
+    read_job(row, vault)
         .inspect_err(
             |e| tracing::error!(job = id, error = %e, "a job cannot be read and is left alone"),
         )
         .ok()
 }
 
-fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
+fn read_job(row: &Row<'_>, vault: &Vault) -> rusqlite::Result<Job> {
     let content = read_content(row)?;
     let timeout: u64 = row.get("timeout_ms")?;
     Ok(Job {
@@ -688,13 +691,51 @@ fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
             size: content.size,
             md5: content.md5,
             sha256: content.sha256,
-            url: SourceUrl::from(sql::parsed(row, "url", Url::parse)?),
+            url: SourceUrl::from(sql::parsed(row, "url", |text| open_url(vault, text))?),
             timeout: Duration::from_millis(timeout),
         },
         starts: row.get("starts")?,
         accepted_ms: row.get("accepted")?,
         activate: row.get("activate")?,
     })
+}
+
+/// Why a stored URL cannot be used; not a word of it is in here.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("it was sealed with another key")]
+    Key,
+    #[error("it is no URL")]
+    Url,
+}
+
+fn open_url(vault: &Vault, text: &str) -> Result<Url, Lost> {
+    let plain = vault.unseal(text).ok_or(Lost::Key)?;
+    Url::parse(&plain).map_err(|_| Lost::Url)
+}
+
+/// Ends the jobs whose source cannot be read any more, since the key that it was sealed with is gone; returns how many.
+pub fn give_up_unreadable(tx: &Tx<'_>, failure: &Failure) -> Result<usize, Error> {
+    let vault = tx.vault();
+    let open = tx.many(
+        "look for jobs that cannot be read",
+        "SELECT id, url FROM jobs WHERE state IN ('queued', 'running')",
+        [],
+        |r| Ok((r.get::<_, i64>(0)?, r.get::<_, Option<String>>(1)?)),
+    )?;
+    let lost = open
+        .into_iter()
+        .filter(|(_, url)| url.as_ref().is_none_or(|u| open_url(vault, u).is_err()));
+    let mut ended = 0;
+    for (id, _) in lost {
+        ended += usize::from(finish(
+            tx,
+            JobId(id),
+            &Outcome::Failed(failure.clone()),
+            tx.now_ms(),
+        )?);
+    }
+    Ok(ended)
 }
 
 fn millis(duration: Duration) -> i64 {
