@@ -130,7 +130,7 @@ impl Target {
         }
         Ok(Self {
             shown: url.origin().ascii_serialization(),
-            client: client(&name, &endpoint, timeout)?,
+            client: client(&name, endpoint, timeout)?,
             url,
             keys: keys(&name, &endpoint.secret_files)?,
             format: endpoint.format,
