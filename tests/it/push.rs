@@ -198,7 +198,7 @@ fn a_digest_that_nobody_had_asked_for_is_found_out_when_one_is_stated() {
     node.start();
     // 1. The first push states no SHA-256.
     let plain = item("a", "1", "tar.gz", &archive, &origin.url("/a"));
-    node.push(&[plain.clone()]);
+    node.push(std::slice::from_ref(&plain));
     assert_eq!(node.finish("a", "1")["state"], "succeeded");
     // 2. A push with another one is another content, with both digests in the answer.
     let mut other = plain.clone();
