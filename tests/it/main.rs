@@ -19,6 +19,7 @@ mod hostile_archives;
 mod layers;
 mod life;
 mod load;
+mod memory;
 mod native_api;
 mod openapi;
 mod push;
