@@ -51,6 +51,15 @@ fn has_sparse(tar: &[u8]) -> bool {
     tar.windows(named.len()).any(|w| w == named) || headers(tar, b'S') > 0
 }
 
+/// Tells whether a block, if it was a GNU header, would have fields of a sparse file without being one.
+fn has_sparse_fields(tar: &[u8]) -> bool {
+    tar.chunks_exact(512).any(|header| {
+        header[257..].starts_with(b"ustar ")
+            && header[156] != b'S'
+            && (header[386] != 0 || header[483] != 0)
+    })
+}
+
 /// Tells whether a link of a tar was replaced by a later member.
 fn has_replaced_link(tar: &[u8], tree: &Tree) -> bool {
     let is_link = |entry: &&Entry| matches!(entry.kind, EntryKind::Symlink { .. });
@@ -98,6 +107,14 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
         (Tool::Tar, _) => {
             let tar = tar_of(input);
             has_sparse(&tar) || has_replaced_link(&tar, tree)
+        }
+        // It believes a sparse file's fields in a GNU header of any type, where some writers keep other things.
+        (Tool::Bsdtar, Format::Tar | Format::TarGz) if has_sparse_fields(&tar_of(input)) => true,
+        // It guesses what an archive is, and takes a tar with an odd header and the end of a zip in it for a zip.
+        (Tool::Bsdtar, Format::Tar | Format::TarGz)
+            if tar_of(input).windows(4).any(|w| w == b"PK\x05\x06") =>
+        {
+            true
         }
         // It takes drives off, on every system.
         (Tool::Bsdtar, _) if tree.entries.iter().any(|e| e.path.get(1) == Some(&b':')) => true,
