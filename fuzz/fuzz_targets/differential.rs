@@ -72,10 +72,10 @@ fn headers(tar: &[u8], kind: u8) -> usize {
     blocks.filter(|header| header[156] == kind).count()
 }
 
-/// Tells whether an entry of a zip was made on macOS.
-fn is_of_macos(zip: &[u8]) -> bool {
-    zip.windows(6)
-        .any(|w| w.starts_with(b"PK\x01\x02") && w[5] == 19)
+/// Tells whether `is` holds for a record of a zip's directory.
+fn has_record(zip: &[u8], is: impl Fn(&[u8]) -> bool) -> bool {
+    zip.windows(46)
+        .any(|record| record.starts_with(b"PK\x01\x02") && is(record))
 }
 
 /// Returns the tar in an archive that has been unpacked.
@@ -118,8 +118,10 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
         }
         // It takes drives off, on every system.
         (Tool::Bsdtar, _) if tree.entries.iter().any(|e| e.path.get(1) == Some(&b':')) => true,
+        // It doubts a Unix mode beside attributes of DOS.
+        (Tool::Unzip, _) if has_record(&input.archive, |record| record[38] & !0x10 != 0) => true,
         // They do not know that a zip of macOS has Unix modes.
-        (_, Format::Zip) if is_of_macos(&input.archive) => true,
+        (_, Format::Zip) if has_record(&input.archive, |record| record[5] == 19) => true,
         // Each tool has its own idea of names that are neither ASCII nor marked as UTF-8, and of backslashes.
         (_, Format::Zip) => {
             let odd = |path: &[u8]| !path.is_ascii() || path.contains(&b'\\');
