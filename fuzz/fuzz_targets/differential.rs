@@ -51,6 +51,15 @@ fn has_sparse(tar: &[u8]) -> bool {
     tar.windows(named.len()).any(|w| w == named) || headers(tar, b'S') > 0
 }
 
+/// Tells whether a block, if it was a GNU header, would have fields of a sparse file without being one.
+fn has_sparse_fields(tar: &[u8]) -> bool {
+    tar.chunks_exact(512).any(|header| {
+        header[257..].starts_with(b"ustar ")
+            && header[156] != b'S'
+            && (header[386] != 0 || header[483] != 0)
+    })
+}
+
 /// Tells whether a link of a tar was replaced by a later member.
 fn has_replaced_link(tar: &[u8], tree: &Tree) -> bool {
     let is_link = |entry: &&Entry| matches!(entry.kind, EntryKind::Symlink { .. });
@@ -63,10 +72,10 @@ fn headers(tar: &[u8], kind: u8) -> usize {
     blocks.filter(|header| header[156] == kind).count()
 }
 
-/// Tells whether an entry of a zip was made on macOS.
-fn is_of_macos(zip: &[u8]) -> bool {
-    zip.windows(6)
-        .any(|w| w.starts_with(b"PK\x01\x02") && w[5] == 19)
+/// Tells whether `is` holds for a record of a zip's directory.
+fn has_record(zip: &[u8], is: impl Fn(&[u8]) -> bool) -> bool {
+    zip.windows(46)
+        .any(|record| record.starts_with(b"PK\x01\x02") && is(record))
 }
 
 /// Returns the tar in an archive that has been unpacked.
@@ -99,10 +108,20 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
             let tar = tar_of(input);
             has_sparse(&tar) || has_replaced_link(&tar, tree)
         }
+        // It believes a sparse file's fields in a GNU header of any type, where some writers keep other things.
+        (Tool::Bsdtar, Format::Tar | Format::TarGz) if has_sparse_fields(&tar_of(input)) => true,
+        // It guesses what an archive is, and takes a tar with an odd header and the end of a zip in it for a zip.
+        (Tool::Bsdtar, Format::Tar | Format::TarGz)
+            if tar_of(input).windows(4).any(|w| w == b"PK\x05\x06") =>
+        {
+            true
+        }
         // It takes drives off, on every system.
         (Tool::Bsdtar, _) if tree.entries.iter().any(|e| e.path.get(1) == Some(&b':')) => true,
+        // It doubts a Unix mode beside attributes of DOS.
+        (Tool::Unzip, _) if has_record(&input.archive, |record| record[38] & !0x10 != 0) => true,
         // They do not know that a zip of macOS has Unix modes.
-        (_, Format::Zip) if is_of_macos(&input.archive) => true,
+        (_, Format::Zip) if has_record(&input.archive, |record| record[5] == 19) => true,
         // Each tool has its own idea of names that are neither ASCII nor marked as UTF-8, and of backslashes.
         (_, Format::Zip) => {
             let odd = |path: &[u8]| !path.is_ascii() || path.contains(&b'\\');

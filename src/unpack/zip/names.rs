@@ -24,6 +24,10 @@ pub(super) fn decode(
     host: u8,
     encoding: NameEncoding,
 ) -> Result<Vec<u8>, Refusal> {
+    // Readers that end it there find that the Unicode name belongs to another one.
+    if raw.contains(&0) {
+        return Err(Refusal::new(Reason::PathNul, "the name holds a NUL byte"));
+    }
     if let Some(unicode) = unicode {
         if flags & UTF8_FLAG != 0 && unicode != raw {
             return Err(wrong("the zip states two names for the entry"));
@@ -122,6 +126,8 @@ mod tests {
         let unicode = decode(b"x", Some(utf8), 0, 0, NameEncoding::Gbk);
         assert_eq!(unicode.unwrap(), utf8);
         assert!(decode(b"x", Some(utf8), UTF8_FLAG, 0, NameEncoding::Auto).is_err());
+        let nul = decode(b"x\0y", Some(utf8), 0, 0, NameEncoding::Auto);
+        assert_eq!(nul.map_err(|r| r.reason), Err(Reason::PathNul));
     }
 
     #[test]
