@@ -219,14 +219,9 @@ fn client(
         .map_err(|e| wrong("user_agent", e.without_url().to_string()))
 }
 
-/// Makes the TLS settings. A node without any root certificate of the system is fine until it meets an https URL.
+/// Makes the TLS settings.
 fn tls(config: &Config) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in native.errors {
-        tracing::debug!(error = %error, "root certificate of the system skipped");
-    }
-    roots.add_parsable_certificates(native.certs);
     for path in &config.extra_ca {
         for certificate in certificates("extra_ca", path)? {
             roots
@@ -234,11 +229,7 @@ fn tls(config: &Config) -> Result<ClientConfig, Error> {
                 .map_err(|e| wrong("extra_ca", format!("`{}`: {e}", path.display())))?;
         }
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| wrong("extra_ca", e.to_string()))?
-        .with_root_certificates(roots);
+    let builder = crate::sys::tls::client(roots).map_err(|e| wrong("extra_ca", e.to_string()))?;
     let mut tls = match (&config.client_certificate, &config.client_key) {
         (Some(certificate), Some(key)) => builder
             .with_client_auth_cert(

@@ -382,10 +382,8 @@ fn proxy(name: &str, endpoint: &Endpoint) -> Result<Option<reqwest::Proxy>, Erro
         .map_err(|e| wrong(name, key, e.without_url().to_string()))
 }
 
-/// A node without any root certificate of the system is fine until it meets an https URL.
 fn tls(name: &str, extra_ca: &[PathBuf]) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     for path in extra_ca {
         let wrong = |why: String| wrong(name, "extra_ca", format!("`{}`: {why}", path.display()));
         let pem = fs::read(path).map_err(|e| wrong(e.to_string()))?;
@@ -394,13 +392,9 @@ fn tls(name: &str, extra_ca: &[PathBuf]) -> Result<ClientConfig, Error> {
             roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
         }
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| wrong(name, "extra_ca", e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+    let builder =
+        crate::sys::tls::client(roots).map_err(|e| wrong(name, "extra_ca", e.to_string()))?;
+    Ok(builder.with_no_client_auth())
 }
 
 /// Returns the name of this node: the configured one, or the host's.

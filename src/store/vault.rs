@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::Digest as _;
 
 use super::error::Error;
-use crate::sys::secret::Secret;
+use crate::sys::secret::{self, Secret};
 
 /// The file of the key, beside the database.
 pub(super) const KEY_FILE: &str = "url.key";
@@ -20,7 +20,7 @@ const MARK: &str = "sealed:";
 const NONCE: usize = 12;
 
 /// Seals and opens texts with the key of a data directory.
-pub(super) struct Vault(RandomizedNonceKey);
+pub(super) struct Vault(LessSafeKey);
 
 impl Vault {
     /// Reads the key in `directory`, which is made at the first start.
@@ -29,18 +29,23 @@ impl Vault {
         let secret = Secret::read_or_make(&path).map_err(|e| Error::Key(Arc::new(e)))?;
         let key: [u8; 32] = sha2::Sha256::digest(secret.expose()).into();
         // A key of the right length is always taken.
-        RandomizedNonceKey::new(&AES_256_GCM, &key)
-            .map(Self)
+        UnboundKey::new(&AES_256_GCM, &key)
+            .map(|key| Self(LessSafeKey::new(key)))
             .map_err(|_| Error::Sealing)
     }
 
     pub(super) fn seal(&self, text: &str) -> Result<String, Error> {
+        // From the kernel: the library's own source of chance takes 30 ms to start, of every start of the process.
+        let nonce: [u8; NONCE] = secret::random().map_err(|e| Error::Key(Arc::new(e)))?;
         let mut bytes = text.as_bytes().to_vec();
-        let nonce = self
-            .0
-            .seal_in_place_append_tag(Aad::empty(), &mut bytes)
+        self.0
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::empty(),
+                &mut bytes,
+            )
             .map_err(|_| Error::Sealing)?;
-        let mut sealed = nonce.as_ref().to_vec();
+        let mut sealed = nonce.to_vec();
         sealed.extend_from_slice(&bytes);
         Ok(format!("{MARK}{}", BASE64.encode(sealed)))
     }

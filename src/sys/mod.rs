@@ -10,6 +10,7 @@ pub mod landlock;
 pub mod secret;
 pub mod space;
 pub mod systemd;
+pub mod tls;
 pub mod units;
 
 pub use chain::Chain;

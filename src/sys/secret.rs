@@ -68,11 +68,7 @@ impl Secret {
     pub fn read_or_make(path: &Path) -> Result<Self, Error> {
         match Self::read_file(path) {
             Err(Error::File(error)) if error.source.kind() == io::ErrorKind::NotFound => {
-                let mut bytes = [0; NEW];
-                File::open("/dev/urandom")
-                    .and_then(|mut random| random.read_exact(&mut bytes))
-                    .map_err(durable::at("read", Path::new("/dev/urandom")))?;
-                let text = hex::encode(bytes);
+                let text = hex::encode(random::<NEW>()?);
                 durable::write_file(path, format!("{text}\n").as_bytes(), 0o600)?;
                 Ok(Self(text.into_bytes()))
             }
@@ -109,6 +105,18 @@ impl Secret {
         }
         Ok(Self(secret))
     }
+}
+
+/// Returns bytes that nobody can guess, from the kernel.
+pub fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        filled +=
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+                .map_err(|e| durable::at("read", Path::new("/dev/urandom"))(e.into()))?;
+    }
+    Ok(bytes)
 }
 
 impl fmt::Debug for Secret {
