@@ -45,6 +45,7 @@ pub fn options(input: &Input) -> Options {
         limits: limits(),
         zip_name_encoding: input.encoding,
         writers: input.writers,
+        zip_threads: input.writers,
         ..Options::new(&unpack::Config::default())
     }
 }

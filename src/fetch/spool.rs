@@ -90,7 +90,10 @@ impl Spool {
         let written = match &kept {
             Some(_) => file.metadata().map_err(at("stat", &partial))?.len(),
             None => {
-                file.set_len(0).map_err(at("truncate", &partial))?;
+                // Only where there is something: ext4 writes a file out at once when it is closed, once it was cut to zero.
+                if file.metadata().map_err(at("stat", &partial))?.len() > 0 {
+                    file.set_len(0).map_err(at("truncate", &partial))?;
+                }
                 0
             }
         };

@@ -73,7 +73,8 @@ pub struct Config {
     pub umask: u32,
     /// How names in a zip are read that do not say that they are UTF-8: `auto`, `utf-8`, `cp437` or `gbk`.
     pub zip_name_encoding: NameEncoding,
-    /// Threads that write files, for each archive that is unpacked.
+    /// Threads that write the files of one archive. 0 stands for as many as the processor has use for: a tar is read on
+    /// one core and written on the others, by two threads at most; a zip is read and written by two.
     pub writers: usize,
     /// Whether threads that unpack are confined by Landlock to the state directory, where the kernel can.
     pub sandbox: bool,
@@ -106,7 +107,7 @@ impl Default for Config {
             limits: Limits::default(),
             umask: 0o022,
             zip_name_encoding: NameEncoding::Auto,
-            writers: 2,
+            writers: 0,
             sandbox: true,
             apps: BTreeMap::new(),
         }
@@ -125,8 +126,10 @@ pub struct Options {
     pub umask: u32,
     /// How names in a zip are read that do not say that they are UTF-8.
     pub zip_name_encoding: NameEncoding,
-    /// Threads that write, beside the one that calls; 0 to do everything in that one.
+    /// Threads that write a tar, beside the one that calls; 0 to do everything in that one.
     pub writers: usize,
+    /// Threads that read and write a zip.
+    pub zip_threads: usize,
     /// Whether to hash every file while it is written.
     pub hash_entries: bool,
     /// Told how much was written; called from the writing threads.
@@ -142,11 +145,17 @@ impl Options {
     /// Makes the options that `config` stands for, with digests, without a listener or a sandbox.
     #[must_use]
     pub fn new(config: &Config) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let (writers, zip_threads) = match config.writers {
+            0 => ((cores - 1).clamp(1, 2), 2),
+            stated => (stated, stated),
+        };
         Self {
             limits: config.limits.clone(),
             umask: config.umask,
             zip_name_encoding: config.zip_name_encoding,
-            writers: config.writers,
+            writers,
+            zip_threads,
             hash_entries: true,
             on_written: None,
             cancel: Arc::default(),
@@ -162,6 +171,7 @@ impl fmt::Debug for Options {
             .field("umask", &self.umask)
             .field("zip_name_encoding", &self.zip_name_encoding)
             .field("writers", &self.writers)
+            .field("zip_threads", &self.zip_threads)
             .field("hash_entries", &self.hash_entries)
             .field("sandbox", &self.sandbox)
             .finish_non_exhaustive()

@@ -117,6 +117,7 @@ fn told(tree: &Tree) -> BTreeMap<Vec<u8>, String> {
 fn options(writers: usize) -> Options {
     Options {
         writers,
+        zip_threads: writers,
         ..Options::new(&Config::default())
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn run(shared: &Shared<'_>) -> Result<Vec<(u32, Sha256)>, Error> {
     let wanted = if bytes < MANY_BYTES {
         1
     } else {
-        shared.options.writers.clamp(1, MAX_THREADS)
+        shared.options.zip_threads.clamp(1, MAX_THREADS)
     };
     let mut digests = Vec::new();
     thread::scope(|scope| {
