@@ -421,10 +421,14 @@ impl Road {
         blocking(move || publisher.activate(&key).map_err(Stop::publish)).await
     }
 
-    /// Waits until what `done` has renamed is on the disk. Only then may its outcome be recorded.
-    pub async fn settle(&self, done: Done) -> Result<Release, Stop> {
+    /// Flips `current` to `live`, which is what `done` has published, and waits until all of it is on the disk. Only then
+    /// may its outcome be recorded.
+    pub async fn settle(&self, done: Done, live: Option<Key>) -> Result<Release, Stop> {
         let publisher = Arc::clone(&self.publisher);
         blocking(move || {
+            if let Some(key) = live {
+                publisher.activate(&key).map_err(Stop::publish)?;
+            }
             publisher.settle(&done.session).map_err(Stop::publish)?;
             Ok(done.release)
         })

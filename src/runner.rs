@@ -8,7 +8,7 @@ mod names;
 mod scrub;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::datafile::{Content, Key};
+use crate::datafile::Content;
 use crate::job::{Board, Failure, Job, JobId, Outcome, Published, Stage};
 use crate::push::{Done, Note, Road, Run, Stop};
 use crate::store::{self, Store, Topic, activations, events, jobs};
@@ -80,6 +80,8 @@ const PAST_DEADLINE: Duration = Duration::from_secs(3);
 /// How long the store is left alone after it could not take an outcome.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
+/// How long nothing is looked for when nothing rings.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// How long after a panic a background task is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
@@ -97,6 +99,38 @@ pub struct Runner {
     left: Notify,
     names: Names,
     upkeep: upkeep::State,
+}
+
+/// What the store holds for the runner to do.
+struct Look {
+    canceled: Vec<JobId>,
+    flips: Vec<activations::ActivationRow>,
+    is_due: bool,
+    /// When the next job is due, where none is now.
+    next: Option<i64>,
+}
+
+impl Look {
+    fn take(
+        reader: &store::Reader<'_>,
+        now_ms: i64,
+        free: usize,
+        taken: &HashSet<JobId>,
+    ) -> Result<Self, store::Error> {
+        let is_due = free > 0 && !jobs::due(reader, now_ms, 1, taken)?.is_empty();
+        // Without a free place it does not matter, and with a job that is due it is known.
+        let next = if free > 0 && !is_due {
+            jobs::next_due_ms(reader)?
+        } else {
+            None
+        };
+        Ok(Self {
+            canceled: jobs::to_cancel(reader)?,
+            flips: activations::pending(reader)?,
+            is_due,
+            next,
+        })
+    }
 }
 
 struct Running {
@@ -199,10 +233,26 @@ impl Runner {
             self.take_up().await?;
             *taken_up = true;
         }
-        self.cancel_wanted().await?;
-        self.execute_flips().await?;
-        self.start_due(tasks).await?;
-        self.next_due().await
+        // Most wakes find nothing, or one thing: one look for all of it, and only then the writer.
+        let taken = self.taken();
+        let free = self.config.files.saturating_sub(taken.len());
+        let now = self.clock.now_ms();
+        let look = self.store.read(move |r| Look::take(r, now, free, &taken));
+        let look = look.await?;
+        self.cancel(&look.canceled);
+        if !look.flips.is_empty() {
+            self.execute_flips(look.flips).await?;
+        }
+        if look.is_due {
+            self.start_due(tasks).await?;
+            // What else is due shows at the next look; there is none before a place is free.
+            let full = self.taken().len() >= self.config.files;
+            return Ok(if full { LOOK_EVERY } else { Duration::ZERO });
+        }
+        Ok(look.next.map_or(LOOK_EVERY, |at| {
+            let wait = Duration::from_millis((at - now).clamp(50, i64::MAX).unsigned_abs());
+            wait.min(LOOK_EVERY)
+        }))
     }
 
     /// Takes up what an earlier life of this process has left.
@@ -226,26 +276,11 @@ impl Runner {
         Ok(())
     }
 
+    /// Starts as many due jobs as there are places.
     async fn start_due(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Result<(), store::Error> {
-        let taken = self
-            .lock()
-            .keys()
-            .copied()
-            .collect::<std::collections::HashSet<JobId>>();
+        let taken = self.taken();
         let free = self.config.files.saturating_sub(taken.len());
-        if free == 0 {
-            return Ok(());
-        }
         let now = self.clock.now_ms();
-        let looking = taken.clone();
-        // Most wakes find nothing: look first, and only then ask for the writer.
-        let any = self
-            .store
-            .read(move |r| Ok(!jobs::due(r, now, 1, &looking)?.is_empty()))
-            .await?;
-        if !any {
-            return Ok(());
-        }
         let started = self
             .store
             .write(move |tx| {
@@ -253,13 +288,16 @@ impl Runner {
                 for mut job in jobs::due(tx, now, free, &taken)? {
                     if let Some(starts) = jobs::start(tx, job.id, now)? {
                         job.starts = starts;
-                        started.push(job);
+                        let damaged = store::releases::get(tx, &job.file.key)?
+                            .filter(|release| release.damage.is_some())
+                            .map(|release| release.content);
+                        started.push((job, damaged));
                     }
                 }
                 Ok(started)
             })
             .await?;
-        for job in started {
+        for (job, damaged) in started {
             let stop = CancellationToken::new();
             self.lock().insert(
                 job.id,
@@ -268,33 +306,30 @@ impl Runner {
                     canceled: false,
                 },
             );
-            tasks.spawn(Arc::clone(self).run_job(job, stop));
+            tasks.spawn(Arc::clone(self).run_job(job, damaged, stop));
         }
         Ok(())
+    }
+
+    /// Returns the jobs on the road.
+    fn taken(&self) -> HashSet<JobId> {
+        self.lock().keys().copied().collect()
     }
 
     async fn is_idle(&self) -> Result<bool, store::Error> {
         Ok(self.store.read(jobs::next_due_ms).await?.is_none() && self.lock().is_empty())
     }
 
-    async fn next_due(&self) -> Result<Duration, store::Error> {
-        let next = self.store.read(jobs::next_due_ms).await?;
-        let wait = next
-            .map_or(i64::MAX, |at| at - self.clock.now_ms())
-            .clamp(50, 60_000);
-        Ok(Duration::from_millis(wait.unsigned_abs()))
-    }
-
-    async fn run_job(self: Arc<Self>, job: Job, stop: CancellationToken) {
+    async fn run_job(self: Arc<Self>, job: Job, damaged: Option<Content>, stop: CancellationToken) {
         let id = job.id;
         let span = tracing::info_span!("push", job = %id, data = %job.file.key);
-        tracing::Instrument::instrument(self.bring_to_end(&job, &stop), span).await;
+        tracing::Instrument::instrument(self.bring_to_end(&job, damaged, &stop), span).await;
         self.lock().remove(&id);
         self.left.notify_one();
     }
 
     /// Runs the job, and records how it ended. Whatever the store says, the job is either recorded or still open.
-    async fn bring_to_end(&self, job: &Job, stop: &CancellationToken) {
+    async fn bring_to_end(&self, job: &Job, damaged: Option<Content>, stop: &CancellationToken) {
         if job.starts > self.config.starts {
             return self
                 .record_failure(
@@ -304,7 +339,6 @@ impl Runner {
                 .await;
         }
         let entry = self.board.enter(job.id);
-        let damaged = self.damaged_content(&job.file.key).await;
         let notes = Notes::new(self.store.clone(), job.id);
         let deadline = Instant::now() + job.file.timeout;
         let note = |note: Note| notes.take(note);
@@ -329,16 +363,6 @@ impl Runner {
         }
     }
 
-    async fn damaged_content(&self, key: &Key) -> Option<Content> {
-        let key = key.clone();
-        let release = self
-            .store
-            .read(move |r| store::releases::get(r, &key))
-            .await;
-        let release = release.ok().flatten()?;
-        release.damage.is_some().then_some(release.content)
-    }
-
     /// Makes a published version live where it should be, waits until all of it lasts, and records it.
     async fn finish(&self, job: &Job, done: Done) {
         let key = &job.file.key;
@@ -348,10 +372,7 @@ impl Runner {
         let fetched = done.fetched;
         let settled = async {
             let live = job.activate && self.may_activate(job).await?;
-            if live {
-                self.road.activate(key).await?;
-            }
-            self.road.settle(done).await?;
+            self.road.settle(done, live.then(|| key.clone())).await?;
             Ok(live)
         };
         let activated = match settled.await {
@@ -463,14 +484,13 @@ impl Runner {
         }
     }
 
-    async fn cancel_wanted(&self) -> Result<(), store::Error> {
-        for id in self.store.read(jobs::to_cancel).await? {
-            if let Some(running) = self.lock().get_mut(&id) {
+    fn cancel(&self, wanted: &[JobId]) {
+        for id in wanted {
+            if let Some(running) = self.lock().get_mut(id) {
                 running.canceled = true;
                 running.stop.cancel();
             }
         }
-        Ok(())
     }
 
     async fn note_progress(&self) {

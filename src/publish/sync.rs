@@ -31,7 +31,10 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    /// Rings for the thread that syncs: a round is asked for, early ones are wanted, or it is over.
+    wanted: Condvar,
+    /// Rings for those who wait, once for each round.
+    ended: Condvar,
     enabled: bool,
 }
 
@@ -51,7 +54,8 @@ impl Syncer {
     pub fn start(path: &Path, enabled: bool) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
-            changed: Condvar::new(),
+            wanted: Condvar::new(),
+            ended: Condvar::new(),
             enabled,
         });
         if enabled {
@@ -71,7 +75,9 @@ impl Syncer {
         state.early += usize::from(early);
         let failures = state.failures;
         drop(state);
-        self.shared.changed.notify_all();
+        if early {
+            self.shared.wanted.notify_one();
+        }
         Session {
             shared: Arc::clone(&self.shared),
             failures,
@@ -83,7 +89,8 @@ impl Syncer {
 impl Drop for Syncer {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
-        self.shared.changed.notify_all();
+        self.shared.wanted.notify_one();
+        self.shared.ended.notify_all();
     }
 }
 
@@ -104,11 +111,11 @@ impl Session {
         let mut state = self.shared.lock();
         state.asked += 1;
         let mine = state.asked;
-        self.shared.changed.notify_all();
+        self.shared.wanted.notify_one();
         while state.done < mine && !state.closed {
             state = self
                 .shared
-                .changed
+                .ended
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
@@ -135,8 +142,15 @@ fn run(shared: &Shared, directory: &File) {
     let mut state = shared.lock();
     while !state.closed {
         if state.asked == state.done {
+            if state.early == 0 {
+                state = shared
+                    .wanted
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
             let (next, timeout) = shared
-                .changed
+                .wanted
                 .wait_timeout(state, EARLY_EVERY)
                 .unwrap_or_else(PoisonError::into_inner);
             state = next;
@@ -154,7 +168,7 @@ fn run(shared: &Shared, directory: &File) {
             state.error = e.raw_os_error();
         }
         state.done = state.done.max(round);
-        shared.changed.notify_all();
+        shared.ended.notify_all();
     }
 }
 

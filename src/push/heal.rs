@@ -81,7 +81,7 @@ impl Road {
     /// Puts a rebuilt tree into the place of the damaged one, in one step, and waits until that lasts.
     pub async fn replace(&self, rebuilt: Rebuilt) -> Result<(), Stop> {
         let done = self.exchange(rebuilt).await?;
-        self.settle(done).await.map(drop)
+        self.settle(done, None).await.map(drop)
     }
 
     async fn exchange(&self, rebuilt: Rebuilt) -> Result<Done, Stop> {

@@ -67,8 +67,11 @@ pub enum Removed {
 
 impl Runner {
     /// Makes live what was asked for, in the order of the requests.
-    pub(super) async fn execute_flips(&self) -> Result<(), store::Error> {
-        for request in self.store.read(activations::pending).await? {
+    pub(super) async fn execute_flips(
+        &self,
+        pending: Vec<activations::ActivationRow>,
+    ) -> Result<(), store::Error> {
+        for request in pending {
             let _turn = self.names.lock(&request.key).await;
             let key = request.key.clone();
             let seq = request.seq;
