@@ -30,6 +30,7 @@ use crate::publish::space::Promise;
 use crate::publish::{Flip, Publisher, Record, Release, Session, Staging};
 use crate::sys::clock::Clock;
 use crate::sys::durable;
+use crate::sys::failpoint::{Part, is_left_out};
 use crate::unpack;
 use crate::verify::{self, Hasher, Verified};
 
@@ -402,6 +403,7 @@ impl Road {
             progress.add_written(files, bytes);
             room.add_used(bytes);
         }));
+        options.hash_entries = !is_left_out(Part::EntryDigests);
         options.cancel = Arc::clone(&stopper.flag);
         if self.unpack.sandbox {
             options.sandbox = Some(self.publisher.layout().root().into());

@@ -16,7 +16,7 @@ use crate::datafile::{
     AppId, ArchiveType, Content, DataName, DataVersion, Key, from_path_component,
 };
 use crate::sys::durable;
-use crate::sys::failpoint::{Bug, is_seeded};
+use crate::sys::failpoint::{Bug, Part, is_left_out, is_seeded};
 use crate::verify::{Hasher, Verified};
 
 /// Publishes, activates and removes versions below one data directory.
@@ -266,7 +266,12 @@ impl Publisher {
             make_dirs(parent)?;
         }
         let result = (|| {
-            manifest::write(&written, &head, record.entries.iter())?;
+            let entries = if is_left_out(Part::Entries) {
+                &[]
+            } else {
+                record.entries
+            };
+            manifest::write(&written, &head, entries.iter())?;
             open_up(&staging.path, self.umask)?;
             session.wait().map_err(|source| self.sync_error(source))?;
             durable::rename(&written, &manifest)?;

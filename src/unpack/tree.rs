@@ -475,6 +475,7 @@ impl Model {
             .map(|(content, _)| content.size)
             .sum();
         let contents = self.contents;
+        drop((self.index, first));
         let mut link_to = link_to.into_iter().peekable();
         let mut entries: Vec<Entry> = (0..)
             .zip(self.nodes.into_iter().zip(paths))
@@ -484,7 +485,8 @@ impl Model {
                 node.into_entry(path, &contents, link_to)
             })
             .collect();
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        // No two are equal, and this needs no room beside them.
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Tree {
             entries,
             files,
