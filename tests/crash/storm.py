@@ -44,6 +44,8 @@ class Life:
                 raise Violation(f"round {n + 1}: {violation}") from None
         self.network.refuse = False
         client = self.node.start()
+        # A push that was struck before its answer may be there all the same, and is to end like the others.
+        self._wait_idle(client)
         self.ledger.wait_ended(client)
         client.close()
         self.ledger.check_ended(self.node)
@@ -86,12 +88,15 @@ class Life:
             self.device.mount(self.mount)
         self.ledger.check_disk(self.node)
 
-    def _rest(self, client):
+    def _wait_idle(self, client):
         end = time.monotonic() + 2 * nodes.PATIENCE
         while client.open_files() != 0:
             if time.monotonic() > end:
                 raise Violation(f"not every file ends: {self.node.tail()}")
             time.sleep(0.01)
+
+    def _rest(self, client):
+        self._wait_idle(client)
         self.ledger.wait_ended(client, self.ledger.answered - self.ended)
         self.ended = set(self.ledger.answered)
         self.network.files.clear()
