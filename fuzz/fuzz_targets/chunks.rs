@@ -6,8 +6,8 @@ use std::io::{self, BufRead, Read};
 
 use edgepush_fuzz::input::{Format, Input};
 use edgepush_fuzz::unpack::{Error, Target, Tree, unpack_tar};
-use edgepush_fuzz::{check, options};
-use libfuzzer_sys::fuzz_target;
+use edgepush_fuzz::{check, fixed, options};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
 /// Bytes at the end of an archive that arrive in pieces.
 const MOST_CUT: usize = 36 << 10;
@@ -62,6 +62,12 @@ impl BufRead for Pieces<'_> {
         self.left = self.left.saturating_sub(n);
     }
 }
+
+fuzz_mutator!(
+    |data: &mut [u8], size: usize, max_size: usize, _seed: u32| {
+        fixed::next(data, size, max_size)
+    }
+);
 
 fuzz_target!(|data: &[u8]| {
     let (Some(count), Some(head)) = (data.last(), data.first()) else {

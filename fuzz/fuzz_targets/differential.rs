@@ -13,9 +13,15 @@ use edgepush_fuzz::disk::Place;
 use edgepush_fuzz::input::{Format, Input};
 use edgepush_fuzz::others::{self, Tool};
 use edgepush_fuzz::unpack::{Entry, EntryKind, Target, Tree};
-use edgepush_fuzz::{options, unpack};
+use edgepush_fuzz::{fixed, options, unpack};
 use flate2::bufread::MultiGzDecoder;
-use libfuzzer_sys::{Corpus, fuzz_target};
+use libfuzzer_sys::{Corpus, fuzz_mutator, fuzz_target};
+
+fuzz_mutator!(
+    |data: &mut [u8], size: usize, max_size: usize, _seed: u32| {
+        fixed::next(data, size, max_size)
+    }
+);
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     static PLACE: OnceLock<Place> = OnceLock::new();

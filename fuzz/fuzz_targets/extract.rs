@@ -7,8 +7,14 @@ use std::sync::OnceLock;
 use edgepush_fuzz::disk::{self, Place};
 use edgepush_fuzz::input::Input;
 use edgepush_fuzz::unpack::{EntryKind, Target, Tree};
-use edgepush_fuzz::{check, options, unpack};
-use libfuzzer_sys::fuzz_target;
+use edgepush_fuzz::{check, fixed, options, unpack};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fuzz_mutator!(
+    |data: &mut [u8], size: usize, max_size: usize, _seed: u32| {
+        fixed::next(data, size, max_size)
+    }
+);
 
 fuzz_target!(|data: &[u8]| {
     static PLACE: OnceLock<Place> = OnceLock::new();

@@ -11,6 +11,7 @@ pub mod unpack;
 pub mod build;
 pub mod check;
 pub mod disk;
+pub mod fixed;
 pub mod input;
 pub mod others;
 pub mod repair;

@@ -56,7 +56,7 @@ impl Header {
 
     /// Checks the checksum. Old tars of Sun summed signed bytes, which is accepted as GNU tar does.
     pub(super) fn check(&self) -> Result<(), Refusal> {
-        // Some writers leave other bytes behind the closing NUL, and no writer leaves the field blank.
+        // Some writers leave other bytes behind the closing NUL or blank; no writer leaves that out or the field blank.
         let field = &self.0[148..156];
         let start = field.iter().position(|b| *b != b' ').unwrap_or(0);
         let field = &field[start..];
@@ -67,7 +67,10 @@ impl Header {
         let stated = match digits {
             0 if field[0] & 0x80 == 0 => None,
             0 => number(field),
-            digits => number(&field[..digits]),
+            digits => match field.get(digits) {
+                None | Some(b' ' | 0) => number(&field[..digits]),
+                Some(_) => None,
+            },
         };
         let (mut unsigned, mut high) = (0u64, 0u64);
         for byte in &self.0 {
@@ -296,6 +299,24 @@ mod tests {
         ] {
             block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
             assert_eq!(Header::new(block).check().is_ok(), ok, "{sum}");
+        }
+    }
+
+    #[test]
+    fn a_checksum_is_closed_and_what_is_behind_that_does_not_count() {
+        let mut block = [0; BLOCK];
+        block[0] = b'n';
+        for (field, ok) in [
+            (&b"000556\0 "[..], true),
+            (b"000556 \0", true),
+            (b"000556\x000", true),
+            (b" 000556x", false),
+            (b"000556\x04 ", false),
+            (b"000556 x", true),
+            (b"00000556", true),
+        ] {
+            block[148..156].copy_from_slice(field);
+            assert_eq!(Header::new(block).check().is_ok(), ok, "{field:?}");
         }
     }
 

@@ -526,6 +526,11 @@ A('more-LK', longname(b'b')+longname(b'c',b'K')+sym(b'l',b'x',magic=GNU)+END,{'b
 A('more-KL', longname(b'c',b'K')+longname(b'b')+sym(b'l',b'x',magic=GNU)+END,{'b':L(b'c')},'')
 A('more-L-nonul', longname(b'bb',nul=b'')+ent(b'x',HI,magic=GNU)+END,{'bb':F(HI)},'')
 A('more-L-manynul', longname(b'bb',nul=b'\0\0\0')+ent(b'x',HI,magic=GNU)+END,{'bb':F(HI)},'')
+# checksums
+def cut_checksum(h, end): return h[:154] + end + h[156:]
+R('more-checksum-unclosed', ent(b'a',HI)+cut_checksum(ent(b'b',HI),b'\4 ')+END,'checksum','')
+R('more-checksum-digit-8', ent(b'a',HI)+cut_checksum(ent(b'b',HI),b'8\0')+END,'checksum','')
+A('more-checksum-behind-nul', ent(b'a',HI)+cut_checksum(ent(b'b',HI),b'\x000')+END,{'a':F(HI),'b':F(HI)},'')
 # ends
 R('more-trunc-padding', (ent(b'a',HI)+END)[:600],'truncated','')
 R('more-trunc-midheader1', (ent(b'a',HI)+ent(b'b',HI))[:1030],'truncated','')
