@@ -14,6 +14,7 @@ pub mod disk;
 pub mod fixed;
 pub mod input;
 pub mod others;
+pub mod plain;
 pub mod repair;
 pub mod sys;
 

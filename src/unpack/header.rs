@@ -100,6 +100,11 @@ impl Header {
     /// Returns the kind of member, or the reason why it is not accepted.
     pub(super) fn kind(&self) -> Result<Type, Refusal> {
         let old = self.format() == Format::Old;
+        if old && self.0[257..262] == *b"ustar" {
+            // Some readers take it for ustar, with a prefix of the name, and some for a header of the oldest format.
+            let detail = "a header that is neither of ustar nor of GNU tar, and says ustar";
+            return Err(Refusal::new(Reason::UnknownType, detail));
+        }
         Ok(match self.0[156] {
             // Extensions are of formats that have a magic; readers disagree about them elsewhere.
             extension @ (b'x' | b'g' | b'S') if old => {
@@ -139,10 +144,10 @@ impl Header {
     }
 
     fn format(&self) -> Format {
-        match &self.0[257..263] {
-            b"ustar\0" if self.0[508..] == *b"tar\0" => Format::Star,
-            b"ustar\0" => Format::Ustar,
-            b"ustar " => Format::Gnu,
+        match &self.0[257..265] {
+            [b'u', b's', b't', b'a', b'r', 0, ..] if self.0[508..] == *b"tar\0" => Format::Star,
+            [b'u', b's', b't', b'a', b'r', 0, ..] => Format::Ustar,
+            b"ustar  \0" => Format::Gnu,
             _ => Format::Old,
         }
     }

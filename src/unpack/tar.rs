@@ -139,18 +139,35 @@ impl<'a, R: BufRead> Walk<'a, R> {
     }
 
     fn extended(&mut self, header: &Header) -> Result<Vec<u8>, Error> {
-        let size = header.size()?;
-        let most = self.options.limits.max_meta_bytes;
-        if size > most {
-            return Err(Refusal::limit(Reason::ExtTooBig, "max_meta_bytes", most, size).into());
-        }
+        let size = self.extended_size(header)?;
         self.stream.payload(size)
     }
 
-    /// Reads a GNU long name or link target: up to its closing NUL, behind which nothing may hide.
+    fn extended_size(&self, header: &Header) -> Result<u64, Refusal> {
+        let size = header.size()?;
+        let most = self.options.limits.max_meta_bytes;
+        if size > most {
+            return Err(Refusal::limit(
+                Reason::ExtTooBig,
+                "max_meta_bytes",
+                most,
+                size,
+            ));
+        }
+        Ok(size)
+    }
+
+    /// Reads a GNU long name or link target: up to its closing NUL, behind which nothing may hide. Some writers leave the
+    /// NUL out, and GNU tar reads on in the padding for one.
     fn long(&mut self, header: &Header) -> Result<Vec<u8>, Error> {
-        let mut name = self.extended(header)?;
+        let size = self.extended_size(header)?;
+        let mut name = self.stream.payload(size.next_multiple_of(BLOCK as u64))?;
+        let padding = name.split_off(usize::try_from(size).unwrap_or(name.len()));
         let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+        if end == name.len() && padding.first().is_some_and(|b| *b != 0) {
+            let refusal = ambiguous("a long name without a NUL that goes on behind its length");
+            return Err(refusal.at(&name).into());
+        }
         if name[end..].iter().any(|b| *b != 0) {
             let refusal = Refusal::new(Reason::PathNul, "bytes hide behind a NUL in a long name");
             return Err(refusal.at(&name).into());

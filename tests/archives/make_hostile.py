@@ -526,6 +526,13 @@ A('more-LK', longname(b'b')+longname(b'c',b'K')+sym(b'l',b'x',magic=GNU)+END,{'b
 A('more-KL', longname(b'c',b'K')+longname(b'b')+sym(b'l',b'x',magic=GNU)+END,{'b':L(b'c')},'')
 A('more-L-nonul', longname(b'bb',nul=b'')+ent(b'x',HI,magic=GNU)+END,{'bb':F(HI)},'')
 A('more-L-manynul', longname(b'bb',nul=b'\0\0\0')+ent(b'x',HI,magic=GNU)+END,{'bb':F(HI)},'')
+def longraw(n, after, ty=b'L'): return hdr(b'././@LongLink',size=len(n),ty=ty,magic=GNU,mode=0)+n+after.ljust(-len(n)%512,b'\0')
+R('more-L-goes-on', longraw(b'he',b'llo')+ent(b'x',HI,magic=GNU)+END,'ext-ambiguous','GNU tar reads a long name up to a NUL, others up to its length')
+R('more-K-goes-on', longraw(b'he',b'llo',b'K')+sym(b'l',b'x',magic=GNU)+END,'ext-ambiguous','')
+A('more-L-stale-padding', longraw(b'he\0',b'llo')+ent(b'x',HI,magic=GNU)+END,{'he':F(HI)},'')
+# magics
+for n,m in (('gnu-end',b'ustar  \xe6'),('gnu-blank',b'ustar   '),('no-nul',b'ustar000')): R('more-magic-'+n, ent(b'a',HI)+ent(b'x',HI,prefix=b'p',magic=m)+END,'unknown-type','some readers take it for ustar with a prefix, some for v7')
+A('more-magic-version', ent(b'x',HI,prefix=b'p',magic=b'ustar\x00xy')+END,{'p':D(),'p/x':F(HI)},'')
 # checksums
 def cut_checksum(h, end): return h[:154] + end + h[156:]
 R('more-checksum-unclosed', ent(b'a',HI)+cut_checksum(ent(b'b',HI),b'\4 ')+END,'checksum','')
