@@ -96,6 +96,7 @@ class Bench:
     def check(self, records, cut, rng):
         """Builds one image and checks all that must hold; returns what was violated."""
         self.network.clear()
+        self.node.configure()
         write_logged.build(self.base, self.image, records, cut, rng, SECTORS[self.fs])
         try:
             self.device.mount(self.mount)

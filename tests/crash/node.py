@@ -32,7 +32,7 @@ reserve = "1MiB"
 first_retry = "50ms"
 [[report.endpoints]]
 name = "crash"
-url = "{url}/hook"
+url = "{hook}"
 secret_files = ["{secret}"]
 types = [{types}]
 """
@@ -49,13 +49,17 @@ class Node:
         # Nothing here speaks TLS: to read the system's certificates would be half of the agent's start.
         self.environment = {"NO_COLOR": "1", "PATH": os.environ["PATH"], "SSL_CERT_FILE": "/dev/null", **(environment or {})}
         self.agent = None
-        secret = f"{home}/secret"
-        with open(secret, "w", encoding="utf-8") as f:
+        self.secret = f"{home}/secret"
+        with open(self.secret, "w", encoding="utf-8") as f:
             os.fchmod(f.fileno(), 0o600)
             f.write("of no worth, but of twenty-four bytes and more")
-        with open(f"{home}/edgepush.toml", "w", encoding="utf-8") as f:
+        self.configure()
+
+    def configure(self):
+        """Writes the configuration: where reports go changes with each run."""
+        with open(f"{self.home}/edgepush.toml", "w", encoding="utf-8") as f:
             types = ", ".join(f'"edgepush.file.{t}"' for t in _TYPES)
-            f.write(_CONFIG.format(root=root, socket=self.socket, url=network.url, secret=secret, types=types))
+            f.write(_CONFIG.format(root=self.root, socket=self.socket, hook=self.network.hook(), secret=self.secret, types=types))
 
     @property
     def argv(self):

@@ -66,6 +66,7 @@ class Bench:
     def reset(self):
         """Puts the node back to the base."""
         self.network.clear()
+        self.node.configure()
         if os.path.exists(self.node.socket):
             os.unlink(self.node.socket)
         if self.cuts or not self.mounted:
