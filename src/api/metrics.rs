@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::Api;
 use super::error::ApiError;
 use super::model::NodeStatus;
+use crate::datafile::Key;
 use crate::job::JobId;
 use crate::store::jobs::{self, JobRow};
-use crate::store::releases::{self, NameRow};
+use crate::store::releases;
 use crate::wire::errors::Code;
 
 /// Upper bounds of the buckets of a push's duration, in seconds.
@@ -145,12 +146,16 @@ async fn count_job(api: &Api, result: &'static str, job: JobId) {
 /// Shows the figures.
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     let status = api.node_status().await?;
-    let names = api.deps.store.read(releases::names).await?;
+    let live = api
+        .deps
+        .store
+        .read(|r| releases::all_live(r, NAMES))
+        .await?;
     let mut page = Page::default();
     page.node(&api, &status);
     page.store(&api);
     page.counters(&api.counters);
-    page.live(&names);
+    page.live(&live);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((kind, page.0).into_response())
 }
@@ -321,17 +326,14 @@ impl Page {
         self.sample("edgepush_job_duration_seconds_count", &[], ended.count);
     }
 
-    fn live(&mut self, names: &[NameRow]) {
+    fn live(&mut self, live: &[Key]) {
         let name = "edgepush_current_info";
         self.family(name, "gauge", "The live version of each name.");
-        let live = names
-            .iter()
-            .filter_map(|row| Some((row, row.live.as_ref()?)));
-        for (row, version) in live.take(NAMES) {
+        for key in live {
             let labels = [
-                ("app", row.app.as_str()),
-                ("name", row.name.as_str()),
-                ("version", version.as_str()),
+                ("app", key.app.as_str()),
+                ("name", key.name.as_str()),
+                ("version", key.version.as_str()),
             ];
             self.sample(name, &labels, 1);
         }

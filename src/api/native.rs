@@ -434,7 +434,7 @@ impl Api {
                     counts: jobs::counts(reader)?,
                     running: list(&[JobState::Running], 100)?,
                     failures: list(&[JobState::Failed], 5)?,
-                    names: releases::names(reader)?,
+                    totals: releases::totals(reader)?,
                     endpoints: outbox::endpoints(reader)?,
                     disk: space::free(&data_dir).ok(),
                 })
@@ -467,9 +467,9 @@ impl Api {
             counts,
             running: self.files(seen.running),
             failures: self.files(seen.failures),
-            names: seen.names.len() as u64,
-            releases: seen.names.iter().map(|name| name.versions).sum(),
-            bytes: seen.names.iter().map(|name| name.bytes).sum(),
+            names: seen.totals.names,
+            releases: seen.totals.versions,
+            bytes: seen.totals.bytes,
             outbox_pending: seen.endpoints.iter().map(|e| e.pending).sum(),
             outbox_dead: seen.endpoints.iter().map(|e| e.dead).sum(),
             disk: seen.disk.map(|free| model::Disk {
@@ -487,7 +487,7 @@ struct Seen {
     counts: Vec<(JobState, u64)>,
     running: Vec<JobRow>,
     failures: Vec<JobRow>,
-    names: Vec<releases::NameRow>,
+    totals: releases::Totals,
     endpoints: Vec<outbox::EndpointRow>,
     disk: Option<space::Free>,
 }

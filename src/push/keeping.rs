@@ -50,6 +50,27 @@ impl Road {
         self.publisher.config().bytes_of(app).is_some()
     }
 
+    /// Returns how many versions of a name of `app` are kept.
+    #[must_use]
+    pub fn kept_of(&self, app: &AppId) -> u32 {
+        self.publisher.config().keep_of(app)
+    }
+
+    /// Returns the fewest versions that are kept of any name.
+    #[must_use]
+    pub fn least_kept(&self) -> u32 {
+        let config = self.publisher.config();
+        let of_apps = config.apps.values().filter_map(|app| app.keep_versions);
+        of_apps.fold(config.keep_versions, u32::min)
+    }
+
+    /// Tells whether the trees of `app` take more room than they may once they take `bytes`.
+    #[must_use]
+    pub fn takes_too_much(&self, app: &AppId, bytes: u64) -> bool {
+        let limits = self.publisher.config().bytes_of(app);
+        limits.is_some_and(|(max, _)| bytes > max)
+    }
+
     /// Tells whether a program holds the version's directory by a lock.
     pub async fn is_held(&self, key: &Key) -> bool {
         let (publisher, key) = (Arc::clone(&self.publisher), key.clone());

@@ -1,7 +1,7 @@
 //! What the runner does beside jobs: flips that were asked for, old versions that may go, left-over partial files, and
 //! the comparison of disk and database after an end that was not clean.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -139,17 +139,9 @@ impl Runner {
     /// Removes what may go, everywhere on the node.
     pub async fn sweep_all(&self) -> Swept {
         let mut swept = Swept::default();
-        let names = match self.store.read(releases::names).await {
-            Ok(names) => names,
-            Err(error) => {
-                tracing::warn!(event = "upkeep-failed", error = %Chain(&error), "could not look for old versions");
-                return swept;
-            }
-        };
-        for row in names {
-            let one = self.sweep_name(&row.app, &row.name).await;
-            swept.versions.extend(one.versions);
-            swept.bytes += one.bytes;
+        if let Err(error) = self.sweep_everywhere(&mut swept).await {
+            tracing::warn!(event = "upkeep-failed", error = %Chain(&error), "could not look for old versions");
+            return swept;
         }
         swept.partials = self.sweep_partials().await;
         self.road.sweep_leftovers().await;
@@ -159,36 +151,61 @@ impl Runner {
         swept
     }
 
-    /// Removes what is more than is kept of a name, and then what is too much for its application.
-    async fn sweep_name(&self, app: &AppId, name: &DataName) -> Swept {
-        let mut swept = Swept::default();
-        {
-            // What is live, pinned or previous must not change between the choice and the removal.
-            let _turn = self.names.lock_name(app, name).await;
-            if let Ok(versions) = self.candidates(app, name).await {
-                let surplus = self.road.surplus(app, &versions);
-                self.remove_all(
-                    surplus,
-                    &versions,
-                    "more versions than are kept",
-                    &mut swept,
-                )
-                .await;
+    /// Looks at those names and applications only that have more than they may: on a full node that is next to none.
+    async fn sweep_everywhere(&self, swept: &mut Swept) -> Result<(), store::Error> {
+        let least = self.road.least_kept();
+        let crowded = self
+            .store
+            .read(move |r| releases::crowded(r, least))
+            .await?;
+        for (app, name, versions) in crowded {
+            if versions > u64::from(self.road.kept_of(&app)) {
+                self.sweep_versions(&app, &name, swept).await;
             }
         }
-        if self.road.limits_room_of(app) {
-            self.sweep_app(app, &mut swept).await;
+        for (app, bytes) in self.store.read(releases::apps).await? {
+            self.sweep_app(&app, bytes, swept).await;
         }
-        swept
+        Ok(())
     }
 
-    async fn sweep_app(&self, app: &AppId, swept: &mut Swept) {
-        let Ok(names) = self.store.read(releases::names).await else {
+    /// Removes what is more than is kept of a name, and then what is too much for its application.
+    async fn sweep_name(&self, app: &AppId, name: &DataName) {
+        let mut swept = Swept::default();
+        self.sweep_versions(app, name, &mut swept).await;
+        if self.road.limits_room_of(app)
+            && let Ok(apps) = self.store.read(releases::apps).await
+            && let Some((_, bytes)) = apps.into_iter().find(|(a, _)| a == app)
+        {
+            self.sweep_app(app, bytes, &mut swept).await;
+        }
+    }
+
+    async fn sweep_versions(&self, app: &AppId, name: &DataName, swept: &mut Swept) {
+        // What is live, pinned or previous must not change between the choice and the removal.
+        let _turn = self.names.lock_name(app, name).await;
+        if let Ok(versions) = self.candidates(app, name).await {
+            let surplus = self.road.surplus(app, &versions);
+            self.remove_all(surplus, &versions, "more versions than are kept", swept)
+                .await;
+        }
+    }
+
+    async fn sweep_app(&self, app: &AppId, bytes: u64, swept: &mut Swept) {
+        if !self.road.takes_too_much(app, bytes) {
+            return;
+        }
+        let of_app = app.clone();
+        let listed = self
+            .store
+            .read(move |r| releases::list(r, Some(of_app.as_str()), None, 0, u32::MAX));
+        let Ok(rows) = listed.await else {
             return;
         };
+        let names: BTreeSet<DataName> = rows.into_iter().map(|row| row.key.name).collect();
         let mut versions = Vec::new();
-        for row in names.into_iter().filter(|row| row.app == *app) {
-            versions.extend(self.candidates(app, &row.name).await.unwrap_or_default());
+        for name in names {
+            versions.extend(self.candidates(app, &name).await.unwrap_or_default());
         }
         for key in self.road.oversize(app, &versions) {
             let _turn = self.names.lock(&key).await;

@@ -247,6 +247,8 @@ pub(super) fn write(
 fn trim(tx: &Tx<'_>, file: Option<i64>, job: Option<JobId>, kind: &str) -> Result<(), Error> {
     let most = tx.config().events_per_job;
     match (file, job) {
+        // Nothing comes before it.
+        (_, Some(_)) if kind == "accepted" => {}
         (_, Some(job)) => {
             if kind == "progress" {
                 tx.run(

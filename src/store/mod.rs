@@ -122,6 +122,7 @@ struct Inner {
     shared: Arc<Shared>,
     readers: Readers,
     path: PathBuf,
+    config: Arc<Config>,
     doubtful: bool,
     /// Held as long as the database is in use; released after the owner has ended.
     _lock: File,
@@ -160,7 +161,14 @@ impl Store {
         let shared = Arc::new(Shared::new(clock, saved_uptime(&conn, &vault)?, vault));
         let (sender, queue) = mpsc::channel(QUEUE);
         let readers = Readers::new(path.to_owned(), config.readers);
-        let owner = owner::Owner::new(conn, path.to_owned(), queue, Arc::clone(&shared), config);
+        let config = Arc::new(config);
+        let owner = owner::Owner::new(
+            conn,
+            path.to_owned(),
+            queue,
+            Arc::clone(&shared),
+            Arc::clone(&config),
+        );
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || owner.run())
@@ -173,6 +181,7 @@ impl Store {
                 shared,
                 readers,
                 path: path.to_owned(),
+                config,
                 doubtful,
                 _lock: lock,
             }),
@@ -292,10 +301,14 @@ impl Store {
 
     /// Keeps the database bounded: forgets what is past the limits of [`Config`]. Call it now and then.
     pub async fn housekeep(&self) -> Result<(), Error> {
-        self.write(|tx| {
+        let (config, now_ms) = (Arc::clone(&self.inner.config), self.now_ms());
+        let files = self
+            .read(move |reader| jobs::forgettable(reader, &config, now_ms))
+            .await?;
+        self.write(move |tx| {
             nonces::expire(tx)?;
             outbox::trim_settled(tx)?;
-            jobs::forget(tx)?;
+            jobs::forget(tx, &files)?;
             tx.run("give pages back", "PRAGMA incremental_vacuum(256)", [])
                 .map(drop)
         })

@@ -81,7 +81,7 @@ pub(super) struct Owner {
     path: PathBuf,
     queue: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
-    config: Config,
+    config: Arc<Config>,
     uptime_saved_ms: Cell<i64>,
 }
 
@@ -91,7 +91,7 @@ impl Owner {
         path: PathBuf,
         queue: mpsc::Receiver<Command>,
         shared: Arc<Shared>,
-        config: Config,
+        config: Arc<Config>,
     ) -> Self {
         Self {
             conn,

@@ -1,7 +1,8 @@
 //! The versions that are on the disk, whole: exactly one of a name is live, and each remembers what was live before it,
 //! so that a rollback goes where it should.
 
-use rusqlite::{Row, params};
+use rusqlite::types::Value as Sql;
+use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
 use serde_json::json;
 
@@ -91,49 +92,75 @@ pub fn list(
     offset: u32,
     limit: u32,
 ) -> Result<Vec<ReleaseRow>, Error> {
+    // No clause that says "or not given": an index is only used for what is.
+    let (condition, mut params) = sql::of_name(app, name);
+    params.extend([Sql::from(limit), Sql::from(offset)]);
     let sql = format!(
-        "{SHOWN} WHERE (?1 IS NULL OR app = ?1) AND (?2 IS NULL OR name = ?2)
-         ORDER BY app, name, published DESC, file DESC LIMIT ?3 OFFSET ?4"
+        "{SHOWN} WHERE {condition} ORDER BY app, name, published DESC, file DESC LIMIT ? OFFSET ?"
     );
-    reader.many(
-        "list releases",
-        &sql,
-        params![app, name, limit, offset],
-        read,
-    )
+    reader.many("list releases", &sql, params_from_iter(params), read)
 }
 
-/// A name that has releases.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NameRow {
-    /// The application.
-    pub app: AppId,
-    /// The name.
-    pub name: DataName,
-    /// The version that is live.
-    pub live: Option<DataVersion>,
-    /// Releases on the disk.
+/// How much there is of everything.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Names with releases.
+    pub names: u64,
+    /// Releases.
     pub versions: u64,
-    /// Bytes in all their trees.
+    /// Bytes in their trees.
     pub bytes: u64,
 }
 
-/// Returns every name that has releases.
-pub fn names(reader: &Reader<'_>) -> Result<Vec<NameRow>, Error> {
-    reader.many(
-        "list names",
-        "SELECT app, name, max(CASE live WHEN 1 THEN version END) AS live, count(*) AS versions, sum(bytes) AS bytes
-         FROM releases GROUP BY app, name ORDER BY app, name",
+/// Returns how many names and releases there are, and how much they take.
+pub fn totals(reader: &Reader<'_>) -> Result<Totals, Error> {
+    let totals = reader.one(
+        "read how many releases there are",
+        "SELECT sum(names) AS names, sum(versions) AS versions, sum(bytes) AS bytes FROM release_counts",
         [],
         |r| {
-            Ok(NameRow {
-                app: sql::typed(r, "app")?,
-                name: sql::typed(r, "name")?,
-                live: sql::parsed_option(r, "live", DataVersion::parse)?,
-                versions: r.get("versions")?,
-                bytes: r.get("bytes")?,
+            let number = |column| r.get::<_, Option<u64>>(column).map(Option::unwrap_or_default);
+            Ok(Totals {
+                names: number("names")?,
+                versions: number("versions")?,
+                bytes: number("bytes")?,
             })
         },
+    )?;
+    Ok(totals.unwrap_or_default())
+}
+
+/// Returns the applications that have releases, and the bytes in the trees of each.
+pub fn apps(reader: &Reader<'_>) -> Result<Vec<(AppId, u64)>, Error> {
+    reader.many(
+        "list applications",
+        "SELECT app, bytes FROM release_counts ORDER BY app",
+        [],
+        |r| Ok((sql::typed(r, "app")?, r.get("bytes")?)),
+    )
+}
+
+/// Returns the names that have more than `most` releases, and how many.
+pub fn crowded(reader: &Reader<'_>, most: u32) -> Result<Vec<(AppId, DataName, u64)>, Error> {
+    reader.many(
+        "look for names with many releases",
+        "SELECT app, name, count(*) AS versions FROM releases INDEXED BY releases_by_key
+         GROUP BY app, name HAVING versions > ?1",
+        [most],
+        |r| {
+            let (app, name) = (sql::typed(r, "app")?, sql::typed(r, "name")?);
+            Ok((app, name, r.get("versions")?))
+        },
+    )
+}
+
+/// Returns up to `limit` live versions, in the order of application and name.
+pub fn all_live(reader: &Reader<'_>, limit: usize) -> Result<Vec<Key>, Error> {
+    reader.many(
+        "list what is live",
+        "SELECT app, name, version FROM releases WHERE live = 1 ORDER BY app, name LIMIT ?1",
+        [i64::try_from(limit).unwrap_or(i64::MAX)],
+        read_key,
     )
 }
 

@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use rusqlite::types::Type;
+use rusqlite::types::{Type, Value as Sql};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::error::Error;
@@ -222,6 +222,21 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(
     column: &str,
 ) -> rusqlite::Result<Option<T>> {
     parsed_option(row, column, |text| serde_json::from_str(text))
+}
+
+/// Makes the condition for rows of an application and a name, where they are given, and its parameters.
+pub(super) fn of_name(app: Option<&str>, name: Option<&str>) -> (String, Vec<Sql>) {
+    let given = [("app", app), ("name", name)]
+        .into_iter()
+        .filter_map(|(column, value)| {
+            Some((format!("{column} = ?"), Sql::from(value?.to_owned())))
+        });
+    let (clauses, params): (Vec<String>, Vec<Sql>) = given.unzip();
+    let condition = match clauses.is_empty() {
+        true => "1".to_owned(),
+        false => clauses.join(" AND "),
+    };
+    (condition, params)
 }
 
 /// A stored word that this program does not know.

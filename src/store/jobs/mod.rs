@@ -10,7 +10,6 @@ use serde::Serialize;
 use serde_json::json;
 use url::Url;
 
-use super::Topic;
 use super::activations::{self, Flip, Reason};
 use super::error::Error;
 use super::events::{self, Note};
@@ -18,6 +17,7 @@ use super::outbox;
 use super::releases;
 use super::sql::{self, Reader, Tx, read_content, read_key};
 use super::vault::Vault;
+use super::{Config, Topic};
 use crate::datafile::{ArchiveType, Content, DataFile, Key, SourceUrl};
 use crate::job::{
     Failure, Job, JobId, JobState, Outcome, Published, ResultCode, Snapshot, Stage, Via,
@@ -64,9 +64,10 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
     )?;
     let id = tx.insert(
         "enter a job",
-        "INSERT INTO jobs (file, push, via, archive_type, size, md5, sha256, url, source, timeout_ms, activate, state,
-                           accepted, updated)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'queued', ?12, ?12)",
+        "INSERT INTO jobs (id, seq, file, push, via, archive_type, size, md5, sha256, url, source, timeout_ms, activate,
+                           state, accepted, updated)
+         SELECT n, n, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'queued', ?12, ?12
+         FROM (SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0) + 1 AS n)",
         params![
             file_id,
             new.push,
@@ -81,11 +82,6 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
             new.activate,
             now,
         ],
-    )?;
-    tx.run(
-        "number a job",
-        "UPDATE jobs SET seq = id WHERE id = ?1",
-        [id],
     )?;
     tx.run(
         "link a file to its job",
@@ -136,13 +132,18 @@ pub fn open_keys(reader: &Reader<'_>) -> Result<Vec<Key>, Error> {
 
 /// Returns when the next waiting job is due, in milliseconds since the epoch.
 pub fn next_due_ms(reader: &Reader<'_>) -> Result<Option<i64>, Error> {
-    let next = reader.one(
+    let read = |r: &Row<'_>| r.get::<_, i64>(0);
+    // Most are due at once, and the first of them says so; only few are ever put off.
+    let at_once = "SELECT not_before FROM jobs WHERE state = 'queued' AND not_before <= 0 ORDER BY id LIMIT 1";
+    if let Some(due) = reader.one("find a due job", at_once, [], read)? {
+        return Ok(Some(due));
+    }
+    reader.one(
         "find the next due job",
-        "SELECT min(not_before) FROM jobs WHERE state = 'queued'",
+        "SELECT not_before FROM jobs WHERE state = 'queued' AND not_before > 0 ORDER BY not_before LIMIT 1",
         [],
-        |r| r.get::<_, Option<i64>>(0),
-    )?;
-    Ok(next.flatten())
+        read,
+    )
 }
 
 /// Starts a job and returns how often it was started, this time included; none if it has ended meanwhile.
@@ -567,27 +568,51 @@ fn link(tx: &Tx<'_>, file: i64, job: i64) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Forgets files that are not on the disk, not at work, and not pushed for a long time, or of which there are too many.
-pub(super) fn forget(tx: &Tx<'_>) -> Result<usize, Error> {
-    let before = tx.now_ms().saturating_sub(millis(tx.config().forget_after));
-    let old = tx.run(
-        "forget old files",
-        "DELETE FROM files WHERE id IN (
-             SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
-             WHERE j.state NOT IN ('queued', 'running') AND j.updated < ?1
-               AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
-             LIMIT ?2)",
+/// Returns files to be forgotten: not on the disk, not at work, and not pushed for a long time, or more than are remembered.
+/// It looks at every file, so the writer should not wait for it.
+pub(super) fn forgettable(
+    reader: &Reader<'_>,
+    config: &Config,
+    now_ms: i64,
+) -> Result<Vec<i64>, Error> {
+    let known: u64 = rows::counts(reader)?.iter().map(|(_, n)| n).sum();
+    if known <= releases::totals(reader)?.versions {
+        return Ok(Vec::new());
+    }
+    let before = now_ms.saturating_sub(millis(config.forget_after));
+    let read = |r: &Row<'_>| r.get(0);
+    let mut found = reader.many(
+        "look for old files",
+        "SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
+         WHERE j.state NOT IN ('queued', 'running') AND j.updated < ?1
+           AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
+         LIMIT ?2",
         params![before, FORGET_AT_ONCE],
+        read,
     )?;
-    tx.run(
-        "forget more files than are remembered",
-        "DELETE FROM files WHERE id IN (
-             SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
-             WHERE j.state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
-             ORDER BY j.id DESC LIMIT ?2 OFFSET ?1)",
-        params![tx.config().gone_files, FORGET_AT_ONCE],
-    )
-    .map(|more| old + more)
+    found.extend(reader.many(
+        "look for more files than are remembered",
+        "SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
+         WHERE j.state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
+         ORDER BY j.id DESC LIMIT ?2 OFFSET ?1",
+        params![config.gone_files, FORGET_AT_ONCE],
+        read,
+    )?);
+    Ok(found)
+}
+
+/// Forgets these files, but for those that came back meanwhile.
+pub(super) fn forget(tx: &Tx<'_>, files: &[i64]) -> Result<usize, Error> {
+    let mut forgotten = 0;
+    for file in files {
+        forgotten += tx.run(
+            "forget a file",
+            "DELETE FROM files WHERE id = ?1 AND state NOT IN ('queued', 'running')
+             AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = ?1)",
+            [file],
+        )?;
+    }
+    Ok(forgotten)
 }
 
 /// Forgets the oldest jobs of a file beyond the bound.

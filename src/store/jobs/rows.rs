@@ -158,15 +158,16 @@ pub fn of_push(reader: &Reader<'_>, push: &str) -> Result<Vec<JobRow>, Error> {
 
 /// Returns files by their latest job, in the order of their first push unless the page says otherwise.
 pub fn list(reader: &Reader<'_>, filter: &Filter, page: Page) -> Result<Listed, Error> {
+    let total = total(reader, filter)?;
+    let (sql, params) = listing(filter, page)?;
+    let rows = reader.many("list files", &sql, params_from_iter(params.iter()), read)?;
+    Ok(Listed { total, rows })
+}
+
+/// The query of a list and its parameters.
+pub(super) fn listing(filter: &Filter, page: Page) -> Result<(String, Vec<Sql>), Error> {
     let (condition, mut params) = condition(filter)?;
-    let count =
-        format!("SELECT count(*) FROM files f JOIN jobs j ON j.id = f.job WHERE {condition}");
-    let total = reader.number("count files", &count, params_from_iter(params.iter()))?;
-    let order = if page.newest_first {
-        "j.id DESC"
-    } else {
-        "f.id"
-    };
+    let order = order(filter, page.newest_first);
     params.push(Sql::Integer(bounded(page.limit)));
     params.push(Sql::Integer(bounded(page.offset)));
     let n = params.len();
@@ -174,18 +175,46 @@ pub fn list(reader: &Reader<'_>, filter: &Filter, page: Page) -> Result<Listed, 
         "{SHOWN} WHERE j.id = f.job AND {condition} ORDER BY {order} LIMIT ?{} OFFSET ?{n}",
         n - 1
     );
-    let rows = reader.many("list files", &sql, params_from_iter(params.iter()), read)?;
-    Ok(Listed {
-        total: u64::try_from(total).unwrap_or(0),
-        rows,
-    })
+    Ok((sql, params))
+}
+
+/// Returns how many files pass a filter, by what the database counts itself wherever that tells.
+fn total(reader: &Reader<'_>, filter: &Filter) -> Result<u64, Error> {
+    let by_time = filter.from_ms.is_some() || filter.before_ms.is_some();
+    let counted = !by_time && filter.names.is_empty() && filter.versions.is_empty();
+    let (condition, params) = condition(filter)?;
+    let sql = match (counted, by_time) {
+        (true, _) => format!("SELECT sum(n) FROM file_counts f WHERE {condition}"),
+        (false, true) => {
+            format!("SELECT count(*) FROM files f JOIN jobs j ON j.id = f.job WHERE {condition}")
+        }
+        (false, false) => format!("SELECT count(*) FROM files f WHERE {condition}"),
+    };
+    let total = reader.number("count files", &sql, params_from_iter(params.iter()))?;
+    Ok(u64::try_from(total).unwrap_or(0))
+}
+
+/// The order of a list, in words that lead SQLite to the index that finds the first rows without looking at all of them.
+fn order(filter: &Filter, newest_first: bool) -> &'static str {
+    match (
+        newest_first,
+        filter.app.is_some() && !filter.names.is_empty(),
+    ) {
+        // A name has few versions: they are found by their key and sorted (the plus keeps it from walking the whole
+        // application in this order instead).
+        (false, true) => "+f.id",
+        (false, false) => "f.id",
+        (true, true) => "+j.id DESC",
+        (true, false) if filter.states.is_empty() => "j.id DESC",
+        (true, false) => "f.job DESC",
+    }
 }
 
 /// Returns how many files there are in each state.
 pub fn counts(reader: &Reader<'_>) -> Result<Vec<(JobState, u64)>, Error> {
     reader.many(
         "count files by state",
-        "SELECT state, count(*) FROM files GROUP BY state",
+        "SELECT state, sum(n) FROM file_counts GROUP BY state HAVING sum(n) > 0 ORDER BY state",
         [],
         |r| {
             let state = sql::parsed(r, "state", sql::word("state", JobState::parse))?;
@@ -221,16 +250,14 @@ fn condition(filter: &Filter) -> Result<(String, Vec<Sql>), Error> {
     }
     for (column, values) in [("f.name", &filter.names), ("f.version", &filter.versions)] {
         if !values.is_empty() {
-            let clause = format!("{column} IN (SELECT value FROM json_each(#))");
-            add(&clause, Sql::Text(sql::to_json("filter", values)?));
+            let (clause, value) = one_of(column, values)?;
+            add(&clause, value);
         }
     }
     if !filter.states.is_empty() {
         let states: Vec<&str> = filter.states.iter().map(|s| s.as_str()).collect();
-        add(
-            "f.state IN (SELECT value FROM json_each(#))",
-            Sql::Text(sql::to_json("filter", &states)?),
-        );
+        let (clause, value) = one_of("f.state", &states)?;
+        add(&clause, value);
     }
     if let Some(from) = filter.from_ms {
         add("j.accepted >= #", Sql::Integer(from));
@@ -239,6 +266,17 @@ fn condition(filter: &Filter) -> Result<(String, Vec<Sql>), Error> {
         add("j.accepted < #", Sql::Integer(before));
     }
     Ok((clauses.join(" AND "), params))
+}
+
+/// A clause that holds for any of `values`; of one value only, an index can give rows in the order of its next column.
+fn one_of<T: AsRef<str> + Serialize>(column: &str, values: &[T]) -> Result<(String, Sql), Error> {
+    Ok(match values {
+        [one] => (format!("{column} = #"), Sql::Text(one.as_ref().to_owned())),
+        many => (
+            format!("{column} IN (SELECT value FROM json_each(#))"),
+            Sql::Text(sql::to_json("filter", &many)?),
+        ),
+    })
 }
 
 const SHOWN: &str = "SELECT j.*, f.app, f.name, f.version, r.live, r.pinned, r.damage

@@ -561,3 +561,131 @@ async fn an_orderly_end_takes_its_start_back() {
         .await;
     assert_eq!(crashed.unwrap(), Some(2));
 }
+
+#[tokio::test]
+async fn files_are_counted_as_they_come_change_and_go() {
+    let bench = Bench::with(crate::store::Config {
+        gone_files: 1,
+        ..crate::store::Config::default()
+    });
+    let check = async || {
+        let counted = bench.store.read(counts).await.unwrap();
+        let by_hand = bench.store.read(|r| {
+            r.many(
+                "count by hand",
+                "SELECT state, count(*) FROM files GROUP BY state ORDER BY state",
+                [],
+                |r| Ok((JobState::parse(&r.get::<_, String>(0)?).unwrap(), r.get(1)?)),
+            )
+        });
+        assert_eq!(counted, by_hand.await.unwrap());
+        let filters = [
+            Filter::default(),
+            Filter {
+                app: Some("app".to_owned()),
+                states: vec![JobState::Failed, JobState::Queued],
+                ..Filter::default()
+            },
+            Filter {
+                app: Some("none".to_owned()),
+                ..Filter::default()
+            },
+        ];
+        for filter in filters {
+            let listed = bench.store.read(move |r| super::list(r, &filter, Page::ALL));
+            let listed = listed.await.unwrap();
+            assert_eq!(listed.total, listed.rows.len() as u64);
+        }
+        counted
+    };
+    assert!(check().await.is_empty());
+    bench.publish("n", "1").await;
+    for version in ["2", "3", "4"] {
+        let id = bench.accept(file("n", version)).await;
+        check().await;
+        bench.store.write(move |tx| start(tx, id, NOW)).await.unwrap();
+        check().await;
+        bench.end(id, failed()).await;
+        check().await;
+    }
+    bench.accept(file("n", "3")).await;
+    check().await;
+    bench.store.housekeep().await.unwrap();
+    let left = [(JobState::Failed, 1), (JobState::Queued, 1), (JobState::Succeeded, 1)];
+    assert_eq!(check().await, left);
+}
+
+/// Each list finds its rows in the order they are shown in, or by their names: with a hundred thousand files there is no
+/// time to look at all of them.
+#[tokio::test]
+async fn no_list_looks_at_every_file() {
+    let bench = Bench::new();
+    let app = || Some("app".to_owned());
+    let names = || vec!["n".to_owned()];
+    let one = Filter {
+        app: app(),
+        names: names(),
+        versions: vec!["1".to_owned()],
+        ..Filter::default()
+    };
+    let name = Filter {
+        versions: Vec::new(),
+        ..one.clone()
+    };
+    let of_app = Filter {
+        app: app(),
+        ..Filter::default()
+    };
+    let failed = Filter {
+        states: vec![JobState::Failed],
+        ..Filter::default()
+    };
+    let by_key = "SEARCH f USING INDEX sqlite_autoindex_files_1 (app=? AND name=?";
+    for (filter, newest_first, by) in [
+        (one.clone(), false, by_key),
+        (one, true, by_key),
+        (name.clone(), false, by_key),
+        (name, true, by_key),
+        (of_app, false, "SEARCH f USING INDEX files_by_app (app=?)"),
+        (Filter::default(), false, "SCAN f"),
+        (Filter::default(), true, "SCAN j"),
+        (failed, true, "SEARCH f USING INDEX files_by_state (state=?)"),
+    ] {
+        let sorts = by == by_key;
+        let page = Page {
+            offset: 0,
+            limit: 20,
+            newest_first,
+        };
+        let (sql, params) = super::rows::listing(&filter, page).unwrap();
+        let explain = format!("EXPLAIN QUERY PLAN {sql}");
+        let plan = bench.store.read(move |r| {
+            r.many("explain", &explain, rusqlite::params_from_iter(params), |r| {
+                r.get::<_, String>(3)
+            })
+        });
+        let plan = plan.await.unwrap().join("\n");
+        assert!(plan.starts_with(by), "{filter:?} {newest_first}:\n{plan}");
+        assert!(sorts || !plan.contains("TEMP B-TREE"), "{filter:?}:\n{plan}");
+    }
+}
+
+#[tokio::test]
+async fn the_next_job_is_due_at_once_or_when_the_first_of_those_put_off_is() {
+    let bench = Bench::new();
+    let next = async || bench.store.read(next_due_ms).await.unwrap();
+    assert_eq!(next().await, None);
+    let mut jobs = Vec::new();
+    for version in ["1", "2", "3"] {
+        jobs.push(bench.accept(file("n", version)).await);
+    }
+    assert_eq!(next().await, Some(0));
+    for (id, wait) in jobs.into_iter().zip([3000, 1000, 2000]) {
+        let put_off = bench.store.write(move |tx| {
+            start(tx, id, NOW)?;
+            requeue(tx, id, NOW + wait, "later")
+        });
+        assert!(put_off.await.unwrap());
+    }
+    assert_eq!(next().await, Some(NOW + 1000));
+}

@@ -46,19 +46,10 @@ async fn exactly_one_version_of_a_name_is_live() {
         bench.publish("other", version).await;
         assert_eq!(live_version(&bench).await.as_deref(), Some(version));
     }
-    let names = bench.store.read(names).await.unwrap();
-    let shown: Vec<_> = names
-        .iter()
-        .map(|n| {
-            (
-                n.name.as_str(),
-                n.live.as_ref().unwrap().as_str(),
-                n.versions,
-                n.bytes,
-            )
-        })
-        .collect();
-    assert_eq!(shown, [("n", "3", 3, 90), ("other", "3", 3, 90)]);
+    let live = bench.store.read(|r| all_live(r, 10)).await.unwrap();
+    let live: Vec<String> = live.iter().map(Key::to_string).collect();
+    assert_eq!(live, ["app/n@3", "app/other@3"]);
+    assert_eq!(bench.store.read(|r| all_live(r, 1)).await.unwrap().len(), 1);
     let forced = bench
         .store
         .write(|tx| tx.run("force", "UPDATE releases SET live = 1", []))
@@ -305,4 +296,51 @@ async fn what_is_recovered_keeps_the_number_of_its_job_where_nobody_else_has_it(
         53,
         "what is new is newer"
     );
+}
+
+#[tokio::test]
+async fn what_is_counted_is_what_is_there() {
+    let bench = Bench::new();
+    let check = async || {
+        let counted = bench.store.read(|r| Ok((totals(r)?, apps(r)?, crowded(r, 1)?)));
+        let (totals, apps, crowded) = counted.await.unwrap();
+        let rows = bench.store.read(|r| list(r, None, None, 0, u32::MAX));
+        let rows = rows.await.unwrap();
+        let mut names: Vec<_> = rows.iter().map(|row| row.key.name.clone()).collect();
+        names.dedup();
+        let bytes = rows.iter().map(|row| row.bytes).sum();
+        let there = Totals {
+            names: names.len() as u64,
+            versions: rows.len() as u64,
+            bytes,
+        };
+        assert_eq!(totals, there);
+        assert_eq!(apps.iter().map(|(_, bytes)| bytes).sum::<u64>(), bytes);
+        for (_, name, versions) in crowded {
+            assert_eq!(rows.iter().filter(|r| r.key.name == name).count() as u64, versions);
+        }
+        totals
+    };
+    assert_eq!(check().await, Totals::default());
+    for version in ["1", "2", "3"] {
+        bench.publish("n", version).await;
+        check().await;
+        bench.publish("other", version).await;
+        check().await;
+    }
+    let resize = "UPDATE releases SET bytes = 7 WHERE name = 'n'";
+    bench.store.write(move |tx| tx.run("resize", resize, [])).await.unwrap();
+    assert_eq!(check().await.bytes, 3 * 7 + 90);
+    for version in ["1", "2"] {
+        let gone = key("other", version);
+        let removed = bench.store.write(move |tx| remove(tx, &gone, "old", "test"));
+        assert_eq!(removed.await.unwrap(), Removal::Done);
+        check().await;
+    }
+    let last = "DELETE FROM releases WHERE name = 'other'";
+    bench.store.write(move |tx| tx.run("remove", last, [])).await.unwrap();
+    assert_eq!(check().await.names, 1);
+    let all = "DELETE FROM releases";
+    bench.store.write(move |tx| tx.run("remove", all, [])).await.unwrap();
+    assert_eq!(check().await, Totals::default());
 }
