@@ -58,6 +58,13 @@ impl Road {
             .unwrap_or(false)
     }
 
+    /// Tells what forbids to take the version's directory out of its place.
+    pub async fn is_fixed(&self, key: &Key) -> Option<&'static str> {
+        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
+        let looked = blocking(move || Ok(publisher.is_fixed(&key)));
+        looked.await.unwrap_or(None)
+    }
+
     /// Tells whether the version's tree is on the disk.
     pub async fn exists(&self, key: &Key) -> bool {
         let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
