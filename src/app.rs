@@ -8,6 +8,7 @@ mod agent;
 mod apply;
 mod commands;
 mod recover;
+mod repeats;
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ use crate::runner::Runner;
 use crate::store::{self, Store};
 use crate::sys::clock::{Clock, SystemClock};
 use crate::sys::durable;
+
+use repeats::Repeats;
 
 pub use agent::agent;
 pub use apply::{Applied, Seen, apply};
@@ -93,6 +96,7 @@ struct Parts {
     intake: Arc<Intake>,
     runner: Arc<Runner>,
     gauges: Arc<crate::api::Gauges>,
+    repeats: Arc<Repeats>,
 }
 
 impl Parts {
@@ -126,7 +130,11 @@ impl Parts {
             require.check(&file.content()).map_err(|e| e.to_string())
         });
         let keeper = Arc::clone(&publisher);
-        let intake = intake.with_digests(move |key| keeper.archive_content(key));
+        let repeats = Arc::<Repeats>::default();
+        let noted = Arc::clone(&repeats);
+        let intake = intake
+            .with_digests(move |key| keeper.archive_content(key))
+            .with_repeated(move |file, via| noted.note(file, via));
         let road = Road::new(
             Arc::clone(&fetcher),
             Arc::clone(&publisher),
@@ -156,6 +164,7 @@ impl Parts {
             intake: Arc::new(intake),
             runner,
             gauges,
+            repeats,
         })
     }
 }

@@ -230,6 +230,8 @@ pub struct Answer {
 
 /// Decides whether a file may be fetched by this node's policy; the text of a refusal is for the pusher.
 type Check = dyn Fn(&DataFile) -> Result<(), String> + Send + Sync;
+/// Is told of a file that is published already.
+type Repeated = dyn Fn(&DataFile, Via) + Send + Sync;
 /// Reads a kept archive and returns its size and digests.
 type Digests = dyn Fn(&Key) -> Option<Content> + Send + Sync;
 
@@ -239,6 +241,7 @@ pub struct Intake {
     config: RwLock<Arc<Config>>,
     check: Box<Check>,
     digests: Arc<Digests>,
+    repeated: Arc<Repeated>,
 }
 
 impl Intake {
@@ -253,6 +256,7 @@ impl Intake {
             config: RwLock::new(Arc::new(config)),
             check: Box::new(check),
             digests: Arc::new(|_| None),
+            repeated: Arc::new(|_, _| {}),
         }
     }
 
@@ -263,6 +267,16 @@ impl Intake {
         digests: impl Fn(&Key) -> Option<Content> + Send + Sync + 'static,
     ) -> Self {
         self.digests = Arc::new(digests);
+        self
+    }
+
+    /// Tells `repeated` of every file that is pushed and published already. It must not block.
+    #[must_use]
+    pub fn with_repeated(
+        mut self,
+        repeated: impl Fn(&DataFile, Via) + Send + Sync + 'static,
+    ) -> Self {
+        self.repeated = Arc::new(repeated);
         self
     }
 
@@ -307,6 +321,7 @@ impl Intake {
             push: uuid::Uuid::new_v4().to_string(),
             via,
             activate: config.activate_of(&app) == Activate::Auto,
+            repeated: Arc::clone(&self.repeated),
         };
         let answers = self
             .store
@@ -425,6 +440,7 @@ struct Admission {
     push: String,
     via: Via,
     activate: bool,
+    repeated: Arc<Repeated>,
 }
 
 impl Admission {
@@ -464,7 +480,10 @@ impl Admission {
             return self.decide_open(tx, file, job, &content);
         }
         match release {
-            Some(release) if release.damage.is_none() => Ok(Verdict::Published(release)),
+            Some(release) if release.damage.is_none() => {
+                (self.repeated)(file, self.via);
+                Ok(Verdict::Published(release))
+            }
             Some(_) => self.accept(
                 tx,
                 element,

@@ -39,7 +39,7 @@ use small::Workers;
 
 pub use failure::{KINDS, Stop};
 pub use heal::{Damage, Rebuilt};
-pub use keeping::{Candidate, Damaged, Verification};
+pub use keeping::{Candidate, Damaged, Depth, Verification};
 
 /// How the road treats what travels on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

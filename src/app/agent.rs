@@ -53,6 +53,13 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         commands,
         drain.clone(),
     ));
+    let (repeats, runner, intake, end) = (
+        Arc::clone(&parts.repeats),
+        Arc::clone(&parts.runner),
+        Arc::clone(&parts.intake),
+        drain.clone(),
+    );
+    tasks.spawn(async move { repeats.watch(&runner, &intake, end).await });
     if config.watch.inbox {
         let inbox = Inbox::open(
             &config.data_dir,

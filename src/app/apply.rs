@@ -67,6 +67,10 @@ pub async fn apply(
     seen(Seen::Answers(&answers));
     let ids: Vec<JobId> = answers.iter().filter_map(|a| a.job).collect();
 
+    parts
+        .repeats
+        .look_once(&parts.runner, &parts.intake, &drain)
+        .await;
     let mut running = tokio::spawn(Arc::clone(&parts.runner).run(drain.clone(), true));
     let mut tick = tokio::time::interval(SHOW_EVERY);
     let ended = loop {

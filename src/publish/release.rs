@@ -425,8 +425,9 @@ impl Publisher {
         };
         for path in [self.layout.manifest(key), self.layout.archive(key)] {
             match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(durable::at("remove", &path)(e).into());
+                // The version is gone nevertheless; without a tree this says nothing, and goes with the next publication.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "could not remove what belonged to a version");
                 }
                 _ => {}
             }
@@ -438,6 +439,14 @@ impl Publisher {
     #[must_use]
     pub fn is_held(&self, key: &Key) -> bool {
         is_locked(&self.layout.version_dir(key))
+    }
+
+    /// Tells what forbids to take the version's directory out of its place, where the file system says so.
+    #[must_use]
+    pub fn is_fixed(&self, key: &Key) -> Option<&'static str> {
+        let version = self.layout.version_dir(key);
+        let fixed = version.ancestors().take(2).any(is_immutable);
+        fixed.then_some("its directory is immutable or append-only: see chattr(1)")
     }
 
     /// Deletes a directory that [`Publisher::remove`] has taken out of sight.
@@ -489,6 +498,13 @@ fn open_up(path: &Path, umask: u32) -> Result<(), Error> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755 & !umask))
         .map_err(durable::at("set mode of", path))?;
     Ok(())
+}
+
+fn is_immutable(dir: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+    statx(CWD, dir, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
+        .is_ok_and(|found| found.stx_attributes.intersects(fixed))
 }
 
 fn is_locked(dir: &Path) -> bool {

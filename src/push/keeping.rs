@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Road, Stop, blocking, spool_name};
 use crate::datafile::{AppId, Key};
 use crate::job::Failure;
+pub use crate::publish::check::Depth;
 use crate::publish::check::Report;
 use crate::publish::manifest::Head;
 use crate::publish::vacuum;
@@ -79,6 +80,13 @@ impl Road {
             .unwrap_or(false)
     }
 
+    /// Tells what forbids to take the version's directory out of its place.
+    pub async fn is_fixed(&self, key: &Key) -> Option<&'static str> {
+        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
+        let looked = blocking(move || Ok(publisher.is_fixed(&key)));
+        looked.await.unwrap_or(None)
+    }
+
     /// Tells whether the version's tree is on the disk.
     pub async fn exists(&self, key: &Key) -> bool {
         let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
@@ -105,11 +113,12 @@ impl Road {
         blocking(move || Ok(publisher.survey().map_err(Stop::publish)?.versions)).await
     }
 
-    /// Compares a published tree with its manifest, reading at most `rate` bytes a second.
-    /// Breaks off when `stop` is cancelled.
+    /// Compares a published tree with its manifest, to the `depth` that is asked for and reading at most `rate` bytes a
+    /// second. Breaks off when `stop` is cancelled.
     pub async fn verify(
         &self,
         key: &Key,
+        depth: Depth,
         rate: Option<u64>,
         stop: CancellationToken,
     ) -> Result<Verification, Stop> {
@@ -117,7 +126,7 @@ impl Road {
         blocking(move || {
             let mut pace = Pace::new(rate);
             let report = publisher
-                .verify(&key, &mut |bytes| {
+                .verify(&key, depth, &mut |bytes| {
                     pace.take(bytes);
                     !stop.is_cancelled()
                 })

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::Runner;
 use crate::datafile::Key;
 use crate::job::{Failure, Stage};
-use crate::push::{Damage, Damaged, Stop, Verification};
+use crate::push::{Damage, Damaged, Depth, Stop, Verification};
 use crate::store::{self, jobs, releases};
 use crate::sys::Chain;
 
@@ -81,15 +81,43 @@ impl Runner {
         rate: Option<u64>,
         stop: &CancellationToken,
     ) -> Result<Verification, store::Error> {
-        let verification = match self.road.verify(key, rate, stop.clone()).await {
-            Ok(verification) => verification,
-            Err(stop) => Verification::Failed(stop.into_failure(Stage::Publish)),
-        };
+        let verification = self.compare(key, Depth::Bytes, rate, stop).await;
         let damage = match &verification {
             Verification::Whole(_) => None,
             Verification::Damaged(report) => Some(summary(report)),
             Verification::Failed(_) => return Ok(verification),
         };
+        self.mark(key, damage).await?;
+        Ok(verification)
+    }
+
+    /// As [`Runner::verify`], without reading the files: what is found is noted, and that nothing is found proves nothing.
+    pub async fn glance(
+        &self,
+        key: &Key,
+        stop: &CancellationToken,
+    ) -> Result<Verification, store::Error> {
+        let verification = self.compare(key, Depth::Stat, None, stop).await;
+        if let Verification::Damaged(report) = &verification {
+            self.mark(key, Some(summary(report))).await?;
+        }
+        Ok(verification)
+    }
+
+    async fn compare(
+        &self,
+        key: &Key,
+        depth: Depth,
+        rate: Option<u64>,
+        stop: &CancellationToken,
+    ) -> Verification {
+        match self.road.verify(key, depth, rate, stop.clone()).await {
+            Ok(verification) => verification,
+            Err(stop) => Verification::Failed(stop.into_failure(Stage::Publish)),
+        }
+    }
+
+    async fn mark(&self, key: &Key, damage: Option<String>) -> Result<(), store::Error> {
         let marked = key.clone();
         let what = damage.clone();
         let changed = self
@@ -99,7 +127,7 @@ impl Runner {
         if let (Some(what), true) = (&damage, changed) {
             tracing::error!(event = "damaged", data = %key, what, "a published version differs from its manifest");
         }
-        Ok(verification)
+        Ok(())
     }
 
     /// Makes a damaged version whole from its kept archive, without any download.

@@ -269,7 +269,10 @@ impl Runner {
                     swept.bytes += bytes;
                 }
                 // In use, or a disk that refuses: it is looked at again in the next round, and holds up nothing.
-                Ok(held) => tracing::debug!(data = %key, ?held, "an old version stays"),
+                Ok(Removed::Held(why)) => {
+                    tracing::info!(event = "kept", data = %key, why, "an old version stays");
+                }
+                Ok(Removed::Unknown) => {}
                 Err(error) => {
                     tracing::warn!(event = "remove-failed", data = %key, error = %Chain(&error), "could not remove an old version")
                 }
@@ -295,6 +298,9 @@ impl Runner {
                 "a program holds a lock on its directory".to_owned(),
             ));
         }
+        if let Some(why) = self.road.is_fixed(key).await {
+            return Ok(Removed::Held(why.to_owned()));
+        }
         let (k, a, w) = (key.clone(), actor.to_owned(), why.to_owned());
         let removal = self
             .store
@@ -314,6 +320,11 @@ impl Runner {
             Err(stop) => {
                 let failure = stop.into_failure(crate::job::Stage::Publish);
                 tracing::warn!(event = "remove-failed", data = %key, error = failure.message, "the tree of a removed version is still there");
+                // What is there is shown, and tried again.
+                if self.road.exists(key).await {
+                    self.recover().await?;
+                    return Ok(Removed::Held(failure.message));
+                }
             }
         }
         tracing::info!(event = "removed", data = %key, by = actor, why, "removed a version");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -185,6 +186,70 @@ fn a_push_of_a_damaged_version_needs_no_origin_where_its_archive_is_kept() {
     assert_eq!(file["state"], "succeeded", "{file}");
     assert_eq!(file["published"]["fetched"], 0, "{file}");
     node.assert_tree("a", &files);
+}
+
+#[test]
+fn a_push_of_a_version_that_was_changed_on_the_disk_heals_it() {
+    let (origin, mut node) = (Origin::start(), TestNode::new(""));
+    node.start();
+    let files = site("1", 10);
+    let archive = archive_with_link(&files);
+    // Only a reader of every byte can tell that the content changed and nothing else: that is left to the scrub.
+    let damages: Vec<_> = damages()
+        .into_iter()
+        .filter(|(what, _)| *what != "content")
+        .collect();
+    for (what, damage) in &damages {
+        let push = publish(&node, &origin, what, "tar.gz", &archive);
+        damage(&fs::canonicalize(node.current(what)).unwrap());
+        assert_eq!(node.push_codes(&[push]), [100], "{what}");
+    }
+    for (what, _) in &damages {
+        node.wait_for(&format!("the end of: {what}"), PATIENCE, || {
+            let path = format!("data={APP}/{what}@1");
+            let log = node.log();
+            let mut healed = log.lines().filter(|l| l.contains("event=\"healed\""));
+            healed.any(|l| l.contains(&path)).then_some(())
+        });
+        assert!(node.file(what, "1").unwrap()["release"]["damage"].is_null());
+        assert_eq!(origin.hits(&format!("/{what}")).len(), 1, "{what}");
+    }
+    assert!(node.cli(&["verify"]).status.success());
+}
+
+#[test]
+fn a_push_of_a_changed_version_without_an_archive_fetches_it_again() {
+    let (origin, mut node) = (
+        Origin::start(),
+        TestNode::new("[publish]\nkeep_archives = false\n"),
+    );
+    node.start();
+    let files = site("1", 10);
+    let push = publish(&node, &origin, "a", "zip", &zip(&files));
+    let pushes = || {
+        let push = std::slice::from_ref(&push);
+        assert_eq!(node.push_codes(push), [100]);
+    };
+    // A whole tree is looked at once, however often it is pushed, and then left alone for a while.
+    pushes();
+    let tree = fs::canonicalize(node.current("a")).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let began = Instant::now();
+    fs::remove_file(tree.join("site/d01/f00001.txt")).unwrap();
+    (0..200).for_each(|_| pushes());
+    node.wait_for("the file to be as it was", PATIENCE, || {
+        (fs::read(node.current("a").join("site/d01/f00001.txt")).ok()? == files[1].1).then_some(())
+    });
+    assert!(
+        began.elapsed() > Duration::from_secs(3),
+        "it was looked at again at once"
+    );
+    node.assert_tree("a", &files);
+    assert_eq!(origin.hits("/a").len(), 2);
+    assert_eq!(node.finish("a", "1")["state"], "succeeded");
+    assert!(node.cli(&["verify"]).status.success());
+    let log = node.log();
+    assert_eq!(log.matches("event=\"damaged\"").count(), 1, "{log}");
 }
 
 #[test]

@@ -238,6 +238,67 @@ fn a_version_that_cannot_be_deleted_holds_up_nothing_not_even_a_start() {
     });
 }
 
+#[test]
+fn a_version_that_is_immutable_stays_in_sight_and_holds_up_no_other() {
+    let (origin, mut node) = (
+        Origin::start(),
+        TestNode::new("[publish]\nkeep_versions = 1\n"),
+    );
+    node.start();
+    publish(&node, &origin, "a", "1");
+    let fixed = node.root().join(format!("data/{APP}/a/versions/1"));
+    let chattr = |flag: &str| {
+        let mut command = std::process::Command::new("chattr");
+        command.arg(flag).arg(&fixed);
+        command.status().is_ok_and(|s| s.success())
+    };
+    if !chattr("+i") {
+        eprintln!("SKIPPED: this file system has no immutable files, or this is not root");
+        assert!(std::env::var("CI").as_deref() != Ok("true"));
+        return;
+    }
+    let _thaw = Thaw(fixed.clone());
+    for version in 2..=5 {
+        publish(&node, &origin, "a", &version.to_string());
+    }
+    wait_for_versions(&node, "a", &["1", "4", "5"]);
+    // It is there, so it is shown, can be looked at, and can become live.
+    let known = node
+        .ask("GET", &format!("/v1/releases?app={APP}&name=a"), None)
+        .json();
+    let known = known["releases"].as_array().unwrap().clone();
+    assert!(known.iter().any(|r| r["version"] == "1"), "{known:?}");
+    let refused = node.cli(&["rm", APP, "a", "1"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("immutable"),
+        "{said}"
+    );
+    assert!(node.cli(&["verify"]).status.success());
+    assert!(node.cli(&["activate", APP, "a", "1"]).status.success());
+    node.assert_tree("a", &site("1", 3));
+    assert!(node.cli(&["activate", APP, "a", "5"]).status.success());
+    publish(&node, &origin, "a", "6");
+    publish(&node, &origin, "a", "7");
+    wait_for_versions(&node, "a", &["1", "6", "7"]);
+    assert!(chattr("-i"));
+    assert!(node.cli(&["gc"]).status.success());
+    wait_for_versions(&node, "a", &["6", "7"]);
+}
+
+/// Makes a directory mutable again, so that it can be removed with the rest of its test.
+struct Thaw(std::path::PathBuf);
+
+impl Drop for Thaw {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("chattr")
+            .arg("-i")
+            .arg(&self.0)
+            .stderr(std::process::Stdio::null())
+            .status();
+    }
+}
+
 /// Numbers by a seed.
 struct Dice(u64);
 

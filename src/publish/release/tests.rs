@@ -1,5 +1,6 @@
 use super::*;
 use crate::datafile::Content;
+use crate::publish::check::Depth;
 use crate::verify::Hasher;
 
 fn key(version: &str) -> Key {
@@ -242,7 +243,7 @@ fn verification_finds_every_kind_of_damage() {
         .publish(staging, verified, &record, |_: &Path| Ok(()), &session)
         .unwrap()
         .path;
-    let verify = || publisher.verify(&key, &mut |_| true).unwrap();
+    let verify = || publisher.verify(&key, Depth::Bytes, &mut |_| true).unwrap();
     assert_eq!(
         (verify().damaged, verify().entries, verify().bytes),
         (0, 6, 20)
