@@ -18,7 +18,10 @@ mod support;
 
 use std::collections::HashMap;
 
-const MODES: &[(&str, fn(&Options))] = &[("accept", accept::run), ("growth", growth::run)];
+/// What the first word chooses.
+type Mode = (&'static str, fn(&Options));
+
+const MODES: &[Mode] = &[("accept", accept::run), ("growth", growth::run)];
 
 fn main() {
     // The harness of `cargo bench` and `cargo test` adds flags of its own.

@@ -592,7 +592,9 @@ async fn files_are_counted_as_they_come_change_and_go() {
             },
         ];
         for filter in filters {
-            let listed = bench.store.read(move |r| super::list(r, &filter, Page::ALL));
+            let listed = bench
+                .store
+                .read(move |r| super::list(r, &filter, Page::ALL));
             let listed = listed.await.unwrap();
             assert_eq!(listed.total, listed.rows.len() as u64);
         }
@@ -603,7 +605,11 @@ async fn files_are_counted_as_they_come_change_and_go() {
     for version in ["2", "3", "4"] {
         let id = bench.accept(file("n", version)).await;
         check().await;
-        bench.store.write(move |tx| start(tx, id, NOW)).await.unwrap();
+        bench
+            .store
+            .write(move |tx| start(tx, id, NOW))
+            .await
+            .unwrap();
         check().await;
         bench.end(id, failed()).await;
         check().await;
@@ -611,7 +617,11 @@ async fn files_are_counted_as_they_come_change_and_go() {
     bench.accept(file("n", "3")).await;
     check().await;
     bench.store.housekeep().await.unwrap();
-    let left = [(JobState::Failed, 1), (JobState::Queued, 1), (JobState::Succeeded, 1)];
+    let left = [
+        (JobState::Failed, 1),
+        (JobState::Queued, 1),
+        (JobState::Succeeded, 1),
+    ];
     assert_eq!(check().await, left);
 }
 
@@ -649,7 +659,11 @@ async fn no_list_looks_at_every_file() {
         (of_app, false, "SEARCH f USING INDEX files_by_app (app=?)"),
         (Filter::default(), false, "SCAN f"),
         (Filter::default(), true, "SCAN j"),
-        (failed, true, "SEARCH f USING INDEX files_by_state (state=?)"),
+        (
+            failed,
+            true,
+            "SEARCH f USING INDEX files_by_state (state=?)",
+        ),
     ] {
         let sorts = by == by_key;
         let page = Page {
@@ -660,13 +674,19 @@ async fn no_list_looks_at_every_file() {
         let (sql, params) = super::rows::listing(&filter, page).unwrap();
         let explain = format!("EXPLAIN QUERY PLAN {sql}");
         let plan = bench.store.read(move |r| {
-            r.many("explain", &explain, rusqlite::params_from_iter(params), |r| {
-                r.get::<_, String>(3)
-            })
+            r.many(
+                "explain",
+                &explain,
+                rusqlite::params_from_iter(params),
+                |r| r.get::<_, String>(3),
+            )
         });
         let plan = plan.await.unwrap().join("\n");
         assert!(plan.starts_with(by), "{filter:?} {newest_first}:\n{plan}");
-        assert!(sorts || !plan.contains("TEMP B-TREE"), "{filter:?}:\n{plan}");
+        assert!(
+            sorts || !plan.contains("TEMP B-TREE"),
+            "{filter:?}:\n{plan}"
+        );
     }
 }
 

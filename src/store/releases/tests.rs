@@ -302,7 +302,9 @@ async fn what_is_recovered_keeps_the_number_of_its_job_where_nobody_else_has_it(
 async fn what_is_counted_is_what_is_there() {
     let bench = Bench::new();
     let check = async || {
-        let counted = bench.store.read(|r| Ok((totals(r)?, apps(r)?, crowded(r, 1)?)));
+        let counted = bench
+            .store
+            .read(|r| Ok((totals(r)?, apps(r)?, crowded(r, 1)?)));
         let (totals, apps, crowded) = counted.await.unwrap();
         let rows = bench.store.read(|r| list(r, None, None, 0, u32::MAX));
         let rows = rows.await.unwrap();
@@ -317,7 +319,10 @@ async fn what_is_counted_is_what_is_there() {
         assert_eq!(totals, there);
         assert_eq!(apps.iter().map(|(_, bytes)| bytes).sum::<u64>(), bytes);
         for (_, name, versions) in crowded {
-            assert_eq!(rows.iter().filter(|r| r.key.name == name).count() as u64, versions);
+            assert_eq!(
+                rows.iter().filter(|r| r.key.name == name).count() as u64,
+                versions
+            );
         }
         totals
     };
@@ -329,18 +334,32 @@ async fn what_is_counted_is_what_is_there() {
         check().await;
     }
     let resize = "UPDATE releases SET bytes = 7 WHERE name = 'n'";
-    bench.store.write(move |tx| tx.run("resize", resize, [])).await.unwrap();
+    bench
+        .store
+        .write(move |tx| tx.run("resize", resize, []))
+        .await
+        .unwrap();
     assert_eq!(check().await.bytes, 3 * 7 + 90);
     for version in ["1", "2"] {
         let gone = key("other", version);
-        let removed = bench.store.write(move |tx| remove(tx, &gone, "old", "test"));
+        let removed = bench
+            .store
+            .write(move |tx| remove(tx, &gone, "old", "test"));
         assert_eq!(removed.await.unwrap(), Removal::Done);
         check().await;
     }
     let last = "DELETE FROM releases WHERE name = 'other'";
-    bench.store.write(move |tx| tx.run("remove", last, [])).await.unwrap();
+    bench
+        .store
+        .write(move |tx| tx.run("remove", last, []))
+        .await
+        .unwrap();
     assert_eq!(check().await.names, 1);
     let all = "DELETE FROM releases";
-    bench.store.write(move |tx| tx.run("remove", all, [])).await.unwrap();
+    bench
+        .store
+        .write(move |tx| tx.run("remove", all, []))
+        .await
+        .unwrap();
     assert_eq!(check().await, Totals::default());
 }
