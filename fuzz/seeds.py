@@ -48,6 +48,15 @@ def built():
             yield bytes([format | BUILT, 0]) + body + bytes([0, 0, 1, 60]) + bytes(range(30)) + body
 
 
+def full():
+    """Files behind a filler, up to the most that a tree may hold and a little more."""
+    for count in range(2, 6):
+        files = b"".join(bytes([0, 0, name, 0, 255, 7, 0, 0]) for name in range(count))
+        for format in (TAR, TAR_GZ):
+            for how in (7, 15):
+                yield bytes([format | BUILT, how]) + files
+
+
 def main(out, dirs):
     os.makedirs(out, exist_ok=True)
     count = 0
@@ -68,7 +77,7 @@ def main(out, dirs):
                     with open(path, "rb") as file:
                         for data in inputs(file.read()):
                             write(data)
-    for data in built():
+    for data in [*built(), *full()]:
         write(data)
     print(f"{count} inputs to start from")
 

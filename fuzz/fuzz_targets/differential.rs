@@ -113,6 +113,12 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
         {
             true
         }
+        // It guesses what an archive is, and takes a tar with an odd header and the end of a zip in it for a zip.
+        (Tool::Bsdtar, Format::Tar | Format::TarGz)
+            if plain::tar_of(input).windows(4).any(|w| w == b"PK\x05\x06") =>
+        {
+            !plain::is(input)
+        }
         // They do not know that a zip of macOS has Unix modes.
         (_, Format::Zip) if has_record(&input.archive, |record| record[5] == 19) => true,
         // Each tool has its own idea of names that are neither ASCII nor marked as UTF-8, and of backslashes.
