@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -421,19 +421,31 @@ impl Progress {
     }
 }
 
-/// The running jobs and how far each is: the runner enters them, status queries read them.
+/// The running jobs and how far each is, and those that have failed and cannot be recorded as such for now: the runner
+/// enters them, status queries read them.
 #[derive(Debug, Clone, Default)]
-pub struct Board(Arc<Mutex<HashMap<JobId, Arc<Progress>>>>);
+pub struct Board {
+    running: Arc<Mutex<HashMap<JobId, Arc<Progress>>>>,
+    unrecorded: Arc<Mutex<HashMap<JobId, Unrecorded>>>,
+}
+
+/// A failure that the database does not take: its disk is full or read-only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unrecorded {
+    /// How the job failed.
+    pub failure: Failure,
+    /// When, in milliseconds since the epoch.
+    pub at_ms: i64,
+    /// Whether it is to be tried again, once that can be written down, and has not ended.
+    pub again: bool,
+}
 
 impl Board {
     /// Enters a job; it leaves the board when the returned entry is dropped.
     #[must_use]
     pub fn enter(&self, id: JobId) -> BoardEntry {
         let progress = Arc::new(Progress::default());
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, Arc::clone(&progress));
+        self.running().insert(id, Arc::clone(&progress));
         BoardEntry {
             board: self.clone(),
             id,
@@ -444,23 +456,44 @@ impl Board {
     /// Returns how far a job is, if it is running.
     #[must_use]
     pub fn get(&self, id: JobId) -> Option<Snapshot> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
-            .map(|p| p.snapshot())
+        self.running().get(&id).map(|p| p.snapshot())
+    }
+
+    /// Notes how a job has failed while that cannot be recorded.
+    pub fn note_unrecorded(&self, id: JobId, unrecorded: Unrecorded) {
+        self.unrecorded().insert(id, unrecorded);
+    }
+
+    /// Forgets what was noted of a job: it is recorded now, or never will be.
+    pub fn forget_unrecorded(&self, id: JobId) {
+        self.unrecorded().remove(&id);
+    }
+
+    /// Returns how a job has failed that is not recorded as failed yet.
+    #[must_use]
+    pub fn unrecorded_failure(&self, id: JobId) -> Option<Unrecorded> {
+        self.unrecorded().get(&id).cloned()
     }
 
     /// Returns how many jobs are running.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.running().len()
     }
 
     /// Tells whether no job is running.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Progress>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unrecorded(&self) -> MutexGuard<'_, HashMap<JobId, Unrecorded>> {
+        let locked = self.unrecorded.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -475,11 +508,7 @@ pub struct BoardEntry {
 
 impl Drop for BoardEntry {
     fn drop(&mut self) {
-        self.board
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
+        self.board.running().remove(&self.id);
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::datafile::Content;
-use crate::job::{Board, Failure, Job, JobId, Outcome, Published, Stage};
+use crate::job::{Board, Failure, Job, JobId, Outcome, Published, Stage, Unrecorded};
 use crate::push::{Done, Note, Road, Run, Stop};
 use crate::store::{self, Store, Topic, activations, events, jobs};
 use crate::sys::clock::Clock;
@@ -426,8 +426,17 @@ impl Runner {
             "this node failed the file; it is tried again"
         );
         let why = failure.to_string();
-        self.put_back(move |tx| jobs::requeue(tx, id, at, &why))
-            .await;
+        let requeue = move |tx: &store::Tx<'_>| jobs::requeue(tx, id, at, &why);
+        self.put_back(id, Some(failure), requeue).await;
+    }
+
+    fn note_unrecorded(&self, id: JobId, failure: &Failure, again: bool) {
+        let unrecorded = Unrecorded {
+            failure: failure.clone(),
+            at_ms: self.clock.now_ms(),
+            again,
+        };
+        self.board.note_unrecorded(id, unrecorded);
     }
 
     async fn record_failure(&self, job: &Job, failure: Failure) {
@@ -447,41 +456,56 @@ impl Runner {
             return;
         }
         let id = job.id;
-        self.put_back(move |tx| jobs::put_back(tx, id)).await;
+        self.put_back(id, None, move |tx| jobs::put_back(tx, id))
+            .await;
     }
 
     /// Puts a job back in the queue. What is not written stays a running job, which the next start takes up.
-    async fn put_back<F>(&self, put: F)
+    async fn put_back<F>(&self, id: JobId, why: Option<Failure>, put: F)
     where
         F: FnOnce(&store::Tx<'_>) -> Result<bool, store::Error> + Clone + Send + 'static,
     {
         loop {
             match self.store.write(put.clone()).await {
-                Err(error) if error.passes() => tokio::time::sleep(STORE_RETRY).await,
-                _ => return,
+                Err(error) if error.passes() => {
+                    if let Some(failure) = &why {
+                        self.note_unrecorded(id, failure, true);
+                    }
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+                _ => break,
             }
         }
+        self.board.forget_unrecorded(id);
     }
 
     /// Records an outcome. While the store cannot take it the job stays open here; a store that has failed for good ends
     /// the process, and the next start finds the same outcome again.
     async fn record(&self, job: &Job, outcome: Outcome) -> bool {
         let (id, now) = (job.id, self.clock.now_ms());
-        loop {
-            let outcome = outcome.clone();
-            match self
+        let recorded = loop {
+            let written = outcome.clone();
+            let ended = self
                 .store
-                .write(move |tx| jobs::finish(tx, id, &outcome, now))
-                .await
-            {
-                Ok(recorded) => return recorded,
-                Err(error) if error.passes() => tokio::time::sleep(STORE_RETRY).await,
+                .write(move |tx| jobs::finish(tx, id, &written, now))
+                .await;
+            match ended {
+                Ok(recorded) => break recorded,
+                Err(error) if error.passes() => {
+                    // Who asks is told how it ended nevertheless.
+                    if let Outcome::Failed(failure) = &outcome {
+                        self.note_unrecorded(id, failure, false);
+                    }
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
                 Err(error) => {
                     tracing::error!(event = "record-failed", error = %crate::sys::Chain(&error), "could not record an outcome");
-                    return false;
+                    break false;
                 }
             }
-        }
+        };
+        self.board.forget_unrecorded(id);
+        recorded
     }
 
     fn cancel(&self, wanted: &[JobId]) {

@@ -258,7 +258,11 @@ async fn describe(api: &Api, parameters: &Parameters, id: &str) -> Result<String
         .read(move |reader| jobs::list(reader, &filter, part))
         .await
         .map_err(|e| unavailable(&e))?;
-    let rows = listed.rows.iter().map(|job| row(job, region)).collect();
+    let rows = listed
+        .rows
+        .into_iter()
+        .map(|job| row(&with_unrecorded(api, job), region))
+        .collect();
     let total = usize::try_from(listed.total).unwrap_or(usize::MAX);
     Ok(envelope::describe_answer(id, &page(&query, total, rows)))
 }
@@ -270,6 +274,21 @@ fn page(query: &describe::Query, total: usize, rows: Vec<Row>) -> Page {
         size: query.page.map_or(rows.len(), |page| page.size),
         rows,
     }
+}
+
+/// Puts in how a job has failed, where that cannot be written down.
+fn with_unrecorded(api: &Api, mut job: JobRow) -> JobRow {
+    if job.state == JobState::Running
+        && let Some(unrecorded) = api.deps.board.unrecorded_failure(job.id)
+    {
+        if !unrecorded.again {
+            job.state = JobState::Failed;
+            job.status = job.state.status();
+        }
+        job.updated_ms = unrecorded.at_ms;
+        job.failure = Some(unrecorded.failure);
+    }
+    job
 }
 
 fn row(job: &JobRow, region: &str) -> Row {
@@ -290,8 +309,9 @@ fn row(job: &JobRow, region: &str) -> Row {
 fn describe_state(job: &JobRow) -> String {
     match (job.state, &job.failure, job.stage) {
         (JobState::Queued, ..) => "waiting".to_owned(),
-        (JobState::Running, _, Some(stage)) => format!("at work: {stage}"),
-        (JobState::Running, _, None) => "at work".to_owned(),
+        (JobState::Running, Some(failure), _) => format!("to be tried again: {failure}"),
+        (JobState::Running, None, Some(stage)) => format!("at work: {stage}"),
+        (JobState::Running, None, None) => "at work".to_owned(),
         (JobState::Succeeded, ..) if job.release.is_none() => {
             "Success; removed from this node since".to_owned()
         }

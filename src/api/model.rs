@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key};
-use crate::job::{Failure, JobId, JobState, Published, ResultCode, Snapshot, Stage, Status, Via};
+use crate::job::{
+    Failure, JobId, JobState, Published, ResultCode, Snapshot, Stage, Status, Unrecorded, Via,
+};
 
 /// Why something was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,11 +155,13 @@ pub struct File {
 }
 
 impl File {
-    /// Puts in what a running job says of itself, which is newer than what was written down.
-    pub(super) fn live(mut self, snapshot: Option<Snapshot>) -> Self {
-        if let Some(now) = snapshot
-            && self.state == JobState::Running
-        {
+    /// Puts in what a running job says of itself, which is newer than what was written down, and how it has failed, where
+    /// that cannot be written down.
+    pub(super) fn live(mut self, snapshot: Option<Snapshot>, failed: Option<Unrecorded>) -> Self {
+        if self.state != JobState::Running {
+            return self;
+        }
+        if let Some(now) = snapshot {
             self.stage = Some(now.stage);
             self.attempts = now.attempt;
             self.received = now.received;
@@ -165,6 +169,18 @@ impl File {
             self.fetched = now.fetched;
             self.files = now.files;
             self.written = now.written;
+        }
+        if let Some(failed) = failed {
+            self.updated_ms = failed.at_ms;
+            if failed.again {
+                self.failure = Some(failed.failure);
+                return self;
+            }
+            self.state = JobState::Failed;
+            self.status = self.state.status();
+            self.stage = Some(failed.failure.stage);
+            self.finished_ms = Some(failed.at_ms);
+            self.failure = Some(failed.failure);
         }
         self
     }

@@ -29,6 +29,11 @@ const FILES: u64 = 100;
 /// Rows of anything on one answer at most.
 const MOST: u64 = 10_000;
 
+/// A commit waits for the disk; one that waits for so long waits for a disk that hangs.
+const HANGS: Duration = Duration::from_secs(10);
+/// For how long a write that the disk refused is held against it, unless another one is taken since.
+const REFUSED: Duration = Duration::from_secs(30);
+
 /// An answer, or why there is none.
 pub(super) type Answer = Result<Response, ApiError>;
 
@@ -86,18 +91,18 @@ impl Api {
     }
 
     fn store_check(&self) -> model::Check {
-        // A commit waits for the disk; half a minute of that is a disk that hangs.
-        let hangs = self
-            .deps
-            .store
-            .busy_for()
-            .is_some_and(|busy| busy > Duration::from_secs(30));
-        check("store", !hangs, "writes", "a commit hangs")
+        let store = &self.deps.store;
+        let hangs = store.busy_for().is_some_and(|busy| busy > HANGS);
+        match store.refused_within(REFUSED) {
+            Some(error) => check("store", false, "", &error.to_string()),
+            None => check("store", !hangs, "writes", "a commit hangs"),
+        }
     }
 
     /// Makes the API's word for a job.
     pub(super) fn file(&self, row: JobRow) -> File {
         let live = self.deps.board.get(row.id);
+        let failed = self.deps.board.unrecorded_failure(row.id);
         let release = row.release.map(|on_disk| model::OnDisk {
             live: on_disk.live,
             pinned: on_disk.pinned,
@@ -137,7 +142,7 @@ impl Api {
             release,
             path,
         }
-        .live(live)
+        .live(live, failed)
     }
 
     fn files(&self, rows: Vec<JobRow>) -> Vec<File> {
@@ -194,10 +199,11 @@ pub(super) async fn push_state(State(api): State<Arc<Api>>, Path(id): Path<Strin
         );
         return Err(ApiError::not_found(message));
     }
+    let files = api.files(rows);
     ok(&model::Push {
         push: id,
-        done: rows.iter().all(|row| row.state.is_final()),
-        files: api.files(rows),
+        done: files.iter().all(|file| file.state.is_final()),
+        files,
     })
 }
 
@@ -449,11 +455,24 @@ impl Api {
             None => "ready".to_owned(),
             Some(check) => format!("{}: {}", check.name, check.detail),
         };
+        let (ended, running): (Vec<_>, Vec<_>) = self
+            .files(seen.running)
+            .into_iter()
+            .partition(|file| file.state.is_final());
+        let unrecorded = ended.len() as u64;
+        let mut failures = ended;
+        failures.extend(self.files(seen.failures));
         let counts: BTreeMap<String, u64> = JobState::ALL
             .iter()
             .map(|state| {
                 let count = seen.counts.iter().find(|(s, _)| s == state);
-                (state.to_string(), count.map_or(0, |(_, n)| *n))
+                let count = count.map_or(0, |(_, n)| *n);
+                let count = match state {
+                    JobState::Running => count.saturating_sub(unrecorded),
+                    JobState::Failed => count + unrecorded,
+                    _ => count,
+                };
+                (state.to_string(), count)
             })
             .collect();
         model::NodeStatus {
@@ -465,8 +484,8 @@ impl Api {
             data_dir: self.deps.data_dir.display().to_string(),
             listen_http: self.listen_http.get().map(ToString::to_string),
             counts,
-            running: self.files(seen.running),
-            failures: self.files(seen.failures),
+            running,
+            failures,
             names: seen.totals.names,
             releases: seen.totals.versions,
             bytes: seen.totals.bytes,

@@ -211,6 +211,15 @@ impl Error {
         }
     }
 
+    /// Tells whether the disk of the database has no room left.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Prepare(error) => durable::is_no_space(&error.source),
+            _ => false,
+        }
+    }
+
     /// Tells whether the same work may well be taken a moment later: the disk is full or read-only, the queue is full, or
     /// the process had no descriptor left to open a connection with. The store itself goes on.
     #[must_use]

@@ -26,6 +26,7 @@ use crate::sys::clock::Clock;
 use crate::sys::{Chain, durable};
 
 pub mod activations;
+mod ballast;
 mod error;
 pub mod events;
 pub mod jobs;
@@ -39,6 +40,7 @@ mod sql;
 pub(crate) mod testing;
 mod vault;
 
+use ballast::Ballast;
 pub use error::{Error, KINDS};
 pub use events::EventRow;
 pub use sql::{Reader, Tx};
@@ -134,6 +136,9 @@ struct Shared {
     started: Instant,
     uptime_base_ms: i64,
     vault: Vault,
+    ballast: Ballast,
+    /// The last write that the disk refused, until it takes one.
+    refused: Mutex<Option<(Instant, Error)>>,
     failed: watch::Sender<Option<Arc<str>>>,
     events: broadcast::Sender<Arc<EventRow>>,
     wakes: [watch::Sender<u64>; 3],
@@ -156,9 +161,18 @@ impl Store {
         let parent = path.parent().unwrap_or(Path::new("."));
         durable::create_dir_all(parent).map_err(|e| Error::Prepare(Arc::new(e)))?;
         let lock = lock_directory(parent)?;
-        let (conn, doubtful) = schema::open_writer(path)?;
+        let ballast = Ballast::beside(path);
+        let (conn, doubtful) = match schema::open_writer(path) {
+            Err(error) if error.is_full() && ballast.give_up() => schema::open_writer(path)?,
+            opened => opened?,
+        };
         let vault = Vault::open(parent)?;
-        let shared = Arc::new(Shared::new(clock, saved_uptime(&conn, &vault)?, vault));
+        let shared = Arc::new(Shared::new(
+            clock,
+            saved_uptime(&conn, &vault)?,
+            vault,
+            ballast,
+        ));
         let (sender, queue) = mpsc::channel(QUEUE);
         let readers = Readers::new(path.to_owned(), config.readers);
         let config = Arc::new(config);
@@ -272,6 +286,14 @@ impl Store {
         self.inner.shared.busy_for()
     }
 
+    /// Returns why the disk refused a write in the last `age`, unless it has taken one since.
+    #[must_use]
+    pub fn refused_within(&self, age: Duration) -> Option<Error> {
+        let refused = self.inner.shared.refused_lock();
+        let (when, error) = refused.as_ref()?;
+        (when.elapsed() <= age).then(|| error.clone())
+    }
+
     /// Returns the store's figures.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -299,8 +321,11 @@ impl Store {
         self.inner.shared.clock.now_ms()
     }
 
-    /// Keeps the database bounded: forgets what is past the limits of [`Config`]. Call it now and then.
+    /// Keeps the database bounded: forgets what is past the limits of [`Config`]; and sets room aside for the time when the
+    /// disk is full. Call it now and then.
     pub async fn housekeep(&self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.inner.shared);
+        let _ = tokio::task::spawn_blocking(move || shared.ballast.restore()).await;
         let (config, now_ms) = (Arc::clone(&self.inner.config), self.now_ms());
         let files = self
             .read(move |reader| jobs::forgettable(reader, &config, now_ms))
@@ -350,12 +375,14 @@ impl Drop for Inner {
 }
 
 impl Shared {
-    fn new(clock: Arc<dyn Clock>, uptime_base_ms: i64, vault: Vault) -> Self {
+    fn new(clock: Arc<dyn Clock>, uptime_base_ms: i64, vault: Vault, ballast: Ballast) -> Self {
         Self {
             clock,
             started: Instant::now(),
             uptime_base_ms,
             vault,
+            ballast,
+            refused: Mutex::default(),
             failed: watch::Sender::new(None),
             events: broadcast::Sender::new(EVENTS),
             wakes: std::array::from_fn(|_| watch::Sender::new(0)),
@@ -414,6 +441,15 @@ impl Shared {
     fn count(&self, pieces: usize) {
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.pieces.fetch_add(pieces as u64, Ordering::Relaxed);
+    }
+
+    fn refused(&self, error: Option<&Error>) {
+        let now = Instant::now();
+        *self.refused_lock() = error.map(|error| (now, error.clone()));
+    }
+
+    fn refused_lock(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Error)>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(&self) {

@@ -83,6 +83,13 @@ pub(super) struct Owner {
     shared: Arc<Shared>,
     config: Arc<Config>,
     uptime_saved_ms: Cell<i64>,
+    /// Whether the database says that it is in use. Until its first change it may say that it was closed in order: it is as
+    /// it was then.
+    marked: Cell<bool>,
+    /// Whether the disk was full just now.
+    full: Cell<bool>,
+    /// Rows that were changed before the present transaction.
+    changes_before: Cell<u64>,
 }
 
 impl Owner {
@@ -98,6 +105,9 @@ impl Owner {
             path,
             queue,
             uptime_saved_ms: Cell::new(shared.uptime_ms()),
+            marked: Cell::new(false),
+            full: Cell::new(false),
+            changes_before: Cell::new(0),
             shared,
             config,
         }
@@ -166,6 +176,7 @@ impl Owner {
             answer_all(group, &self.judge(error));
             return Vec::new();
         }
+        self.changes_before.set(self.conn.total_changes());
         let mut effects = Effects::default();
         let (mut done, mut undone) = (Vec::new(), Vec::new());
         let mut rest = group.into_iter();
@@ -243,11 +254,15 @@ impl Owner {
 
     /// Commits. A commit that fails is never tried again: what reached the disk is unknown, and only recovery may look.
     fn commit(&self) -> Result<(), Error> {
+        self.mark_in_use();
         self.save_uptime();
         if self.conn.is_autocommit() {
             return Err(Error::Full);
         }
         let Err(error) = self.execute("commit", "COMMIT") else {
+            if self.has_changes() {
+                self.shared.refused(None);
+            }
             return Ok(());
         };
         self.roll_back();
@@ -256,6 +271,23 @@ impl Owner {
             return Err(self.fail(&error));
         }
         Err(error)
+    }
+
+    /// Tells whether the present transaction has changed anything.
+    fn has_changes(&self) -> bool {
+        self.conn.total_changes() != self.changes_before.get()
+    }
+
+    /// Marks the database as in use, in the transaction that first changes it.
+    fn mark_in_use(&self) {
+        if self.marked.get() || !self.has_changes() {
+            return;
+        }
+        match schema::set_meta(&self.conn, "clean", "0") {
+            Ok(()) => self.marked.set(true),
+            // A full disk has ended the transaction, and the caller sees that.
+            Err(error) => tracing::debug!(%error, "mark the database as in use"),
+        }
     }
 
     /// Writes the uptime clock down now and then, in a transaction that is written anyway. Losing a minute of it is no
@@ -280,8 +312,21 @@ impl Owner {
         }
     }
 
-    /// Turns an error of the disk into the failure of the store, and lets every other error pass.
+    /// Turns an error of the disk into the failure of the store, lets every other error pass, and remembers that the disk
+    /// takes nothing.
     fn judge(&self, error: Error) -> Error {
+        let judged = self.judge_device(error);
+        if matches!(judged, Error::Full | Error::ReadOnly) {
+            self.shared.refused(Some(&judged));
+        }
+        if matches!(judged, Error::Full) {
+            self.full.set(true);
+            self.shared.ballast.give_up();
+        }
+        judged
+    }
+
+    fn judge_device(&self, error: Error) -> Error {
         if !error.is_device() {
             return error;
         }
@@ -306,9 +351,9 @@ impl Owner {
 
     /// Copies the journal into the database when it has grown. A sync that fails here is as final as in a commit.
     fn checkpoint(&self) {
-        if self.shared.failure().is_some()
-            || self.frames("NOOP").is_ok_and(|n| n < CHECKPOINT_FRAMES)
-        {
+        // What is copied out of the journal is written over, and takes no more room.
+        let is_wanted = |n| n >= CHECKPOINT_FRAMES || (self.full.take() && n > 0);
+        if self.shared.failure().is_some() || self.frames("NOOP").is_ok_and(|n| !is_wanted(n)) {
             return;
         }
         match self.frames("PASSIVE") {

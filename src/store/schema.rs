@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::error::Error;
 use crate::sys::durable;
@@ -25,8 +25,9 @@ const STATEMENTS: usize = 256;
 /// Every migration, oldest first.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
-/// Opens the database for its one writer: made if missing, checked, migrated, and marked as in use. Also tells whether
-/// what it says may lag behind the disk: after an end that was not in order, or when it was made just now.
+/// Opens the database for its one writer: made if missing, checked and migrated. Also tells whether what it says may lag
+/// behind the disk: after an end that was not in order, or when it was made just now. One that is there and of this
+/// version is opened without a write into it: the disk may be full. The owner marks it as in use with its first change.
 pub(super) fn open_writer(path: &Path) -> Result<(Connection, bool), Error> {
     prepare_file(path)?;
     let conn = Connection::open_with_flags(
@@ -36,10 +37,9 @@ pub(super) fn open_writer(path: &Path) -> Result<(Connection, bool), Error> {
     .map_err(open_error("open", path))?;
     tune(&conn).map_err(open_error("open", path))?;
     let version = recognise(&conn, path)?;
-    set_up(&conn, path)?;
+    set_up(&conn, path, version)?;
     let doubtful = version == 0 || check_after_unclean_end(&conn, path)?;
     migrate(&conn, path, version)?;
-    set_meta(&conn, "clean", "0").map_err(open_error("mark", path))?;
     Ok((conn, doubtful))
 }
 
@@ -76,6 +76,8 @@ fn open_error<'a>(
             }
         }
         Some(rusqlite::ErrorCode::DiskFull) => Error::Full,
+        // The index of the journal cannot be made larger.
+        _ if source.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_SHMSIZE) => Error::Full,
         _ => Error::Open {
             verb,
             path: path.to_owned(),
@@ -119,6 +121,9 @@ fn tune(conn: &Connection) -> rusqlite::Result<()> {
     // Without it a plan depends on what is bound wherever a partial index might serve, and so does a statement that is
     // kept: it is compiled again with every value, which costs more than to run it.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // The owner checkpoints when it closes. The files of the journal stay: a disk that is full at the next start has no room
+    // to make them again.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.pragma_update(None, "busy_timeout", 5000)?;
     conn.pragma_update(None, "foreign_keys", true)?;
     // In KiB. What is not in it is in the cache of the kernel, a system call away.
@@ -159,10 +164,12 @@ fn newest() -> i64 {
 }
 
 /// Settings of the writer. The owner runs checkpoints itself: SQLite's own would swallow a sync that failed.
-fn set_up(conn: &Connection, path: &Path) -> Result<(), Error> {
+fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
     let fail = open_error("set up", path);
     let work = || -> rusqlite::Result<String> {
-        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        if version == 0 {
+            conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
         let mode = conn.pragma_update_and_check(None, "journal_mode", "WAL", |r| r.get(0))?;
         let synchronous = if is_seeded(Bug::NormalSync) {
             "NORMAL"

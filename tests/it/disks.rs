@@ -47,7 +47,12 @@ fn publish_small(node: &TestNode, origin: &Origin, name: &str, version: &str) {
 /// Bytes in use, without the database, which writes down what happens.
 fn used_by_files(node: &TestNode, disk: &Disk) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let database = ["edgepush.db", "edgepush.db-wal", "edgepush.db-shm"];
+    let database = [
+        "edgepush.db",
+        "edgepush.db-wal",
+        "edgepush.db-shm",
+        "edgepush.reserve",
+    ];
     let blocks = database.map(|n| std::fs::metadata(node.root().join(n)).map_or(0, |m| m.blocks()));
     disk.used() - blocks.iter().sum::<u64>() * 512
 }
@@ -266,6 +271,69 @@ fn a_full_database_refuses_pushes_whole_and_takes_them_again_later() {
     publish_small(&node, &origin, "again", "1");
 }
 
+/// What the node says of itself.
+fn state(node: &TestNode) -> String {
+    let answer = node.ask("GET", "/v1/status", None);
+    assert_eq!(answer.status, 200);
+    answer.json()["state"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_agent_that_starts_on_a_full_disk_answers_and_works_once_there_is_room() {
+    if !may_mount("a start on a full disk") {
+        return;
+    }
+    let origin = Origin::start();
+    for (disk, what) in [
+        (Disk::tmpfs("size=16m"), "tmpfs"),
+        (Disk::ext4("32M"), "ext4"),
+    ] {
+        let mut node = node_with_a_version(&disk, &origin, "[publish]\nreserve = \"64KiB\"\n");
+        let reserve = node.root().join("edgepush.reserve");
+        for (reserved, killed) in [(true, false), (true, true), (false, false)] {
+            let case = format!("{what}, reserve {reserved}, killed {killed}");
+            assert!(node.cli(&["gc"]).status.success());
+            node.wait_for("the reserve", PATIENCE, || reserve.exists().then_some(()));
+            if !reserved {
+                std::fs::remove_file(&reserve).unwrap();
+            }
+            if killed {
+                node.kill();
+            } else {
+                assert!(node.stop().success());
+            }
+            let filler = disk.fill_up();
+            node.start();
+            node.assert_tree("a", &site("1", 5));
+            assert!(state(&node).contains("disk"), "{case}: {}", state(&node));
+            assert!(node.cli(&["status"]).status.success());
+            let archive = tar_gz(&site("1", 5));
+            origin.serve("/full", Reply::file(&archive));
+            let name = format!("full-{reserved}-{killed}");
+            let push = item(&name, "1", "tar.gz", &archive, &origin.url("/full"));
+            let document = json!({"AppId": APP, "Data": [push]});
+            let answer = node.ask("POST", "/v1/pushes", Some(&document));
+            let said = String::from_utf8_lossy(&answer.body).into_owned();
+            if answer.status == 200 {
+                let file = node.finish(&name, "1");
+                let message = failure(&file, "no-space")["message"].as_str().unwrap();
+                assert!(
+                    message.contains("needed") && message.contains("available"),
+                    "{case}: {message}"
+                );
+            } else {
+                assert_eq!(answer.status, 503, "{case}: {said}");
+                assert!(said.contains("no space left"), "{case}: {said}");
+            }
+            eprintln!("{case}: a push is answered {}", answer.status);
+            assert!(origin.hits("/full").is_empty(), "a byte was asked for");
+            std::fs::remove_file(filler).unwrap();
+            publish_small(&node, &origin, &format!("after-{reserved}-{killed}"), "1");
+            assert_eq!(state(&node), "ready", "{case}");
+        }
+    }
+}
+
 #[test]
 fn a_read_only_disk_goes_on_serving_and_answering() {
     if !may_mount("a read-only disk") {
@@ -273,7 +341,7 @@ fn a_read_only_disk_goes_on_serving_and_answering() {
     }
     let origin = Origin::start();
     let disk = Disk::ext4("64M");
-    let node = node_with_a_version(&disk, &origin, "");
+    let mut node = node_with_a_version(&disk, &origin, "");
     let archive = zip(&big(4 * MIB, 1));
     let gate = Gate::new();
     origin.serve(
@@ -286,7 +354,17 @@ fn a_read_only_disk_goes_on_serving_and_answering() {
     // The kernel makes a file system read-only whatever is open on it: this is what an error on the device does.
     emergency_read_only(disk.path());
     gate.open();
-    std::thread::sleep(Duration::from_millis(500));
+    // That it has failed cannot be written down. Whoever asks is told nevertheless, and why.
+    let file = node.finish("held", "1");
+    failure(&file, "read-only");
+    let status = node.ask("GET", "/v1/status", None).json();
+    assert_eq!(status["counts"]["running"], 0, "{status}");
+    assert_eq!(status["counts"]["failed"], 1, "{status}");
+    assert_eq!(status["failures"][0]["failure"]["kind"], "read-only");
+    assert!(
+        status["state"].as_str().unwrap().contains("read-only"),
+        "{status}"
+    );
     node.assert_tree("a", &site("1", 5));
     assert!(node.cli(&["status"]).status.success());
     let push =
@@ -298,6 +376,13 @@ fn a_read_only_disk_goes_on_serving_and_answering() {
         "{}",
         String::from_utf8_lossy(&answer.body)
     );
+    // The disk is repaired, which takes an end of the agent: what was on the road goes on by itself.
+    node.kill();
+    disk.mount_again();
+    node.start();
+    assert_eq!(node.finish("held", "1")["state"], "succeeded");
+    publish_small(&node, &origin, "a", "2");
+    assert_eq!(state(&node), "ready");
 }
 
 /// Makes a mounted file system read-only while files on it are open for writing.
@@ -347,6 +432,61 @@ fn a_write_that_is_refused_as_read_only_fails_the_file_once() {
     );
     assert_eq!(node.list(&format!("manifests/{APP}/a")), ["1.json"]);
     node.assert_tree("a", &site("1", 5));
+}
+
+#[test]
+fn a_write_that_fails_fails_its_file_alone() {
+    if !may_mount("a write that fails") {
+        return;
+    }
+    let origin = Origin::start();
+    let mut node = TestNode::new("");
+    node.start();
+    publish_small(&node, &origin, "a", "1");
+    node.stop();
+    // Where the bytes of these two are written. Jobs have numbers in a row, and so have attempts.
+    let spooled = format!("{}.partial", spool_name("zipped"));
+    let mut broken = vec![node.root().join("spool").join(spooled)];
+    let staging = node.root().join("staging");
+    broken.extend((0..12).map(|n| staging.join(format!("2-{n}/big.bin"))));
+    let mut strace: Vec<String> = ["strace", "-D", "-f", "-qq", "-o", "/dev/null"]
+        .map(str::to_owned)
+        .into();
+    strace.extend(["-e", "trace=write", "-e", "inject=write:error=EIO"].map(str::to_owned));
+    for path in &broken {
+        strace.push("-P".to_owned());
+        strace.push(path.to_str().unwrap().to_owned());
+    }
+    let strace: Vec<&str> = strace.iter().map(String::as_str).collect();
+    node.run_through(&strace);
+    node.start();
+    let (tar, zip) = (tar(&big(4 * MIB, 1)), zip(&big(4 * MIB, 2)));
+    origin.serve("/tar", Reply::file(&tar));
+    origin.serve("/zip", Reply::file(&zip));
+    let items = [
+        item("tarred", "1", "tar", &tar, &origin.url("/tar")),
+        item("zipped", "1", "zip", &zip, &origin.url("/zip")),
+        item("beside", "1", "zip", &zip, &origin.url("/zip")),
+    ];
+    assert_eq!(node.push_codes(&items), [0, 0, 0]);
+    assert_eq!(node.finish("beside", "1")["state"], "succeeded");
+    for name in ["tarred", "zipped"] {
+        let file = node.finish(name, "1");
+        let message = failure(&file, "io")["message"].as_str().unwrap();
+        assert!(message.contains("os error 5"), "{message}");
+        assert_eq!(file["starts"], 3, "{file}");
+        assert!(!node.current(name).exists());
+    }
+    assert_eq!(node.list("staging"), [""; 0]);
+    node.assert_tree("a", &site("1", 5));
+    publish_small(&node, &origin, "a", "2");
+}
+
+/// What the archive of a file is called while it arrives.
+fn spool_name(name: &str) -> String {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(format!("{APP}\0{name}\x001"));
+    hex::encode(&digest[..16])
 }
 
 #[test]
@@ -516,7 +656,11 @@ fn a_disk_that_hangs_leaves_the_node_answering() {
     }
     let origin = Origin::start();
     let disk = Disk::ext4("64M");
-    let node = node_with_a_version(&disk, &origin, "");
+    let supervisor = Supervisor::new();
+    let mut node = TestNode::with_root(&disk.path().join("data"), "");
+    node.run_through(&supervisor.environment());
+    node.start();
+    publish_small(&node, &origin, "a", "1");
     let archive = tar_gz(&big(8 * MIB, 1));
     let gate = Gate::new();
     origin.serve(
@@ -527,7 +671,7 @@ fn a_disk_that_hangs_leaves_the_node_answering() {
     held["timeout"] = json!(120);
     assert_eq!(node.push_codes(&[held]), [0]);
     origin.wait_for_hits("/held", 1);
-    disk.freeze();
+    let frozen = disk.freeze();
     gate.open();
     // A push that waits for its commit hangs with the disk; it must not take the others with it.
     let socket = node.socket();
@@ -551,9 +695,72 @@ fn a_disk_that_hangs_leaves_the_node_answering() {
     }
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     node.assert_tree("a", &site("1", 5));
-    disk.thaw();
+    // Long enough, and the watchdog is not fed any more: whoever supervises the agent ends it. Status still answers.
+    supervisor.wait_until_hungry(&node);
+    assert!(node.cli(&["status"]).status.success());
+    node.wait_for("the node to say that it hangs", PATIENCE, || {
+        state(&node).contains("hangs").then_some(())
+    });
+    drop(frozen);
     let status = pushing.join().unwrap();
     eprintln!("slowest answer of a hung node: {slowest:?}; the push that waited: {status:?}");
     assert_eq!(node.finish("held", "1")["state"], "succeeded");
     publish_small(&node, &origin, "a", "2");
+    supervisor.wait_until_fed(&node);
+    assert_eq!(state(&node), "ready");
+}
+
+/// What supervises the agent: it hears when the watchdog is fed.
+struct Supervisor {
+    socket: std::os::unix::net::UnixDatagram,
+    dir: tempfile::TempDir,
+}
+
+impl Supervisor {
+    /// Ends an agent that says nothing for so long.
+    const LIMIT: Duration = Duration::from_secs(3);
+
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        Self { socket, dir }
+    }
+
+    /// How the agent is started.
+    fn environment(&self) -> Vec<&'static str> {
+        let socket = self.dir.path().join("notify");
+        let variables = [
+            "env".to_owned(),
+            format!("NOTIFY_SOCKET={}", socket.display()),
+            format!("WATCHDOG_USEC={}", Self::LIMIT.as_micros()),
+        ];
+        variables.map(|v| &*v.leak()).into()
+    }
+
+    /// Tells whether the watchdog was fed within a tenth of a second.
+    fn is_fed(&self) -> bool {
+        let mut message = [0; 4096];
+        let received = self.socket.recv(&mut message);
+        received.is_ok_and(|n| String::from_utf8_lossy(&message[..n]).contains("WATCHDOG=1"))
+    }
+
+    /// Waits until the agent has said nothing for longer than it may.
+    fn wait_until_hungry(&self, node: &TestNode) {
+        let mut since = Instant::now();
+        node.wait_for("the watchdog to go hungry", PATIENCE, || {
+            if self.is_fed() {
+                since = Instant::now();
+            }
+            (since.elapsed() > Self::LIMIT).then_some(())
+        });
+    }
+
+    fn wait_until_fed(&self, node: &TestNode) {
+        node.wait_for("the watchdog to be fed", PATIENCE, || {
+            self.is_fed().then_some(())
+        });
+    }
 }

@@ -79,14 +79,10 @@ impl Disk {
         run("mount", &["-o", &options, self.mount.to_str().unwrap()]);
     }
 
-    /// Stops every write to it, until [`Disk::thaw`].
-    pub(crate) fn freeze(&self) {
+    /// Stops every write to it, until what is returned is dropped: before the node, which cannot end while its disk hangs.
+    pub(crate) fn freeze(&self) -> Frozen {
         run("fsfreeze", &["-f", self.mount.to_str().unwrap()]);
-    }
-
-    /// Lets writes go on.
-    pub(crate) fn thaw(&self) {
-        run("fsfreeze", &["-u", self.mount.to_str().unwrap()]);
+        Frozen(self.mount.clone())
     }
 
     /// Bytes that are in use.
@@ -106,6 +102,33 @@ impl Disk {
         std::fs::metadata(self.mount.join("filler")).map_or(0, |m| m.len())
     }
 
+    /// Fills it to the last block, and returns the file that does.
+    pub(crate) fn fill_up(&self) -> PathBuf {
+        use std::io::Write;
+        let path = self.mount.join("filler");
+        let mut file = std::fs::File::create(&path).unwrap();
+        let mut length = 1 << 20;
+        // What is written is in a cache; only a sync tells how much of it there is room for.
+        while length >= 512 {
+            let block = vec![1; length];
+            while file
+                .write_all(&block)
+                .and_then(|()| file.sync_all())
+                .is_ok()
+            {}
+            length /= 2;
+        }
+        path
+    }
+
+    /// Unmounts it and mounts it again: what an error has made read-only can be written again.
+    pub(crate) fn mount_again(&self) {
+        let mount = self.mount.to_str().unwrap();
+        let image = self.dir.path().join("image");
+        run("umount", &[mount]);
+        run("mount", &["-o", "loop", image.to_str().unwrap(), mount]);
+    }
+
     /// Fills it, but for about `left` bytes, and returns the file that does.
     pub(crate) fn fill(&self, left: u64) -> PathBuf {
         let path = self.mount.join("filler");
@@ -113,6 +136,15 @@ impl Disk {
         let file = std::fs::File::create(&path).unwrap();
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).unwrap();
         path
+    }
+}
+
+/// A file system that takes no writes; it takes them again when this is dropped.
+pub(crate) struct Frozen(PathBuf);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        try_run("fsfreeze", &["-u", self.0.to_str().unwrap()]);
     }
 }
 

@@ -1,0 +1,88 @@
+//! A file that only takes room, and is given up when the disk is full: the agent then still starts, answers, and writes
+//! down that files failed for want of room, instead of being the first thing that the full disk takes down.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
+
+use crate::sys::space;
+
+/// What the file takes: about a hundred transactions, or many more where the journal is written over.
+const LENGTH: u64 = 1 << 20;
+/// It is made only where it is a small part of what is free.
+const FREE_FACTOR: u64 = 8;
+
+/// The reserve of one database.
+#[derive(Debug)]
+pub(super) struct Ballast {
+    path: PathBuf,
+}
+
+impl Ballast {
+    /// The reserve beside the database at `database`.
+    pub(super) fn beside(database: &Path) -> Self {
+        Self {
+            path: database.with_extension("reserve"),
+        }
+    }
+
+    /// Gives the room back; tells whether there was any.
+    pub(super) fn give_up(&self) -> bool {
+        let there = fs::metadata(&self.path).is_ok_and(|m| m.len() > 0);
+        let given = there && fs::remove_file(&self.path).is_ok();
+        if given {
+            tracing::error!(event = "reserve-used", path = %self.path.display(), "the disk is full: the room that was set aside for the database is used now");
+        }
+        given
+    }
+
+    /// Sets the room aside again where there is plenty.
+    pub(super) fn restore(&self) {
+        if fs::metadata(&self.path).is_ok_and(|m| m.len() >= LENGTH) {
+            return;
+        }
+        if let Err(error) = self.make() {
+            let _ = fs::remove_file(&self.path);
+            tracing::debug!(%error, path = %self.path.display(), "set room aside for the database");
+        }
+    }
+
+    fn make(&self) -> io::Result<()> {
+        let parent = self.path.parent().unwrap_or(Path::new("."));
+        if space::free(parent)?.bytes < LENGTH * FREE_FACTOR {
+            return Ok(());
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&self.path)?;
+        // After a power cut it may be there or not: it needs no sync. Where room cannot be set aside there is none.
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, LENGTH).map_err(io::Error::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn takes_its_room_and_gives_it_back_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let ballast = Ballast::beside(&dir.path().join("edgepush.db"));
+        assert!(!ballast.give_up());
+        ballast.restore();
+        ballast.restore();
+        let meta = fs::metadata(dir.path().join("edgepush.reserve")).unwrap();
+        assert_eq!(meta.len(), LENGTH);
+        assert!(meta.blocks() * 512 >= LENGTH, "it takes no room");
+        assert!(ballast.give_up());
+        assert!(!ballast.give_up());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
