@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 
 use super::error::Error;
 use crate::sys::durable;
@@ -196,10 +196,12 @@ fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
 }
 
 fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<bool, Error> {
+    // There is no mark before the first change, and one that ended before it is as much in doubt.
     let clean: Option<String> = conn
         .query_row("SELECT value FROM meta WHERE key = 'clean'", [], |r| {
             r.get(0)
         })
+        .optional()
         .map_err(open_error("read", path))?;
     if clean.as_deref() == Some("1") {
         return Ok(false);
