@@ -1,6 +1,6 @@
 //! Memory does not grow with the archive: the figure is printed, and bounded.
 //!
-//! 128 MiB here; 2 GiB with `EDGEPUSH_TEST_LONG=1`, as `tests/run` has it.
+//! 128 MiB here; 2 GiB with `EDGEPUSH_TEST_LONG=1`.
 
 use std::io::Write;
 
