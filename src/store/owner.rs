@@ -254,12 +254,15 @@ impl Owner {
 
     /// Commits. A commit that fails is never tried again: what reached the disk is unknown, and only recovery may look.
     fn commit(&self) -> Result<(), Error> {
-        self.mark_in_use();
+        let marks = self.mark_in_use();
         self.save_uptime();
         if self.conn.is_autocommit() {
             return Err(Error::Full);
         }
         let Err(error) = self.execute("commit", "COMMIT") else {
+            if marks {
+                self.marked.set(true);
+            }
             if self.has_changes() {
                 self.shared.refused(None);
             }
@@ -278,16 +281,16 @@ impl Owner {
         self.conn.total_changes() != self.changes_before.get()
     }
 
-    /// Marks the database as in use, in the transaction that first changes it.
-    fn mark_in_use(&self) {
+    /// Marks the database as in use, in the transaction that first changes it, and tells whether it did: it holds once that
+    /// is committed.
+    fn mark_in_use(&self) -> bool {
         if self.marked.get() || !self.has_changes() {
-            return;
+            return false;
         }
-        match schema::set_meta(&self.conn, "clean", "0") {
-            Ok(()) => self.marked.set(true),
-            // A full disk has ended the transaction, and the caller sees that.
-            Err(error) => tracing::debug!(%error, "mark the database as in use"),
-        }
+        // A full disk has ended the transaction when this fails, and the caller sees that.
+        schema::set_meta(&self.conn, "clean", "0")
+            .inspect_err(|error| tracing::debug!(%error, "mark the database as in use"))
+            .is_ok()
     }
 
     /// Writes the uptime clock down now and then, in a transaction that is written anyway. Losing a minute of it is no

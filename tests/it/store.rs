@@ -178,6 +178,35 @@ async fn a_full_disk_refuses_pushes_and_forgets_none() {
 }
 
 #[tokio::test]
+async fn a_change_after_one_that_found_no_room_is_seen_to_be_in_use() {
+    let Some(disk) = Mount::tmpfs("3m") else {
+        return;
+    };
+    let store = open(&disk.database()).unwrap();
+    accept(&store, 1).await.unwrap();
+    store.close().await;
+    drop(store);
+    // 1. The first change of this run finds no room when it is committed.
+    let store = open(&disk.database()).unwrap();
+    let filler = disk.path().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    let error = accept(&store, 2).await.unwrap_err();
+    assert!(matches!(error, Error::Full), "{error:?}");
+    // 2. The next one is the first that lasts: from then on an end without order has to show.
+    drop(file);
+    std::fs::remove_file(&filler).unwrap();
+    accept(&store, 2).await.unwrap();
+    let clean: String = rusqlite::Connection::open(disk.database())
+        .unwrap()
+        .query_row("SELECT value FROM meta WHERE key = 'clean'", [], |r| {
+            r.get(0)
+        })
+        .unwrap();
+    assert_eq!(clean, "0");
+}
+
+#[tokio::test]
 async fn a_disk_that_goes_away_ends_the_store_and_no_answer_is_lost() {
     let Some(disk) = Mount::ext4() else { return };
     let store = open(&disk.database()).unwrap();
