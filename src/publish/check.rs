@@ -75,8 +75,8 @@ impl Report {
 }
 
 impl Publisher {
-    /// Compares the tree of `key` with its manifest, to the `depth` that is asked for. `pace` is called with the bytes of each block that was read, and may
-    /// sleep, to cap the load, or return false to break off.
+    /// Compares the tree of `key` with its manifest, to the `depth` that is asked for. `pace` is called with the bytes of
+    /// each block that was read, and may sleep, to cap the load, or return false to break off.
     pub fn verify(
         &self,
         key: &Key,

@@ -475,7 +475,6 @@ impl Model {
             .map(|(content, _)| content.size)
             .sum();
         let contents = self.contents;
-        drop((self.index, first));
         let mut link_to = link_to.into_iter().peekable();
         let mut entries: Vec<Entry> = (0..)
             .zip(self.nodes.into_iter().zip(paths))
