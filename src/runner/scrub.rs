@@ -212,5 +212,9 @@ fn summary(report: &Damaged) -> String {
             d.what, d.expected, d.found
         )
     });
-    format!("{} differences from the manifest{first}", report.damaged)
+    let differences = match report.damaged {
+        1 => "1 difference".to_owned(),
+        n => format!("{n} differences"),
+    };
+    format!("{differences} from the manifest{first}")
 }
