@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 /// Files deleted between two looks at whether someone writes.
 const SLICE: u32 = 16;
-/// For each moment of deleting, so many of rest while someone writes.
-const REST: u32 = 15;
+/// For each moment of deleting, so many of rest while someone writes; shared by the trees that wait, so that they never
+/// become more and more where someone always writes.
+const REST: usize = 100;
 /// The longest rest, so that the end of the writing is noticed.
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
@@ -22,6 +23,8 @@ const LONGEST_REST: Duration = Duration::from_millis(50);
 pub(super) struct Trash {
     queue: Mutex<Queue>,
     writers: Arc<AtomicUsize>,
+    /// Trees that wait or are being deleted.
+    backlog: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -52,15 +55,17 @@ impl Trash {
     pub(super) fn delete(&self, path: &Path, failed: impl Fn(&Path, io::Error)) {
         let mut queue = self.lock();
         queue.waiting.push_back(path.to_owned());
+        self.backlog.fetch_add(1, Ordering::Relaxed);
         if std::mem::replace(&mut queue.open, true) {
             return;
         }
         while let Some(next) = queue.waiting.pop_front() {
             drop(queue);
-            let mut pace = Pace::new(&self.writers);
+            let mut pace = Pace::new(&self.writers, &self.backlog);
             if let Err(error) = pace.remove(&next) {
                 failed(&next, error);
             }
+            self.backlog.fetch_sub(1, Ordering::Relaxed);
             queue = self.lock();
         }
         queue.open = false;
@@ -74,14 +79,16 @@ impl Trash {
 /// Deletes, and rests in between while someone writes.
 struct Pace<'a> {
     writers: &'a AtomicUsize,
+    backlog: &'a AtomicUsize,
     since: Instant,
     done: u32,
 }
 
 impl<'a> Pace<'a> {
-    fn new(writers: &'a AtomicUsize) -> Self {
+    fn new(writers: &'a AtomicUsize, backlog: &'a AtomicUsize) -> Self {
         Self {
             writers,
+            backlog,
             since: Instant::now(),
             done: 0,
         }
@@ -118,7 +125,9 @@ impl<'a> Pace<'a> {
             return;
         }
         if self.writers.load(Ordering::Relaxed) > 0 {
-            let rest = self.since.elapsed().saturating_mul(REST);
+            let share = REST / self.backlog.load(Ordering::Relaxed).max(1);
+            let share = u32::try_from(share).unwrap_or(0);
+            let rest = self.since.elapsed().saturating_mul(share);
             thread::sleep(rest.min(LONGEST_REST));
         }
         self.since = Instant::now();
