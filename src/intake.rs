@@ -308,6 +308,18 @@ impl Intake {
 
     /// Admits a push: one answer per element, in their order, after everything accepted is on the disk.
     pub async fn admit(&self, push: Push, via: Via) -> Result<Vec<Answer>, Error> {
+        let answers = self.admit_if(push, via, |_| Ok(true)).await?;
+        Ok(answers.unwrap_or_default())
+    }
+
+    /// As [`Intake::admit`], but only if `first` says so, in the same piece of writing: it and what is accepted are on the
+    /// disk together, and waited for once. `None` if it does not.
+    pub async fn admit_if(
+        &self,
+        push: Push,
+        via: Via,
+        first: impl FnOnce(&Tx<'_>) -> Result<bool, store::Error> + Send + 'static,
+    ) -> Result<Option<Vec<Answer>>, Error> {
         let config = self.config();
         self.check_push(&push, &config)?;
         let app = push.app.clone();
@@ -325,9 +337,14 @@ impl Intake {
         };
         let answers = self
             .store
-            .write(move |tx| admission.decide_all(tx, elements))
+            .write(move |tx| match first(tx)? {
+                true => admission.decide_all(tx, elements).map(Some),
+                false => Ok(None),
+            })
             .await?;
-        log(&app, via, &answers);
+        if let Some(answers) = &answers {
+            log(&app, via, answers);
+        }
         Ok(answers)
     }
 

@@ -27,7 +27,7 @@ pub(crate) fn run(options: &Options) {
         files: options.number("files", 10),
         status: options.number("status", 5000),
         seconds: options.number("seconds", 10),
-        lanes: options.number("lanes", 64),
+        lanes: options.number("lanes", 240),
         signed: options.text("by", "socket") == "signed",
     };
     let origin = Origin::start();

@@ -1,7 +1,9 @@
-//! What becomes of a node's figures as it fills: tiny versions are published through the daemon until it has 10, 1,000,
-//! 10,000 and 100,000, and at each of these marks the same things are timed. Any curve that is not flat is a fault.
+//! What becomes of a node's figures as it fills: tiny versions are published until it has 10, 1,000, 10,000 and 100,000,
+//! and at each of these marks the same things are timed. Any curve that is not flat is a fault.
 //!
-//! `versions` is how many versions a name has, `to` the last mark, `through` a program that runs the agent.
+//! The first thousand come through the daemon. The others are copies of what it left on the disk, tree, manifest and kept
+//! archive, which `edgepush recover` then enters into the database. `versions` is how many versions a name has, `to` the
+//! last mark, `pushed` how many come through the daemon, `through` a program that runs the agent.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -24,6 +26,7 @@ const BATCH: usize = 1_000;
 pub(crate) fn run(options: &Options) {
     let versions = options.number("versions", 10);
     let to = options.number("to", 100_000);
+    let pushed = options.number("pushed", 1_000);
     let mut node = TestNode::new(&format!(
         "[log]\nlevel = \"warn\"\n[publish]\nkeep_versions = {}\n[api]\nhead_timeout = \"1h\"\n",
         versions + 1
@@ -36,12 +39,19 @@ pub(crate) fn run(options: &Options) {
     let mut done = 0;
     for mark in MARKS.into_iter().filter(|mark| *mark <= to) {
         let started = Instant::now();
-        fill.publish(&node, done..mark);
-        println!(
-            "{} more published in {} ms",
-            mark - done,
-            ms(started.elapsed())
-        );
+        table.mark(mark);
+        if mark <= pushed {
+            fill.publish(&node, done..mark);
+        } else {
+            assert!(node.stop().success());
+            fill.copy(node.root(), done..mark);
+            let began = Instant::now();
+            recover(&node);
+            table.add("recover what is new", began.elapsed());
+            node.start();
+        }
+        let more = mark - done;
+        println!("{more} more in {} ms", ms(started.elapsed()));
         done = mark;
         measure(&mut node, &fill, done, &mut table);
     }
@@ -100,15 +110,63 @@ impl Fill {
                 if state["done"] == true {
                     break;
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(200));
             }
         }
     }
 }
 
+impl Fill {
+    /// Makes copies of the first version on the disk, as if the daemon had published them.
+    fn copy(&self, root: &Path, numbers: std::ops::Range<usize>) {
+        let (first_name, first_version) = self.key(0);
+        let manifests = root.join("manifests").join(APP);
+        let first = manifests
+            .join(&first_name)
+            .join(format!("{first_version}.json"));
+        let manifest = std::fs::read_to_string(first).unwrap();
+        let (head, entries) = manifest.split_once(",\"entries\":").unwrap();
+        let head: Value = serde_json::from_str(&format!("{head}}}")).unwrap();
+        let file = "site/d00/f00000.txt";
+        let names = root.join("data").join(APP);
+        let trees = names.join(&first_name).join("versions");
+        let content = std::fs::read(trees.join(&first_version).join(file)).unwrap();
+        for n in numbers {
+            let (name, version) = self.key(n);
+            let mut head = head.clone();
+            head["name"] = json!(name);
+            head["version"] = json!(version);
+            head["job"] = json!(n + 1_000_000);
+            let mut text = head.to_string();
+            text.pop();
+            std::fs::create_dir_all(manifests.join(&name)).unwrap();
+            let path = manifests.join(&name).join(format!("{version}.json"));
+            std::fs::write(path, format!("{text},\"entries\":{entries}")).unwrap();
+            let tree = names.join(&name).join("versions").join(&version);
+            std::fs::create_dir_all(tree.join("site/d00")).unwrap();
+            std::fs::write(tree.join(file), &content).unwrap();
+            let archives = root.join("archives").join(APP).join(&name);
+            std::fs::create_dir_all(&archives).unwrap();
+            std::fs::write(archives.join(&version), &self.archive).unwrap();
+            let current = names.join(&name).join("current");
+            let _ = std::fs::remove_file(&current);
+            std::os::unix::fs::symlink(format!("versions/{version}"), current).unwrap();
+        }
+    }
+}
+
+/// Enters what is on the disk into the database.
+fn recover(node: &TestNode) {
+    let recovered = Command::new(env!("CARGO_BIN_EXE_edgepush"))
+        .args(["recover", "--config"])
+        .arg(node.config_file())
+        .output()
+        .unwrap();
+    assert!(recovered.status.success(), "{recovered:?}");
+}
+
 fn measure(node: &mut TestNode, fill: &Fill, count: usize, table: &mut Table) {
     let mut client = Client::new(node);
-    table.mark(count);
     // Let what the filling has left in the background come to rest.
     std::thread::sleep(Duration::from_millis(500));
     let (name, version) = fill.key(count / 2);
@@ -305,7 +363,9 @@ impl Table {
         println!("| ms, at versions on the node | {} |", marks.join(" | "));
         println!("|---{}|", "|---".repeat(marks.len()));
         for what in &self.order {
-            println!("| {what} | {} |", self.rows[what].join(" | "));
+            let values = &self.rows[what];
+            let missing = "- | ".repeat(self.marks.len() - values.len());
+            println!("| {what} | {missing}{} |", values.join(" | "));
         }
     }
 }

@@ -10,7 +10,9 @@
 )]
 
 mod accept;
+mod delete;
 mod figures;
+mod files;
 mod growth;
 mod lanes;
 #[path = "../../tests/it/support/mod.rs"]
@@ -21,7 +23,12 @@ use std::collections::HashMap;
 /// What the first word chooses.
 type Mode = (&'static str, fn(&Options));
 
-const MODES: &[Mode] = &[("accept", accept::run), ("growth", growth::run)];
+const MODES: &[Mode] = &[
+    ("accept", accept::run),
+    ("growth", growth::run),
+    ("files", files::run),
+    ("delete", delete::run),
+];
 
 fn main() {
     // The harness of `cargo bench` and `cargo test` adds flags of its own.

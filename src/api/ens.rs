@@ -21,7 +21,7 @@ use crate::datafile::{AppId, DataName, DataVersion, Key};
 use crate::intake;
 use crate::job::{JobState, Via};
 use crate::store::jobs::{self, JobRow};
-use crate::store::{nonces, releases};
+use crate::store::{self, Tx, nonces, releases};
 use crate::wire::describe;
 use crate::wire::download::{self, path};
 use crate::wire::envelope::{self, Download, Page, PushResult, RegionState, Row, Server};
@@ -105,11 +105,17 @@ async fn answer(
         body_sha256: form.sha256,
     })?;
     let live = api.live();
-    let key_id = authenticate(api, &live, peer, &call, &parameters).await?;
-    authorize(&live, key_id, call.action, &parameters)?;
-    parameters.check_common()?;
+    let signed = authenticate(api, &live, peer, &call, &parameters)?;
+    let key_id = signed.as_ref().map(|signed| signed.key_id);
+    let nonce = signed.as_ref().map(|signed| signed.nonce.clone());
+    let allowed =
+        authorize(&live, key_id, call.action, &parameters).and_then(|()| parameters.check_common());
+    if call.action != Action::PushApplicationData || allowed.is_err() {
+        remember(api, nonce.clone()).await?;
+    }
+    allowed?;
     let answer = match call.action {
-        Action::PushApplicationData => push(api, &parameters, id).await,
+        Action::PushApplicationData => push(api, &parameters, nonce, id).await,
         Action::DescribeDataPushResult => describe(api, &parameters, id).await,
         Action::DescribeDataDownloadURL => {
             let host = match &live.config.public_address {
@@ -123,14 +129,46 @@ async fn answer(
     Ok(answer?)
 }
 
-/// Finds out which key has signed the call; none where a call need not be signed.
-async fn authenticate<'a>(
+/// Who has signed a call, and what makes it count once.
+struct Signed<'a> {
+    key_id: &'a str,
+    nonce: Nonce,
+}
+
+/// A nonce that has yet to be remembered, and found to be new.
+#[derive(Clone)]
+struct Nonce {
+    key: String,
+    text: String,
+    expires_ms: i64,
+}
+
+impl Nonce {
+    fn remember(&self, tx: &Tx<'_>) -> Result<bool, store::Error> {
+        nonces::remember(tx, &self.key, &self.text, self.expires_ms)
+    }
+}
+
+/// Remembers the nonce of a call, if it is signed, and refuses one that was used.
+async fn remember(api: &Api, nonce: Option<Nonce>) -> Result<(), Refusal> {
+    let Some(nonce) = nonce else {
+        return Ok(());
+    };
+    let fresh = api.deps.store.write(move |tx| nonce.remember(tx)).await;
+    match fresh.map_err(|e| unavailable(&e))? {
+        true => Ok(()),
+        false => Err(Code::NonceUsed.into()),
+    }
+}
+
+/// Finds out which key has signed the call; none where a call need not be signed. Its nonce is for the caller to remember.
+fn authenticate<'a>(
     api: &Api,
     live: &Live,
     peer: Peer,
     call: &Call<'a>,
     parameters: &Parameters,
-) -> Result<Option<&'a str>, No> {
+) -> Result<Option<Signed<'a>>, No> {
     let unsigned_is_fine = peer.is_local() || live.config.insecure_tcp_intake;
     if !call.is_signed() && unsigned_is_fine {
         return Ok(None);
@@ -145,17 +183,14 @@ async fn authenticate<'a>(
             wait: Some(wait),
         });
     }
-    let (key, nonce) = (key_id.to_owned(), call.nonce()?.to_owned());
-    let fresh = api
-        .deps
-        .store
-        .write(move |tx| nonces::remember(tx, &key, &nonce, time + WINDOW_MS))
-        .await
-        .map_err(|e| unavailable(&e))?;
-    match fresh {
-        true => Ok(Some(key_id)),
-        false => Err(Code::NonceUsed.into()),
-    }
+    Ok(Some(Signed {
+        key_id,
+        nonce: Nonce {
+            key: key_id.to_owned(),
+            text: call.nonce()?.to_owned(),
+            expires_ms: time + WINDOW_MS,
+        },
+    }))
 }
 
 /// Runs what takes long for a long request: eight mebibytes are signed over several times their length. Other requests go
@@ -190,17 +225,29 @@ fn authorize(
     }
 }
 
-async fn push(api: &Api, parameters: &Parameters, id: &str) -> Result<String, Refusal> {
-    if api.is_draining() {
-        return Err(Code::Unavailable.into());
-    }
-    let push = heavy(parameters, || Push::read(parameters))?;
-    let answers = api
-        .deps
-        .intake
-        .admit(push, Via::Ens)
-        .await
-        .map_err(|e| not_admitted(&e))?;
+/// Takes a push. Its nonce and its files are written in one piece, so that it waits for the disk once.
+async fn push(
+    api: &Api,
+    parameters: &Parameters,
+    nonce: Option<Nonce>,
+    id: &str,
+) -> Result<String, Refusal> {
+    let admitted = match read_push(api, parameters) {
+        Ok(push) => {
+            let nonce = nonce.clone();
+            let first = move |tx: &Tx<'_>| nonce.map_or(Ok(true), |nonce| nonce.remember(tx));
+            let admitted = api.deps.intake.admit_if(push, Via::Ens, first).await;
+            admitted.map_err(|e| not_admitted(&e))
+        }
+        Err(refusal) => Err(refusal),
+    };
+    let answers = match admitted {
+        Ok(answers) => answers.ok_or(Code::NonceUsed)?,
+        Err(refusal) => {
+            remember(api, nonce).await?;
+            return Err(refusal);
+        }
+    };
     let results: Vec<PushResult> = answers
         .into_iter()
         .map(|answer| PushResult {
@@ -211,6 +258,13 @@ async fn push(api: &Api, parameters: &Parameters, id: &str) -> Result<String, Re
         })
         .collect();
     Ok(envelope::push_answer(id, &results))
+}
+
+fn read_push(api: &Api, parameters: &Parameters) -> Result<Push, Refusal> {
+    if api.is_draining() {
+        return Err(Code::Unavailable.into());
+    }
+    heavy(parameters, || Push::read(parameters))
 }
 
 fn not_admitted(error: &intake::Error) -> Refusal {

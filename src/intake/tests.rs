@@ -3,7 +3,7 @@
 use super::*;
 use crate::datafile::{Key, Sha256};
 use crate::job::{JobState, Outcome};
-use crate::store::testing::{Bench, file, key, md5, published};
+use crate::store::testing::{Bench, NOW, file, key, md5, published};
 use crate::store::{activations, events, outbox};
 use crate::wire::push::Strategy;
 
@@ -431,4 +431,28 @@ fn the_configuration_names_any_application_or_a_list() {
     ] {
         assert!(read(bad).is_err(), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn what_goes_before_a_push_is_written_with_it_and_may_refuse_it() {
+    let bench = Bench::new();
+    let intake = auto(&bench);
+    let used = |nonce: &'static str| {
+        move |tx: &Tx<'_>| crate::store::nonces::remember(tx, "key", nonce, NOW + 1000)
+    };
+    let pieces = bench.store.stats().pieces;
+    let answers = intake
+        .admit_if(push(vec![file("n", "1")]), Via::Ens, used("a"))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(answers[0].code, ResultCode::Accepted);
+    assert_eq!(
+        bench.store.stats().pieces,
+        pieces + 1,
+        "one wait for the disk"
+    );
+    let again = intake.admit_if(push(vec![file("n", "2")]), Via::Ens, used("a"));
+    assert_eq!(again.await.unwrap(), None);
+    assert_eq!(job_count(&bench).await, 1, "nothing of it is written");
 }

@@ -11,6 +11,7 @@ pub mod recover;
 pub mod release;
 pub mod space;
 pub mod sync;
+mod trash;
 pub mod vacuum;
 
 use std::collections::BTreeMap;

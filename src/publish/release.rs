@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::manifest::{self, Entry, Head};
 use super::space::Space;
 use super::sync::{Session, Syncer};
+use super::trash::{Trash, Writing};
 use super::{Config, Error, Layout};
 use crate::datafile::{
     AppId, ArchiveType, Content, DataName, DataVersion, Key, from_path_component,
@@ -28,6 +29,7 @@ pub struct Publisher {
     space: Space,
     attempts: AtomicU64,
     leftovers: Leftovers,
+    trash: Trash,
 }
 
 /// A private directory in which a tree is written. It removes itself unless it is published.
@@ -36,6 +38,7 @@ pub struct Staging {
     path: PathBuf,
     published: bool,
     leftovers: Leftovers,
+    _writing: Writing,
 }
 
 /// Directories of staging that could not be removed when they should: the disk was read-only, or a file in them is
@@ -47,9 +50,14 @@ impl Leftovers {
     /// Removes what is at `path`, or remembers it.
     fn remove(&self, path: &Path) {
         if let Err(error) = remove_all(path) {
-            tracing::warn!(path = %path.display(), %error, "could not remove a staging directory; it is tried again");
-            self.lock().push(path.to_owned());
+            self.keep(path, &error);
         }
+    }
+
+    /// Remembers what could not be removed.
+    fn keep(&self, path: &Path, error: &io::Error) {
+        tracing::warn!(path = %path.display(), %error, "could not remove a staging directory; it is tried again");
+        self.lock().push(path.to_owned());
     }
 
     /// Tries again to remove what is left.
@@ -155,6 +163,7 @@ impl Publisher {
             space,
             attempts: AtomicU64::new(0),
             leftovers: Leftovers::default(),
+            trash: Trash::default(),
         };
         publisher.sweep_staging()?;
         Ok(publisher)
@@ -197,6 +206,7 @@ impl Publisher {
                         path,
                         published: false,
                         leftovers: self.leftovers.clone(),
+                        _writing: self.trash.writing(),
                     });
                 }
             }
@@ -449,9 +459,11 @@ impl Publisher {
         fixed.then_some("its directory is immutable or append-only: see chattr(1)")
     }
 
-    /// Deletes a directory that [`Publisher::remove`] has taken out of sight.
+    /// Deletes a directory that [`Publisher::remove`] has taken out of sight, at the pace that trees which are being written
+    /// leave for it; where another thread is deleting already, it is left to that one.
     pub fn delete(&self, trash: &Path) {
-        self.leftovers.remove(trash);
+        self.trash
+            .delete(trash, |path, error| self.leftovers.keep(path, &error));
     }
 }
 
