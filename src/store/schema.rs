@@ -183,7 +183,7 @@ fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
         conn.pragma_update(None, "wal_autocheckpoint", 0)?;
         conn.pragma_update(None, "journal_size_limit", 16 << 20)?;
         // What a savepoint may have to undo stays in memory: it is as much as a transaction changes, and written to a file
-        // it took a third of the time of accepting a push. So do the changed pages of a burst.
+        // it took a quarter of the time that the writer had. So do the changed pages of a burst.
         conn.pragma_update(None, "temp_store", "MEMORY")?;
         conn.pragma_update(None, "cache_size", -4096)?;
         Ok(mode)
