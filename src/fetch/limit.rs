@@ -96,6 +96,15 @@ struct Rates {
 }
 
 impl Rates {
+    /// Returns the rate at this time of day. Time zones are only read where it depends on that.
+    fn now(&self) -> Option<u64> {
+        if self.table.is_empty() {
+            self.base
+        } else {
+            self.at(minute_of_day())
+        }
+    }
+
     fn at(&self, minute: u16) -> Option<u64> {
         match self.table.iter().find(|hours| hours.hold(minute)) {
             Some(hours) => hours.rate.map(|r| r.0),
@@ -119,7 +128,7 @@ impl Cap {
     fn new(rates: Rates) -> Self {
         let now = Instant::now();
         Self(Mutex::new(CapState {
-            now: rates.at(minute_of_day()),
+            now: rates.now(),
             rates,
             looked: now,
             free: now,
@@ -128,7 +137,7 @@ impl Cap {
 
     fn change(&self, rates: Rates) {
         let mut state = lock(&self.0);
-        state.now = rates.at(minute_of_day());
+        state.now = rates.now();
         state.rates = rates;
         state.looked = Instant::now();
         state.free = state.looked;
@@ -138,7 +147,7 @@ impl Cap {
     fn rate(&self) -> Option<u64> {
         let mut state = lock(&self.0);
         if !state.rates.table.is_empty() && state.looked.elapsed() >= LOOK {
-            state.now = state.rates.at(minute_of_day());
+            state.now = state.rates.now();
             state.looked = Instant::now();
         }
         state.now

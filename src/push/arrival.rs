@@ -1,5 +1,5 @@
-//! The first half of the road: bytes arrive, are hashed and spooled on one thread, and, when they are a tar, unpacked on
-//! another, all at once.
+//! The first half of the road: bytes arrive, are hashed on one thread, spooled on a second, and, when they are a tar,
+//! unpacked on a third, all at once.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -24,12 +24,14 @@ const REPLAY_BLOCK: usize = 256 << 10;
 const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 
 type Unpacked = Result<(Staging, Tree), Stop>;
-type Hashing = JoinHandle<Result<(Hasher, Spool), Stop>>;
+type Hashing = JoinHandle<Result<Hasher, Stop>>;
+type Spooling = JoinHandle<Result<Spool, Stop>>;
 
 /// One pass over an archive from its first byte on.
 struct Pass {
     feed: Feed,
     hashing: Hashing,
+    spooling: Spooling,
     unpacking: Unpacking,
     stopper: Stopper,
     lane: Lane,
@@ -124,6 +126,7 @@ impl Road {
         let Pass {
             feed,
             hashing,
+            spooling,
             unpacking,
             stopper,
             lane: _,
@@ -132,8 +135,11 @@ impl Road {
             Ok(true) => feed.end().await,
             Ok(false) | Err(_) => drop(feed),
         }
-        // The hashing thread ends with its feed, whatever the end was, and gives the spool back.
-        let hashed = join(hashing).await;
+        // Both threads end with their feed, whatever the end was, and one gives the spool back.
+        let hashed = match (join(hashing).await, join(spooling).await) {
+            (Ok(hasher), Ok(spool)) => Ok((hasher, spool)),
+            (_, Err(stop)) | (Err(stop), Ok(_)) => Err(stop),
+        };
         if let Ok(false) = ended {
             stopper.raise();
             let (_, mut spool) = hashed?;
@@ -199,8 +205,10 @@ impl Road {
         let mut feed = Feed::new(usize::try_from(self.config.queue_bytes).unwrap_or(usize::MAX));
         let stopper = Stopper::new(run);
         let hasher = super::hasher(&run.job.file, self.publisher.config().keep_archives);
-        let reader = feed.reader();
-        let hashing = tokio::task::spawn_blocking(move || hash(reader, hasher, spool));
+        let reader = feed.needed_reader();
+        let hashing = tokio::task::spawn_blocking(move || Ok(hash(reader, hasher)));
+        let reader = feed.needed_reader();
+        let spooling = tokio::task::spawn_blocking(move || keep(reader, spool));
         let unpacking = match run.job.file.archive_type {
             ArchiveType::Zip => Unpacking::Later,
             ArchiveType::TarGz | ArchiveType::Tar => {
@@ -223,6 +231,7 @@ impl Road {
         Ok(Pass {
             feed,
             hashing,
+            spooling,
             unpacking,
             stopper,
             lane,
@@ -383,23 +392,27 @@ async fn next_event(source: &mut Source, lane: &mut Lane) -> Result<Event, Stop>
     next.await.map_err(Stop::fetch)
 }
 
-/// Hashes and spools every frame.
-fn hash(
-    mut reader: FrameReader,
-    mut hasher: Hasher,
-    mut spool: Spool,
-) -> Result<(Hasher, Spool), Stop> {
+/// Hashes every frame: a thread of its own, since MD5 is what an archive that does not compress waits for.
+fn hash(mut reader: FrameReader, mut hasher: Hasher) -> Hasher {
     while let Ok(Some(frame)) = reader.next_frame() {
-        if !frame.replayed {
-            if let Some(validator) = &frame.validator {
-                spool.set_validator(Some(validator)).map_err(Stop::spool)?;
-            }
-            spool.append(&frame.bytes).map_err(Stop::spool)?;
-        }
         hasher.update(&frame.bytes);
     }
+    hasher
+}
+
+/// Spools every frame that has come over the network.
+fn keep(mut reader: FrameReader, mut spool: Spool) -> Result<Spool, Stop> {
+    while let Ok(Some(frame)) = reader.next_frame() {
+        if frame.replayed {
+            continue;
+        }
+        if let Some(validator) = &frame.validator {
+            spool.set_validator(Some(validator)).map_err(Stop::spool)?;
+        }
+        spool.append(&frame.bytes).map_err(Stop::spool)?;
+    }
     spool.flush().map_err(Stop::spool)?;
-    Ok((hasher, spool))
+    Ok(spool)
 }
 
 async fn join<T>(handle: JoinHandle<Result<T, Stop>>) -> Result<T, Stop> {

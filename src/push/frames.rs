@@ -30,7 +30,14 @@ enum Message {
 pub(super) struct Feed {
     budget: Arc<Semaphore>,
     units: usize,
-    readers: Vec<mpsc::Sender<Message>>,
+    readers: Vec<Reader>,
+}
+
+/// One that gets every frame.
+struct Reader {
+    sender: mpsc::Sender<Message>,
+    /// Whether there is no use in going on without it.
+    needed: bool,
 }
 
 impl Feed {
@@ -44,10 +51,19 @@ impl Feed {
         }
     }
 
-    /// Adds a reader; all of them must be added before the first frame is sent.
+    /// Adds a reader that may leave; all of them must be added before the first frame is sent.
     pub(super) fn reader(&mut self) -> FrameReader {
+        self.add(false)
+    }
+
+    /// Adds a reader without which there is no use in going on.
+    pub(super) fn needed_reader(&mut self) -> FrameReader {
+        self.add(true)
+    }
+
+    fn add(&mut self, needed: bool) -> FrameReader {
         let (sender, receiver) = mpsc::channel(self.units.max(8));
-        self.readers.push(sender);
+        self.readers.push(Reader { sender, needed });
         FrameReader {
             receiver,
             frame: None,
@@ -55,7 +71,7 @@ impl Feed {
         }
     }
 
-    /// Sends `bytes` to every reader that is still there. Returns false when none of them is.
+    /// Sends `bytes` to every reader that is still there. Returns false when a needed one has left, or all have.
     pub(super) async fn send(
         &mut self,
         bytes: Bytes,
@@ -73,20 +89,23 @@ impl Feed {
             validator,
             _place: Arc::new(place),
         };
-        let mut kept = Vec::with_capacity(self.readers.len());
+        let (mut kept, mut complete) = (Vec::with_capacity(self.readers.len()), true);
         for reader in self.readers.drain(..) {
-            if reader.send(Message::Frame(frame.clone())).await.is_ok() {
+            let message = Message::Frame(frame.clone());
+            if reader.sender.send(message).await.is_ok() {
                 kept.push(reader);
+            } else {
+                complete &= !reader.needed;
             }
         }
         self.readers = kept;
-        !self.readers.is_empty()
+        complete && !self.readers.is_empty()
     }
 
     /// Tells every reader that the last frame was the last: without this, a reader takes the end for a break.
     pub(super) async fn end(self) {
         for reader in self.readers {
-            let _ = reader.send(Message::End).await;
+            let _ = reader.sender.send(Message::End).await;
         }
     }
 }
@@ -177,6 +196,18 @@ mod tests {
         let want = "x".repeat(3 * UNIT) + "z";
         assert_eq!(first.await.unwrap().unwrap(), want);
         assert_eq!(second.await.unwrap().unwrap(), want);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_needed_ends_the_feed_by_leaving() {
+        let mut feed = Feed::new(2 * UNIT);
+        let (optional, mut needed, last) = (feed.reader(), feed.needed_reader(), feed.reader());
+        drop(optional);
+        assert!(feed.send(Bytes::from_static(b"a"), false, None).await);
+        let read = tokio::task::spawn_blocking(move || needed.next_frame().map(|_| needed));
+        drop(read.await.unwrap().unwrap());
+        assert!(!feed.send(Bytes::from_static(b"b"), false, None).await);
+        drop(last);
     }
 
     #[tokio::test]
