@@ -207,7 +207,7 @@ mod signature {
     fn check(bencher: Bencher<'_, '_>, scheme: Scheme) {
         let ens = Ens::new(([127, 0, 0, 1], 80).into(), "key-1", "a secret", scheme);
         let element = r#"{"name":"site/1","version":"1.0.0","size":1048576,"archiveType":"tar.gz","timeout":1800,"url":"http://cdn.example/site.tar.gz"}"#;
-        let data = format!("[{}]", vec![element; 10].join(","));
+        let data = format!("[{}]", [element; 10].join(","));
         let form = [("AppId", "app"), ("Data", data.as_str())];
         let signed = ens.sign("POST", "PushApplicationData", &[], &form);
         let mut headers = HeaderMap::new();
