@@ -26,8 +26,9 @@ def check(binary, home, fs, base, kind, environment=None):
     try:
         client = node.start()
         disk.poison_write(trees.tree(trees.seed(NAME, V2))[0][POISONED][:200])
-        if client.push(APP, [nodes.item(network, NAME, V2, kind)]) != [0]:
-            raise Violation("the push is not accepted")
+        codes = client.push(APP, [nodes.item(network, NAME, V2, kind)])
+        if codes != [0]:
+            raise Violation(f"the push is answered {codes}: {node.tail()}")
         if not network.wait_for("published", NAME, V2, nodes.PATIENCE):
             raise Violation(f"the push does not end well once the disk is well again: {node.tail()}")
         if os.path.exists(disk.poison):

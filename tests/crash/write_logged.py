@@ -40,8 +40,10 @@ class LoggedDisk:
 
     def poison_write(self, data):
         """Lets the next write that holds `data` fail with EIO."""
-        with open(self.poison, "wb") as f:
+        # In one step: of an empty file the disk would take every write for a poisoned one.
+        with open(f"{self.poison}.new", "wb") as f:
             f.write(data)
+        os.rename(f"{self.poison}.new", self.poison)
 
     def close(self):
         """Takes the disk down; the mount must be gone."""
