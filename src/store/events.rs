@@ -192,7 +192,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<EventRow> {
         job: row.get::<_, Option<i64>>("job")?.map(JobId),
         key: if of_file { Some(read_key(row)?) } else { None },
         kind: row.get("type")?,
-        stage: sql::stage(row)?,
+        stage: sql::stage(row, "stage")?,
         attempt: row.get("attempt")?,
         bytes: row.get("bytes")?,
         message: row.get("message")?,

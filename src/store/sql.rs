@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use rusqlite::types::{Type, Value as Sql};
-use rusqlite::{Connection, OptionalExtension, Params, Row};
+use rusqlite::{Connection, OptionalExtension, Params, Row, RowIndex};
 
 use super::error::Error;
 use super::events::EventRow;
@@ -177,16 +177,17 @@ impl<'c> Deref for Tx<'c> {
     }
 }
 
-/// Reads a column through a parser of the domain.
+/// Reads a column through a parser of the domain. A column is told by its name, or, where many rows are read, by its place:
+/// a name is looked for among all of them in each row.
 pub(super) fn parsed<T, E>(
     row: &Row<'_>,
-    column: &str,
+    column: impl RowIndex,
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> rusqlite::Result<T>
 where
     E: StdError + Send + Sync + 'static,
 {
-    let index = row.as_ref().column_index(column)?;
+    let index = column.idx(row.as_ref())?;
     let text: String = row.get(index)?;
     parse(&text)
         .map_err(|e| rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(e)))
@@ -195,7 +196,7 @@ where
 /// As [`parsed`], for a column that may be null.
 pub(super) fn parsed_option<T, E>(
     row: &Row<'_>,
-    column: &str,
+    column: impl RowIndex,
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> rusqlite::Result<Option<T>>
 where
@@ -208,7 +209,7 @@ where
 }
 
 /// Reads a column by the [`FromStr`] of its type.
-pub(super) fn typed<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
+pub(super) fn typed<T>(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<T>
 where
     T: FromStr,
     T::Err: StdError + Send + Sync + 'static,
@@ -219,7 +220,7 @@ where
 /// Reads a column of JSON that may be null.
 pub(super) fn json<T: serde::de::DeserializeOwned>(
     row: &Row<'_>,
-    column: &str,
+    column: impl RowIndex,
 ) -> rusqlite::Result<Option<T>> {
     parsed_option(row, column, |text| serde_json::from_str(text))
 }
@@ -254,27 +255,43 @@ pub(super) fn word<T>(
     move |text| parse(text).ok_or(Unknown { what })
 }
 
-/// Reads the column `stage`, which may be null.
-pub(super) fn stage(row: &Row<'_>) -> rusqlite::Result<Option<Stage>> {
+/// Reads a column with a stage of the road, which may be null.
+pub(super) fn stage(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<Stage>> {
     let parse = |text: &str| Stage::ALL.into_iter().find(|s| s.as_str() == text);
-    parsed_option(row, "stage", word("stage", parse))
+    parsed_option(row, column, word("stage", parse))
 }
 
 /// Reads the columns of a key.
 pub(super) fn read_key(row: &Row<'_>) -> rusqlite::Result<Key> {
+    key_at(row, ["app", "name", "version"])
+}
+
+/// Reads the columns of a key, which are these.
+pub(super) fn key_at(
+    row: &Row<'_>,
+    [app, name, version]: [impl RowIndex; 3],
+) -> rusqlite::Result<Key> {
     Ok(Key {
-        app: typed(row, "app")?,
-        name: typed(row, "name")?,
-        version: typed(row, "version")?,
+        app: typed(row, app)?,
+        name: typed(row, name)?,
+        version: typed(row, version)?,
     })
 }
 
 /// Reads the columns of what is known of an archive.
 pub(super) fn read_content(row: &Row<'_>) -> rusqlite::Result<Content> {
+    content_at(row, ["size", "md5", "sha256"])
+}
+
+/// Reads the columns of what is known of an archive, which are these.
+pub(super) fn content_at(
+    row: &Row<'_>,
+    [size, md5, sha256]: [impl RowIndex; 3],
+) -> rusqlite::Result<Content> {
     Ok(Content {
-        size: row.get("size")?,
-        md5: parsed_option(row, "md5", Md5::parse)?,
-        sha256: parsed_option(row, "sha256", Sha256::parse)?,
+        size: row.get(size)?,
+        md5: parsed_option(row, md5, Md5::parse)?,
+        sha256: parsed_option(row, sha256, Sha256::parse)?,
     })
 }
 

@@ -28,8 +28,8 @@ use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
@@ -145,7 +145,7 @@ impl Options {
     /// Makes the options that `config` stands for, with digests, without a listener or a sandbox.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = cores();
         let (writers, zip_threads) = match config.writers {
             0 => ((cores - 1).clamp(1, 2), 2),
             stated => (stated, stated),
@@ -162,6 +162,13 @@ impl Options {
             sandbox: None,
         }
     }
+}
+
+/// Returns how many cores there are to use. Asked once: the answer takes a look at the control groups in `/proc` and `/sys`,
+/// which is more work than unpacking a small file.
+fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
 impl fmt::Debug for Options {

@@ -1,13 +1,15 @@
 //! `edgepush push`: makes a push document from files and URLs, sends it to the agent and follows each file to its end.
 
 mod item;
+mod pace;
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
 use self::item::Item;
+use self::pace::Pace;
 use super::ended::{self, EndResult, Ended};
 use super::exit::{self, Error, Exit};
 use super::out::Out;
@@ -19,9 +21,9 @@ use crate::datafile::{AppId, ArchiveType, DataFile};
 use crate::job::{JobId, JobState};
 use crate::wire::document::PushDocument;
 
-/// How often the agent is asked how far the files are.
-const LOOK: Duration = Duration::from_millis(200);
-/// How long a version that was there before is waited for to become live.
+/// How often it is looked at whether a version that was there before has become live.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long that is waited for.
 const FLIP: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Parser)]
@@ -110,7 +112,9 @@ async fn follow(
         .collect();
     // A push that wrote no job is not remembered.
     let wrote = pushed.answers.iter().any(|a| a.result == Verdict::Accepted);
+    let mut pace = Pace::new();
     loop {
+        let asked = Instant::now();
         if let Some(id) = pushed.push.as_ref().filter(|_| wrote) {
             let now = client.push_state(id).await?;
             files.extend(now.files.into_iter().map(|file| (file.id, file)));
@@ -122,6 +126,7 @@ async fn follow(
                 files.insert(*id, client.file(*id).await?);
             }
         }
+        let took = asked.elapsed();
         for (id, label) in &jobs {
             if let Some(file) = files.get(id) {
                 progress.update(id, &moment(label, file));
@@ -131,7 +136,8 @@ async fn follow(
         if jobs.keys().all(ended) {
             break;
         }
-        tokio::time::sleep(LOOK).await;
+        let left = jobs.keys().filter(|id| !ended(id)).count();
+        tokio::time::sleep(pace.wait(left, took)).await;
     }
     // What was there before is shown with what is known of it, and made live again meanwhile.
     for answer in &pushed.answers {
@@ -153,7 +159,7 @@ async fn made_live(client: &Client, id: JobId) -> Result<File, Error> {
         if live || !file.activate || tokio::time::Instant::now() >= end {
             return Ok(file);
         }
-        tokio::time::sleep(LOOK / 4).await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 

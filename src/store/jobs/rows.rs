@@ -5,7 +5,7 @@ use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
 
 use super::super::error::Error;
-use super::super::sql::{self, Reader, read_content, read_key};
+use super::super::sql::{self, Reader};
 use crate::datafile::{ArchiveType, Content, Key};
 use crate::job::{Failure, JobId, JobState, Published, Stage, Status, Via};
 
@@ -279,49 +279,110 @@ fn one_of<T: AsRef<str> + Serialize>(column: &str, values: &[T]) -> Result<(Stri
     })
 }
 
-const SHOWN: &str = "SELECT j.*, f.app, f.name, f.version, r.live, r.pinned, r.damage
-     FROM files f JOIN jobs j ON j.file = f.id LEFT JOIN releases r ON r.file = f.id";
+/// Declares the columns that a job is shown with, and the query that yields them in this order.
+macro_rules! shown {
+    ($first:ident: $first_sql:literal $(, $column:ident: $sql:literal)* $(,)?) => {
+        /// A column of [`SHOWN`], by its place.
+        #[derive(Clone, Copy)]
+        enum Column { $first $(, $column)* }
+
+        const SHOWN: &str = concat!(
+            "SELECT ", $first_sql $(, ", ", $sql)*,
+            " FROM files f JOIN jobs j ON j.file = f.id LEFT JOIN releases r ON r.file = f.id"
+        );
+    };
+}
+
+shown! {
+    Id: "j.id",
+    Push: "j.push",
+    Via: "j.via",
+    ArchiveType: "j.archive_type",
+    Size: "j.size",
+    Md5: "j.md5",
+    Sha256: "j.sha256",
+    Source: "j.source",
+    Timeout: "j.timeout_ms",
+    Activate: "j.activate",
+    State: "j.state",
+    Stage: "j.stage",
+    Starts: "j.starts",
+    Attempts: "j.attempts",
+    NotBefore: "j.not_before",
+    CancelRequested: "j.cancel_requested",
+    Accepted: "j.accepted",
+    Started: "j.started",
+    Updated: "j.updated",
+    Finished: "j.finished",
+    Received: "j.received",
+    Total: "j.total",
+    Fetched: "j.fetched",
+    Files: "j.files",
+    Written: "j.written",
+    Failure: "j.failure",
+    Published: "j.published",
+    App: "f.app",
+    Name: "f.name",
+    Version: "f.version",
+    Live: "r.live",
+    Pinned: "r.pinned",
+    Damage: "r.damage",
+}
+
+impl Column {
+    const KEY: [usize; 3] = [
+        Self::App as usize,
+        Self::Name as usize,
+        Self::Version as usize,
+    ];
+    const CONTENT: [usize; 3] = [
+        Self::Size as usize,
+        Self::Md5 as usize,
+        Self::Sha256 as usize,
+    ];
+}
 
 fn read(row: &Row<'_>) -> rusqlite::Result<JobRow> {
-    let state = sql::parsed(row, "state", sql::word("state", JobState::parse))?;
-    let not_before: i64 = row.get("not_before")?;
-    let live: Option<bool> = row.get("live")?;
+    use Column as C;
+    let state = sql::parsed(row, C::State as usize, sql::word("state", JobState::parse))?;
+    let not_before: i64 = row.get(C::NotBefore as usize)?;
+    let live: Option<bool> = row.get(C::Live as usize)?;
     let release = match live {
         Some(live) => Some(OnDisk {
             live,
-            pinned: row.get("pinned")?,
-            damage: row.get("damage")?,
+            pinned: row.get(C::Pinned as usize)?,
+            damage: row.get(C::Damage as usize)?,
         }),
         None => None,
     };
     Ok(JobRow {
-        id: JobId(row.get("id")?),
-        key: read_key(row)?,
-        push: row.get("push")?,
-        via: sql::parsed(row, "via", sql::word("way in", Via::parse))?,
-        archive_type: sql::parsed(row, "archive_type", ArchiveType::parse)?,
-        stated: read_content(row)?,
-        source: row.get("source")?,
-        timeout_ms: row.get("timeout_ms")?,
-        activate: row.get("activate")?,
+        id: JobId(row.get(C::Id as usize)?),
+        key: sql::key_at(row, C::KEY)?,
+        push: row.get(C::Push as usize)?,
+        via: sql::parsed(row, C::Via as usize, sql::word("way in", Via::parse))?,
+        archive_type: sql::parsed(row, C::ArchiveType as usize, ArchiveType::parse)?,
+        stated: sql::content_at(row, C::CONTENT)?,
+        source: row.get(C::Source as usize)?,
+        timeout_ms: row.get(C::Timeout as usize)?,
+        activate: row.get(C::Activate as usize)?,
         state,
         status: state.status(),
-        stage: sql::stage(row)?,
-        starts: row.get("starts")?,
-        attempts: row.get("attempts")?,
+        stage: sql::stage(row, C::Stage as usize)?,
+        starts: row.get(C::Starts as usize)?,
+        attempts: row.get(C::Attempts as usize)?,
         not_before_ms: (not_before > 0).then_some(not_before),
-        cancel_requested: row.get("cancel_requested")?,
-        accepted_ms: row.get("accepted")?,
-        started_ms: row.get("started")?,
-        updated_ms: row.get("updated")?,
-        finished_ms: row.get("finished")?,
-        received: row.get("received")?,
-        total: row.get("total")?,
-        fetched: row.get("fetched")?,
-        files: row.get("files")?,
-        written: row.get("written")?,
-        failure: sql::json(row, "failure")?,
-        published: sql::json(row, "published")?,
+        cancel_requested: row.get(C::CancelRequested as usize)?,
+        accepted_ms: row.get(C::Accepted as usize)?,
+        started_ms: row.get(C::Started as usize)?,
+        updated_ms: row.get(C::Updated as usize)?,
+        finished_ms: row.get(C::Finished as usize)?,
+        received: row.get(C::Received as usize)?,
+        total: row.get(C::Total as usize)?,
+        fetched: row.get(C::Fetched as usize)?,
+        files: row.get(C::Files as usize)?,
+        written: row.get(C::Written as usize)?,
+        failure: sql::json(row, C::Failure as usize)?,
+        published: sql::json(row, C::Published as usize)?,
         release,
     })
 }
