@@ -88,33 +88,38 @@ pub fn write(input: &Input, place: &Place) -> std::path::PathBuf {
     path
 }
 
-/// Returns how the tree that `tool` made of the archive differs from `ours`, if it does.
-pub fn difference(tool: Tool, ours: &Tree, theirs: &BTreeMap<Vec<u8>, Found>) -> Option<String> {
+/// Returns where and how the tree that `tool` made of the archive differs from `ours`: by path, in words.
+pub fn differences(
+    tool: Tool,
+    ours: &Tree,
+    theirs: &BTreeMap<Vec<u8>, Found>,
+) -> BTreeMap<Vec<u8>, String> {
     let told: BTreeMap<&[u8], Kind> = ours
         .entries
         .iter()
         .map(|entry| (&entry.path[..], kind(&entry.kind)))
         .collect();
+    let mut differences = BTreeMap::new();
     for (path, kind) in &told {
         let name = String::from_utf8_lossy(path);
-        match theirs.get(*path) {
-            None => return Some(format!("{tool:?} has no {name:?}, which is {kind:?}")),
+        let text = match theirs.get(*path) {
+            None => format!("{tool:?} has no {name:?}, which is {kind:?}"),
             Some(there) if there.kind != *kind => {
                 let there = &there.kind;
-                return Some(format!(
-                    "{tool:?} has {there:?} as {name:?}, which is {kind:?}"
-                ));
+                format!("{tool:?} has {there:?} as {name:?}, which is {kind:?}")
             }
-            Some(_) => {}
+            Some(_) => continue,
+        };
+        differences.insert(path.to_vec(), text);
+    }
+    for (path, there) in theirs {
+        if !told.contains_key(&path[..]) {
+            let name = String::from_utf8_lossy(path);
+            let text = format!("only {tool:?} has {name:?}, which is {:?}", there.kind);
+            differences.insert(path.clone(), text);
         }
     }
-    let mut more = theirs
-        .iter()
-        .filter(|(path, _)| !told.contains_key(&path[..]));
-    more.next().map(|(path, there)| {
-        let name = String::from_utf8_lossy(path);
-        format!("only {tool:?} has {name:?}, which is {:?}", there.kind)
-    })
+    differences
 }
 
 fn kind(kind: &EntryKind) -> Kind {

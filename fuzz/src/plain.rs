@@ -182,6 +182,8 @@ fn is_record(record: &[u8], name: &[u8]) -> Option<()> {
     let dos = record[38];
     let is_dir = name.ends_with(b"/");
     require(u16_at(record, 8)? & !0x080e == 0)?;
+    // Of the bits inside the archive two have a meaning; with the third unzip forgets the mode.
+    require(u16_at(record, 36)? & !3 == 0)?;
     // The time in two halves, each of its parts in its bounds.
     let (time, date) = (u16_at(record, 12)?, u16_at(record, 14)?);
     require(time >> 11 < 24 && time >> 5 & 63 < 60 && time & 31 < 30)?;
