@@ -211,7 +211,7 @@ pub fn unpack_tar(
     let root = match target {
         Target::Check => {
             walk.run(&mut Sink::Check)?;
-            return Ok(walk.model.into_tree());
+            return Ok(walk.into_model().into_tree());
         }
         Target::Directory(root) => Arc::new(root),
     };
@@ -228,7 +228,7 @@ pub fn unpack_tar(
         }
     });
     settle(result, &root)?;
-    Ok(walk.model.into_tree())
+    Ok(walk.into_model().into_tree())
 }
 
 /// Unpacks the zip in `file`, which is wholly here and has been verified.

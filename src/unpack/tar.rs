@@ -54,6 +54,11 @@ impl<'a, R: BufRead> Walk<'a, R> {
         }
     }
 
+    /// Returns what the archive holds, and lets go of the blocks that its bytes were in: the tree needs the room.
+    pub(super) fn into_model(self) -> Model {
+        self.model
+    }
+
     /// Reads the archive to its very end.
     pub(super) fn run(&mut self, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
         loop {
