@@ -62,8 +62,12 @@ pub(super) fn unpack(file: &File, target: Target, options: &Options) -> Result<T
     }
     plan.model.check_links()?;
     let Plan {
-        mut model, jobs, ..
+        mut model,
+        jobs,
+        content,
+        ..
     } = plan;
+    drop(content);
     let mut shared = Shared {
         bytes: &bytes,
         jobs,
@@ -83,6 +87,9 @@ pub(super) fn unpack(file: &File, target: Target, options: &Options) -> Result<T
         finish(&model, &mut dirs, Modes::probe(root.as_fd()), &[])?;
         Ok(digests)
     });
+    // The tree needs the room of what led to it.
+    drop(shared);
+    drop(directory);
     for (content, sha256) in settle(result, &root)? {
         model.set_digest(content, sha256);
     }
