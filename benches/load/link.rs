@@ -1,8 +1,8 @@
 //! Whether big pushes keep a link of 1 Gbit/s full, and what they leave of the node to small ones. The agent runs in a
 //! network namespace of its own, nginx in another, and `tc` shapes what comes from there. In turn, for `rounds` rounds,
-//! as many `curl`s that throw everything away and a fresh agent bring `pushes` archives of `bytes` bytes that do not
-//! compress; meanwhile, and before, `small` archives of 13 kB are brought, one every `every` milliseconds. Needs root,
-//! `ip`, `tc`, nginx and curl.
+//! as many `curl`s that throw everything away and a fresh agent bring `pushes` archives, each of `bytes` bytes that do
+//! not compress; meanwhile, and before, `small` archives of 13 kB are brought, one every `every` milliseconds. `files`
+//! is `runner.files`. Needs root, `ip`, `tc`, nginx and curl.
 
 use std::fs;
 use std::path::Path;
@@ -69,6 +69,7 @@ struct Load {
     bytes: u64,
     small: Vec<Value>,
     every: Duration,
+    config: String,
 }
 
 /// What was measured of one contestant, round by round.
@@ -126,6 +127,10 @@ impl Load {
             bytes: big.iter().map(|item| item["size"].as_u64().unwrap()).sum(),
             big,
             small,
+            config: format!(
+                "[log]\nlevel = \"warn\"\n[runner]\nfiles = {}\n",
+                options.number("files", 32)
+            ),
             every: Duration::from_millis(options.number("every", 150) as u64),
         }
     }
@@ -159,7 +164,7 @@ impl Load {
     fn by_agent(&self, lab: &Lab, figures: &mut Figures) {
         // What was written and deleted before is not this agent's to wait for.
         rustix::fs::sync();
-        let mut node = TestNode::new("[log]\nlevel = \"warn\"\n");
+        let mut node = TestNode::new(&self.config);
         node.run_through(&["ip", "netns", "exec", &lab.near]);
         node.start();
         let push = |version: &str, item: &Value| {

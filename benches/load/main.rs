@@ -1,9 +1,9 @@
 //! Load and growth of a whole node, measured against the real agent as a child process.
 //!
-//! `cargo bench --bench load -- MODE [KEY=VALUE…]` runs one measurement and prints its figures as a table; without a mode
-//! it does nothing, so that `cargo bench` and `cargo test` stay quick. Each has a data directory of its own below `TMPDIR`,
-//! which should be on a journalled file system, and all but `link` need nothing but the loopback. `docs/performance.md`
-//! has the figures.
+//! `cargo bench --bench load -- MODE [KEY=VALUE…]` runs one measurement and prints its figures as a table; without a
+//! mode it does nothing, so that `cargo bench` and `cargo test` stay quick. Each has a data directory of its own below
+//! `TMPDIR`, which should be on a journalled file system, and all but `link` need nothing but the loopback.
+//! `docs/performance.md` has the figures.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
