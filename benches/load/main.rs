@@ -1,8 +1,9 @@
 //! Load and growth of a whole node, measured against the real agent as a child process.
 //!
-//! `cargo bench --bench load -- MODE [KEY=VALUE…]` runs one measurement and prints its figures as a table; without a mode
-//! it does nothing, so that `cargo bench` and `cargo test` stay quick. Each has a data directory of its own below `TMPDIR`,
-//! which should be on a journalled file system, and needs nothing but the loopback. `docs/performance.md` has the figures.
+//! `cargo bench --bench load -- MODE [KEY=VALUE…]` runs one measurement and prints its figures as a table; without a
+//! mode it does nothing, so that `cargo bench` and `cargo test` stay quick. Each has a data directory of its own below
+//! `TMPDIR`, which should be on a journalled file system, and all but `link` need nothing but the loopback.
+//! `docs/performance.md` has the figures.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -15,6 +16,7 @@ mod figures;
 mod files;
 mod growth;
 mod lanes;
+mod link;
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
 
@@ -28,6 +30,7 @@ const MODES: &[Mode] = &[
     ("growth", growth::run),
     ("files", files::run),
     ("delete", delete::run),
+    ("link", link::run),
 ];
 
 fn main() {

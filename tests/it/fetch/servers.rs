@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::support::origin::wait_until;
+use crate::support::lab::{FAR, Lab, inside, runs};
+use crate::support::nginx::{Server, nginx};
 
 use super::*;
 
@@ -15,67 +14,6 @@ use super::*;
 fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "{why}");
     eprintln!("SKIPPED: {why}");
-}
-
-/// A server process, ended with the test.
-struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Starts nginx for the files in `dir`; `None` when it is not installed.
-fn nginx(dir: &Path, port: Option<u16>, more: &str) -> Option<Server> {
-    let free = || {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("an address").port()
-    };
-    let port = port.unwrap_or_else(free);
-    let root = dir.display();
-    let config = format!(
-        "daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/error.log;
-        events {{}}
-        http {{
-            access_log {root}/access.log;
-            client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
-            uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
-            gzip on; gzip_types *; gzip_min_length 1; gzip_http_version 1.0;
-            server {{ listen 127.0.0.1:{port}; root {root}; {more} }}
-        }}"
-    );
-    let file = dir.join("nginx.conf");
-    fs::write(&file, config).expect("written");
-    let program = ["nginx", "/usr/sbin/nginx"].into_iter().find(|p| {
-        Command::new(p)
-            .arg("-v")
-            .stderr(Stdio::null())
-            .status()
-            .is_ok()
-    })?;
-    let child = Command::new(program)
-        .arg("-p")
-        .arg(dir)
-        .arg("-c")
-        .arg(&file)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nginx");
-    wait_until("nginx", || {
-        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-    Some(Server { child, port })
 }
 
 #[tokio::test]
@@ -193,7 +131,7 @@ async fn a_server_of_python_knows_no_ranges() {
     BufReader::new(stdout).read_line(&mut line).expect("a line");
     let port = line.split("port ").nth(1).and_then(|t| t.split(' ').next());
     let port = port.and_then(|t| t.parse().ok()).expect("a port");
-    let server = Server { child, port };
+    let server = Server::local(child, port);
     let mut half = request(&server.url("/f"), Some(data.len()));
     half.offset = 250_000;
     let got = run(fetcher("").open(half), data[..250_000].to_vec()).await;
@@ -201,48 +139,7 @@ async fn a_server_of_python_knows_no_ranges() {
     assert_eq!((got.bytes, got.restarts.len()), (data, 1));
 }
 
-/// Two network namespaces with one link between them.
-struct Lab {
-    near: String,
-    far: String,
-}
-
-const NEAR: &str = "10.231.0.1";
-const FAR: &str = "10.231.0.2";
-
 impl Lab {
-    /// `None` where namespaces cannot be made.
-    fn start() -> Option<Self> {
-        let name = |end| format!("edgepush-{}-{end}", std::process::id());
-        let lab = Self {
-            near: name("near"),
-            far: name("far"),
-        };
-        let made = [
-            format!("ip netns add {}", lab.near),
-            format!("ip netns add {}", lab.far),
-            format!(
-                "ip link add veth0 netns {} type veth peer name veth0 netns {}",
-                lab.near, lab.far
-            ),
-            format!("ip -n {} addr add {NEAR}/24 dev veth0", lab.near),
-            format!("ip -n {} addr add {FAR}/24 dev veth0", lab.far),
-            format!("ip -n {} link set veth0 up", lab.near),
-            format!("ip -n {} link set veth0 up", lab.far),
-        ];
-        made.iter().all(|command| runs(command)).then_some(lab)
-    }
-
-    fn at_far(&self, command: &str) {
-        let command = format!("ip netns exec {} {command}", self.far);
-        assert!(runs(&command), "{command}");
-    }
-
-    fn at_near(&self, command: &str) {
-        let command = format!("ip netns exec {} {command}", self.near);
-        assert!(runs(&command), "{command}");
-    }
-
     fn origin(&self) -> Origin {
         inside(&self.far, || Origin::start_at(&format!("{FAR}:0")))
     }
@@ -264,40 +161,6 @@ impl Lab {
         meanwhile();
         fetching.join().expect("no panic")
     }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        for name in [&self.near, &self.far] {
-            runs(&format!("ip netns del {name}"));
-        }
-    }
-}
-
-fn runs(command: &str) -> bool {
-    let mut words = command.split_whitespace();
-    let program = words.next().unwrap_or_default();
-    let status = Command::new(program)
-        .args(words)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    status.is_ok_and(|s| s.success())
-}
-
-/// Runs `work` on a thread inside a network namespace; what it starts stays there.
-fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
-    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-    thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            let link =
-                fs::File::open(Path::new("/run/netns").join(namespace)).expect("a namespace");
-            let network = Some(LinkNameSpaceType::Network);
-            move_into_link_name_space(rustix::fd::AsFd::as_fd(&link), network).expect("entered");
-            work()
-        });
-        worker.join().expect("no panic")
-    })
 }
 
 #[test]

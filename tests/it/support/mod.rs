@@ -5,6 +5,8 @@ pub(crate) mod archive;
 pub(crate) mod disk;
 pub(crate) mod ens;
 pub(crate) mod http;
+pub(crate) mod lab;
+pub(crate) mod nginx;
 pub(crate) mod node;
 pub(crate) mod origin;
 pub(crate) mod receiver;
