@@ -157,6 +157,12 @@ impl Road {
         })
     }
 
+    /// Returns how the road treats what travels on it.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Brings one data file from its source to a published version. Blocking work is done on other threads.
     pub async fn run(&self, run: &Run<'_>) -> Result<Done, Stop> {
         run.progress.set_attempt(1);

@@ -36,6 +36,9 @@ pub use upkeep::{Removed, Swept};
 pub struct Config {
     /// Files that may be on the road at once; a file that waits for its source takes little but a place.
     pub files: usize,
+    /// Small files (of at most `push.small_bytes`, by what the push states) that may be on the road beside those, the smallest
+    /// first: however many large ones are under way, a small one does not wait for their end.
+    pub small_files: usize,
     /// How often a file may be started before it is given up: the breaker of a loop of crashes.
     pub starts: u32,
     /// How often a file is tried again after this node's disk failed it.
@@ -62,6 +65,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             files: 32,
+            small_files: 16,
             starts: 10,
             device_retries: 2,
             drain: Duration::from_secs(10),
@@ -114,15 +118,15 @@ impl Look {
     fn take(
         reader: &store::Reader<'_>,
         now_ms: i64,
-        free: usize,
-        taken: &HashSet<JobId>,
+        places: &Places,
     ) -> Result<Self, store::Error> {
-        let is_due = free > 0 && !jobs::due(reader, now_ms, 1, taken)?.is_empty();
+        let is_due = !places.due(reader, now_ms, 1)?.is_empty();
         // Without a free place it does not matter, and with a job that is due it is known.
-        let next = if free > 0 && !is_due {
-            jobs::next_due_ms(reader)?
-        } else {
-            None
+        let next = match places {
+            _ if is_due => None,
+            Places { free: 1.., .. } => jobs::next_due_ms(reader)?,
+            Places { small: 1.., .. } => jobs::next_small_ms(reader, places.small_bytes)?,
+            _ => None,
         };
         Ok(Self {
             canceled: jobs::to_cancel(reader)?,
@@ -133,9 +137,53 @@ impl Look {
     }
 }
 
+/// The places on the road that are free.
+struct Places {
+    free: usize,
+    /// Of those for small files only.
+    small: usize,
+    /// What a small file is.
+    small_bytes: u64,
+    /// The jobs that have one.
+    taken: HashSet<JobId>,
+}
+
+impl Places {
+    /// Returns the jobs that may start now, at most `most`, and whether each takes a place for small files.
+    fn due(
+        &self,
+        reader: &store::Reader<'_>,
+        now_ms: i64,
+        most: usize,
+    ) -> Result<Vec<(Job, bool)>, store::Error> {
+        let mut due = Vec::new();
+        if self.free > 0 {
+            due = jobs::due(reader, now_ms, self.free.min(most), &self.taken)?;
+        }
+        let first = due.len();
+        // While there are other places, nothing that is due is left.
+        let small = self.small.min(most - first);
+        if first == self.free && small > 0 {
+            let taken = self.taken.iter().copied();
+            let taken = taken.chain(due.iter().map(|job| job.id)).collect();
+            due.extend(jobs::due_small(
+                reader,
+                self.small_bytes,
+                now_ms,
+                small,
+                &taken,
+            )?);
+        }
+        let beside = (0..).map(|n| n >= first);
+        Ok(due.into_iter().zip(beside).collect())
+    }
+}
+
 struct Running {
     stop: CancellationToken,
     canceled: bool,
+    /// Whether it has a place for small files.
+    small: bool,
 }
 
 impl Runner {
@@ -234,10 +282,8 @@ impl Runner {
             *taken_up = true;
         }
         // Most wakes find nothing, or one thing: one look for all of it, and only then the writer.
-        let taken = self.taken();
-        let free = self.config.files.saturating_sub(taken.len());
-        let now = self.clock.now_ms();
-        let look = self.store.read(move |r| Look::take(r, now, free, &taken));
+        let (places, now) = (self.places(), self.clock.now_ms());
+        let look = self.store.read(move |r| Look::take(r, now, &places));
         let look = look.await?;
         self.cancel(&look.canceled);
         if !look.flips.is_empty() {
@@ -246,7 +292,8 @@ impl Runner {
         if look.is_due {
             self.start_due(tasks).await?;
             // What else is due shows at the next look; there is none before a place is free.
-            let full = self.taken().len() >= self.config.files;
+            let Places { free, small, .. } = self.places();
+            let full = free == 0 && small == 0;
             return Ok(if full { LOOK_EVERY } else { Duration::ZERO });
         }
         Ok(look.next.map_or(LOOK_EVERY, |at| {
@@ -278,32 +325,31 @@ impl Runner {
 
     /// Starts as many due jobs as there are places.
     async fn start_due(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Result<(), store::Error> {
-        let taken = self.taken();
-        let free = self.config.files.saturating_sub(taken.len());
-        let now = self.clock.now_ms();
+        let (places, now) = (self.places(), self.clock.now_ms());
         let started = self
             .store
             .write(move |tx| {
                 let mut started = Vec::new();
-                for mut job in jobs::due(tx, now, free, &taken)? {
+                for (mut job, small) in places.due(tx, now, usize::MAX)? {
                     if let Some(starts) = jobs::start(tx, job.id, now)? {
                         job.starts = starts;
                         let damaged = store::releases::get(tx, &job.file.key)?
                             .filter(|release| release.damage.is_some())
                             .map(|release| release.content);
-                        started.push((job, damaged));
+                        started.push((job, damaged, small));
                     }
                 }
                 Ok(started)
             })
             .await?;
-        for (job, damaged) in started {
+        for (job, damaged, small) in started {
             let stop = CancellationToken::new();
             self.lock().insert(
                 job.id,
                 Running {
                     stop: stop.clone(),
                     canceled: false,
+                    small,
                 },
             );
             tasks.spawn(Arc::clone(self).run_job(job, damaged, stop));
@@ -311,9 +357,15 @@ impl Runner {
         Ok(())
     }
 
-    /// Returns the jobs on the road.
-    fn taken(&self) -> HashSet<JobId> {
-        self.lock().keys().copied().collect()
+    fn places(&self) -> Places {
+        let running = self.lock();
+        let small = running.values().filter(|r| r.small).count();
+        Places {
+            free: self.config.files.saturating_sub(running.len() - small),
+            small: self.config.small_files.saturating_sub(small),
+            small_bytes: self.road.config().small_bytes,
+            taken: running.keys().copied().collect(),
+        }
     }
 
     async fn is_idle(&self) -> Result<bool, store::Error> {

@@ -23,7 +23,11 @@ const APPLICATION_ID: i64 = 0x4570_7368;
 const STATEMENTS: usize = 256;
 
 /// Every migration, oldest first.
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+];
 
 /// Opens the database for its one writer: made if missing, checked and migrated. Also tells whether what it says may lag
 /// behind the disk: after an end that was not in order, or when it was made just now. One that is there and of this

@@ -311,3 +311,41 @@ fn nothing_that_leaves_the_agent_holds_a_secret() {
         assert!(!line.contains("SECRETIVE"), "{line}");
     }
 }
+
+#[test]
+fn a_small_file_does_not_wait_for_large_ones_that_hold_every_place() {
+    let (origin, mut node) = (Origin::start(), TestNode::new("[runner]\nfiles = 2\n"));
+    let (_, archive) = large(2 << 20, 1);
+    let gate = Gate::new();
+    let mut items = Vec::new();
+    for n in 0..4 {
+        let path = format!("/large{n}");
+        origin.serve(&path, Reply::file(&archive).hold_at(1 << 20, &gate));
+        items.push(item(
+            &format!("large{n}"),
+            "1",
+            "tar.gz",
+            &archive,
+            &origin.url(&path),
+        ));
+    }
+    let small = tar_gz(&site("1", 3));
+    origin.serve("/small", Reply::file(&small));
+    let of_small = |version: &str| item("small", version, "tar.gz", &small, &origin.url("/small"));
+    node.start();
+    node.push(&items);
+    let state = |n: usize| node.file(&format!("large{n}"), "1").unwrap()["state"].clone();
+    node.wait_for("both places to be taken", PATIENCE, || {
+        (state(0) == "running" && state(1) == "running").then_some(())
+    });
+    for version in ["1", "2", "3"] {
+        node.push(&[of_small(version)]);
+        assert_eq!(node.finish("small", version)["state"], "succeeded");
+    }
+    let states: Vec<_> = (0..4).map(state).collect();
+    assert_eq!(states, ["running", "running", "queued", "queued"]);
+    gate.open();
+    for n in 0..4 {
+        assert_eq!(node.finish(&format!("large{n}"), "1")["state"], "succeeded");
+    }
+}

@@ -105,19 +105,52 @@ pub fn due(
     limit: usize,
     running: &HashSet<JobId>,
 ) -> Result<Vec<Job>, Error> {
+    waiting(reader, OLDEST_FIRST, 0, now_ms, limit, running)
+}
+
+/// As [`due`], those of at most `most` bytes by what their push states, the smallest first.
+pub fn due_small(
+    reader: &Reader<'_>,
+    most: u64,
+    now_ms: i64,
+    limit: usize,
+    running: &HashSet<JobId>,
+) -> Result<Vec<Job>, Error> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    waiting(reader, SMALL_FIRST, most, now_ms, limit, running)
+}
+
+/// Which jobs, by a bound, and their order: words that lead to an index.
+type Which = [&'static str; 2];
+const OLDEST_FIRST: Which = ["j.id > ?4", "j.id"];
+const SMALL_FIRST: Which = ["j.size <= ?4", "j.size, j.id"];
+
+fn waiting(
+    reader: &Reader<'_>,
+    which: Which,
+    bound: i64,
+    now_ms: i64,
+    limit: usize,
+    running: &HashSet<JobId>,
+) -> Result<Vec<Job>, Error> {
     let most = i64::try_from(limit.saturating_add(running.len())).unwrap_or(i64::MAX);
-    let rows = reader.many(
-        "find due jobs",
-        "SELECT j.*, f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file
-         WHERE j.state = 'queued' AND (j.not_before <= ?1 OR j.not_before > ?1 + ?2) ORDER BY j.id LIMIT ?3",
-        params![now_ms, LONGEST_WAIT_MS, most],
-        |r| Ok(readable(r, reader.vault())),
-    )?;
+    let params = params![now_ms, LONGEST_WAIT_MS, most, bound];
+    let rows = reader.many("find due jobs", &waiting_sql(which), params, |r| {
+        Ok(readable(r, reader.vault()))
+    })?;
     let due = rows
         .into_iter()
         .flatten()
         .filter(|j| !running.contains(&j.id));
     Ok(due.take(limit).collect())
+}
+
+fn waiting_sql([condition, order]: Which) -> String {
+    format!(
+        "SELECT j.*, f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file
+         WHERE j.state = 'queued' AND {condition} AND (j.not_before <= ?1 OR j.not_before > ?1 + ?2)
+         ORDER BY {order} LIMIT ?3"
+    )
 }
 
 /// Returns the keys of the files that are waiting or at work.
@@ -143,6 +176,16 @@ pub fn next_due_ms(reader: &Reader<'_>) -> Result<Option<i64>, Error> {
         "SELECT not_before FROM jobs WHERE state = 'queued' AND not_before > 0 ORDER BY not_before LIMIT 1",
         [],
         read,
+    )
+}
+
+/// As [`next_due_ms`], the next of those that were put off and have at most `most` bytes.
+pub fn next_small_ms(reader: &Reader<'_>, most: u64) -> Result<Option<i64>, Error> {
+    reader.one(
+        "find the next small job that is due",
+        "SELECT not_before FROM jobs WHERE state = 'queued' AND not_before > 0 AND size <= ?1 ORDER BY not_before LIMIT 1",
+        [i64::try_from(most).unwrap_or(i64::MAX)],
+        |r| r.get(0),
     )
 }
 

@@ -131,6 +131,55 @@ async fn jobs_are_due_in_the_order_of_acceptance_and_not_before_their_time() {
 }
 
 #[tokio::test]
+async fn small_jobs_are_due_by_their_size_and_found_by_an_index() {
+    let bench = Bench::new();
+    let mut ids = Vec::new();
+    for (version, size) in ["1", "2", "3", "4", "5"]
+        .into_iter()
+        .zip([30, 10, 31, 20, 0])
+    {
+        let mut file = file("n", version);
+        file.size = Some(size).filter(|size| *size > 0);
+        ids.push(bench.accept(file).await);
+    }
+    let small = async |now, limit, running: &[JobId]| {
+        let running = running.iter().copied().collect();
+        let due = bench
+            .store
+            .read(move |r| due_small(r, 30, now, limit, &running));
+        let due: Vec<_> = due.await.unwrap().into_iter().map(|job| job.id).collect();
+        due
+    };
+    assert_eq!(small(NOW, 9, &[]).await, [ids[1], ids[3], ids[0]]);
+    assert_eq!(small(NOW, 1, &ids[1..2]).await, [ids[3]]);
+    let smallest = ids[1];
+    let put_off = bench.store.write(move |tx| {
+        start(tx, smallest, NOW)?;
+        requeue(tx, smallest, NOW + 500, "later")
+    });
+    assert!(put_off.await.unwrap());
+    assert_eq!(small(NOW, 9, &[]).await, [ids[3], ids[0]]);
+    assert_eq!(small(NOW + 500, 9, &[]).await, [ids[1], ids[3], ids[0]]);
+    let next = async |most| {
+        bench
+            .store
+            .read(move |r| next_small_ms(r, most))
+            .await
+            .unwrap()
+    };
+    assert_eq!((next(30).await, next(9).await), (Some(NOW + 500), None));
+    let explain = format!("EXPLAIN QUERY PLAN {}", waiting_sql(SMALL_FIRST));
+    let plan = bench
+        .store
+        .read(move |r| r.many("explain", &explain, [0, 0, 0, 0], |r| r.get::<_, String>(3)));
+    let plan = plan.await.unwrap().join("\n");
+    assert!(
+        plan.contains("jobs_waiting_by_size") && !plan.contains("TEMP B-TREE"),
+        "{plan}"
+    );
+}
+
+#[tokio::test]
 async fn interrupted_jobs_wait_again_and_count_their_starts() {
     let bench = Bench::new();
     let id = bench.accept(file("n", "1")).await;
