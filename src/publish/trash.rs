@@ -4,11 +4,14 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::sys::beneath::clear_with;
 
 /// Files deleted between two looks at whether someone writes.
 const SLICE: u32 = 16;
@@ -100,22 +103,10 @@ impl<'a> Pace<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             meta => meta?,
         };
-        if meta.is_dir() {
-            return self.remove_dir(path);
+        if !meta.is_dir() {
+            return fs::remove_file(path);
         }
-        fs::remove_file(path)
-    }
-
-    fn remove_dir(&mut self, path: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                self.remove_dir(&entry.path())?;
-            } else {
-                fs::remove_file(entry.path())?;
-                self.rest();
-            }
-        }
+        clear_with(fs::File::open(path)?.as_fd(), || self.rest())?;
         fs::remove_dir(path)
     }
 
@@ -162,6 +153,23 @@ mod tests {
         trash.delete(&gone, fail);
         assert!(!gone.exists());
         assert_eq!(fs::read_dir(kept).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn deletes_paths_that_are_longer_than_a_path_may_be() {
+        use rustix::fs::{Mode, OFlags, mkdirat, openat};
+        let dir = tempfile::tempdir().unwrap();
+        let gone = tree(dir.path(), 3);
+        let name = "d".repeat(250);
+        let mut at = fs::File::open(&gone).unwrap();
+        for _ in 0..20 {
+            mkdirat(&at, &name, Mode::RWXU).unwrap();
+            at = openat(&at, &name, OFlags::DIRECTORY, Mode::empty())
+                .unwrap()
+                .into();
+        }
+        Trash::default().delete(&gone, |_, error| panic!("{error}"));
+        assert!(!gone.exists());
     }
 
     #[test]

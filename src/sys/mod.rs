@@ -1,6 +1,7 @@
 //! What every station stands on: durable file operations, free space, the clock, systemd, the sandbox, and the common
 //! words for a failure. It knows nothing of pushes and imports nothing of the crate.
 
+pub mod beneath;
 pub mod chain;
 pub mod clock;
 pub mod durable;

@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use crate::datafile::AppId;
 use crate::sys::landlock;
 
-pub use dirs::clear;
+pub use crate::sys::beneath::clear;
 pub use error::{Error, KINDS, Reason, Refusal, escape};
 pub use limits::Limits;
 pub use tree::{Entry, EntryKind, Mtime, Tree};
