@@ -34,6 +34,7 @@ use crate::sys::failpoint::{Part, is_left_out};
 use crate::unpack;
 use crate::verify::{self, Hasher, Verified};
 
+use frames::Budget;
 use lanes::Lanes;
 use small::Workers;
 
@@ -48,6 +49,9 @@ pub struct Config {
     /// Bytes of an archive that may be under way between the socket and the threads that hash and unpack it.
     #[serde(with = "crate::sys::units::bytes")]
     pub queue_bytes: u64,
+    /// Bytes of all archives together that may be under way so.
+    #[serde(with = "crate::sys::units::bytes")]
+    pub total_queue_bytes: u64,
     /// Files that may keep the processor busy at once; 0 stands for one per core, and at least 2.
     pub heavy_files: usize,
     /// Below this length an archive is taken for a small one: it starts no background sync.
@@ -59,6 +63,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             queue_bytes: 2 << 20,
+            total_queue_bytes: 16 << 20,
             heavy_files: 0,
             small_bytes: 1 << 20,
         }
@@ -74,6 +79,8 @@ pub struct Road {
     config: Config,
     clock: Arc<dyn Clock>,
     lanes: Lanes,
+    queues: Budget,
+    spare_blocks: Arc<unpack::SpareBlocks>,
     workers: Workers,
 }
 
@@ -139,11 +146,13 @@ impl Road {
         let cores = std::thread::available_parallelism()
             .map_or(2, std::num::NonZero::get)
             .max(2);
-        let lanes = Lanes::new(if config.heavy_files == 0 {
-            cores
-        } else {
-            config.heavy_files
-        });
+        let heavy_files = match config.heavy_files {
+            0 => cores,
+            stated => stated,
+        };
+        let lanes = Lanes::new(heavy_files);
+        let spare_blocks = Arc::new(unpack::SpareBlocks::for_archives(heavy_files));
+        let queues = Budget::new(usize::try_from(config.total_queue_bytes).unwrap_or(usize::MAX));
         let workers = Workers::start(cores, publisher.layout().root(), unpack.sandbox)?;
         Ok(Self {
             fetcher,
@@ -153,6 +162,8 @@ impl Road {
             config,
             clock,
             lanes,
+            queues,
+            spare_blocks,
             workers,
         })
     }
@@ -410,6 +421,7 @@ impl Road {
             room.add_used(bytes);
         }));
         options.hash_entries = !is_left_out(Part::EntryDigests);
+        options.spare_blocks = Arc::clone(&self.spare_blocks);
         options.cancel = Arc::clone(&stopper.flag);
         if self.unpack.sandbox {
             options.sandbox = Some(self.publisher.layout().root().into());

@@ -202,7 +202,8 @@ impl Road {
     }
 
     fn start_pass(&self, run: &Run<'_>, room: &Arc<Promise>, spool: Spool) -> Result<Pass, Stop> {
-        let mut feed = Feed::new(usize::try_from(self.config.queue_bytes).unwrap_or(usize::MAX));
+        let own = usize::try_from(self.config.queue_bytes).unwrap_or(usize::MAX);
+        let mut feed = Feed::new(own, &self.queues);
         let stopper = Stopper::new(run);
         let hasher = super::hasher(&run.job.file, self.publisher.config().keep_archives);
         let reader = feed.needed_reader();

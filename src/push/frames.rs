@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 /// Permits are counted in units of this many bytes.
 const UNIT: usize = 1024;
 
-/// What travels: bytes, and the place that they take in the budget until the last reader has dropped them.
+/// What travels: bytes, and the place that they take in the budgets until the last reader has dropped them.
 #[derive(Clone)]
 pub(super) struct Frame {
     pub(super) bytes: Bytes,
@@ -18,7 +18,32 @@ pub(super) struct Frame {
     pub(super) replayed: bool,
     /// What the origin says of the object, with the first frame after it has changed.
     pub(super) validator: Option<Arc<Validator>>,
-    _place: Arc<OwnedSemaphorePermit>,
+    _place: Arc<[OwnedSemaphorePermit; 2]>,
+}
+
+/// What all feeds together may have under way.
+#[derive(Clone)]
+pub(super) struct Budget {
+    room: Arc<Semaphore>,
+    units: usize,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Self {
+        let units = (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            room: Arc::new(Semaphore::new(units)),
+            units,
+        }
+    }
+
+    /// Waits until there is room for `bytes`, or for as much as there can be.
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let wanted = bytes.div_ceil(UNIT).clamp(1, self.units);
+        let permits = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room);
+        room.acquire_many_owned(permits).await.ok()
+    }
 }
 
 enum Message {
@@ -26,10 +51,10 @@ enum Message {
     End,
 }
 
-/// The sending side: one budget, any number of readers that all get every frame.
+/// The sending side: any number of readers that all get every frame, in a budget of its own and in that of all.
 pub(super) struct Feed {
-    budget: Arc<Semaphore>,
-    units: usize,
+    own: Budget,
+    all: Budget,
     readers: Vec<Reader>,
 }
 
@@ -41,12 +66,11 @@ struct Reader {
 }
 
 impl Feed {
-    /// Makes a feed in which at most `bytes` are under way.
-    pub(super) fn new(bytes: usize) -> Self {
-        let units = (bytes / UNIT).max(1);
+    /// Makes a feed in which at most `bytes` are under way, and no more in `all` together than that allows.
+    pub(super) fn new(bytes: usize, all: &Budget) -> Self {
         Self {
-            budget: Arc::new(Semaphore::new(units)),
-            units,
+            own: Budget::new(bytes),
+            all: all.clone(),
             readers: Vec::new(),
         }
     }
@@ -62,7 +86,7 @@ impl Feed {
     }
 
     fn add(&mut self, needed: bool) -> FrameReader {
-        let (sender, receiver) = mpsc::channel(self.units.max(8));
+        let (sender, receiver) = mpsc::channel(self.own.units.max(8));
         self.readers.push(Reader { sender, needed });
         FrameReader {
             receiver,
@@ -78,16 +102,18 @@ impl Feed {
         replayed: bool,
         validator: Option<Arc<Validator>>,
     ) -> bool {
-        let wanted = bytes.len().div_ceil(UNIT).clamp(1, self.units);
-        let permits = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let Ok(place) = Arc::clone(&self.budget).acquire_many_owned(permits).await else {
+        let length = bytes.len();
+        let Some(own) = self.own.take(length).await else {
+            return false;
+        };
+        let Some(of_all) = self.all.take(length).await else {
             return false;
         };
         let frame = Frame {
             bytes,
             replayed,
             validator,
-            _place: Arc::new(place),
+            _place: Arc::new([own, of_all]),
         };
         let (mut kept, mut complete) = (Vec::with_capacity(self.readers.len()), true);
         for reader in self.readers.drain(..) {
@@ -171,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_reader_gets_every_byte_and_the_budget_holds_the_sender_back() {
-        let mut feed = Feed::new(4 * UNIT);
+        let mut feed = Feed::new(4 * UNIT, &Budget::new(8 * UNIT));
         let (mut a, mut b) = (feed.reader(), feed.reader());
         let first = tokio::task::spawn_blocking(move || {
             let mut text = String::new();
@@ -199,8 +225,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn all_feeds_together_keep_to_one_budget() {
+        let all = Budget::new(3 * UNIT);
+        let mut feeds: Vec<_> = (0..2).map(|_| Feed::new(2 * UNIT, &all)).collect();
+        let mut readers: Vec<_> = feeds.iter_mut().map(Feed::reader).collect();
+        let large = || Bytes::from(vec![0; 2 * UNIT]);
+        assert!(feeds[0].send(large(), false, None).await);
+        let soon = Duration::from_millis(50);
+        let blocked = tokio::time::timeout(soon, feeds[1].send(large(), false, None));
+        assert!(blocked.await.is_err(), "only one unit is left");
+        let first = readers.remove(0);
+        let read = tokio::task::spawn_blocking(move || drop(first));
+        let sent = tokio::time::timeout(soon * 100, feeds[1].send(large(), false, None));
+        assert!(sent.await.unwrap());
+        read.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn one_that_is_needed_ends_the_feed_by_leaving() {
-        let mut feed = Feed::new(2 * UNIT);
+        let mut feed = Feed::new(2 * UNIT, &Budget::new(8 * UNIT));
         let (optional, mut needed, last) = (feed.reader(), feed.needed_reader(), feed.reader());
         drop(optional);
         assert!(feed.send(Bytes::from_static(b"a"), false, None).await);
@@ -212,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_break_is_no_end() {
-        let mut feed = Feed::new(UNIT);
+        let mut feed = Feed::new(UNIT, &Budget::new(8 * UNIT));
         let mut reader = feed.reader();
         feed.send(Bytes::from_static(b"abc"), false, None).await;
         drop(feed);

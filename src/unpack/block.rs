@@ -3,6 +3,7 @@
 //! for the disk.
 
 use std::io::BufRead;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::error::{Error, Reason, Refusal};
@@ -13,8 +14,36 @@ use super::write::Stop;
 
 /// Length of a block. Smaller ones cost time, larger ones the cache; a multiple of a tar's unit.
 pub(super) const BLOCK_BYTES: usize = 256 * 1024;
-/// Blocks in use at a time.
+/// Blocks in use at a time: so many in any case, and at most so many where there are spare ones.
+const LEAST_BLOCKS: usize = 4;
 const BLOCKS: usize = 12;
+
+/// Blocks for several archives at once, beside the few that each may always have: what all of them hold in memory is
+/// bounded, however many are unpacked while the disk is slow.
+#[derive(Debug)]
+pub struct SpareBlocks(AtomicUsize);
+
+impl SpareBlocks {
+    /// Makes as many as `archives` that are unpacked at full speed can use.
+    #[must_use]
+    pub fn for_archives(archives: usize) -> Self {
+        Self(AtomicUsize::new(
+            archives.saturating_mul(BLOCKS - LEAST_BLOCKS),
+        ))
+    }
+
+    fn take(&self) -> bool {
+        let one_less = |n: usize| n.checked_sub(1);
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        taken.is_ok()
+    }
+
+    fn give(&self, blocks: usize) {
+        self.0.fetch_add(blocks, Ordering::Relaxed);
+    }
+}
 
 /// A filled block; goes back to its pool when the last range of it is dropped.
 pub(super) struct Block {
@@ -35,6 +64,7 @@ pub(super) struct Slice {
 struct Pool {
     state: Mutex<PoolState>,
     freed: Condvar,
+    spare: Arc<SpareBlocks>,
 }
 
 struct PoolState {
@@ -53,13 +83,14 @@ impl Slice {
 }
 
 impl Pool {
-    fn new() -> Arc<Self> {
+    fn new(spare: &Arc<SpareBlocks>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(PoolState {
                 free: Vec::new(),
                 made: 0,
             }),
             freed: Condvar::new(),
+            spare: Arc::clone(spare),
         })
     }
 
@@ -70,7 +101,7 @@ impl Pool {
             if let Some(bytes) = state.free.pop() {
                 return bytes;
             }
-            if state.made < BLOCKS {
+            if state.made < LEAST_BLOCKS || state.made < BLOCKS && self.spare.take() {
                 state.made += 1;
                 return vec![0; BLOCK_BYTES];
             }
@@ -88,6 +119,13 @@ impl Pool {
             .free
             .push(bytes);
         self.freed.notify_one();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.spare.give(state.made.saturating_sub(LEAST_BLOCKS));
     }
 }
 
@@ -137,14 +175,20 @@ impl<R: BufRead> Source<R> {
 
 impl<'a, R: BufRead> Stream<'a, R> {
     /// Makes a stream of what `input` holds. `stop` is looked at before each block.
-    pub(super) fn new(input: R, gzip: bool, limits: &'a Limits, stop: &'a Stop) -> Self {
+    pub(super) fn new(
+        input: R,
+        gzip: bool,
+        limits: &'a Limits,
+        spare: &Arc<SpareBlocks>,
+        stop: &'a Stop,
+    ) -> Self {
         Self {
             source: if gzip {
                 Source::Gzip(Box::new(Gunzip::new(input)))
             } else {
                 Source::Plain(Counted::new(input))
             },
-            pool: Pool::new(),
+            pool: Pool::new(spare),
             block: None,
             at: 0,
             made: 0,
@@ -294,7 +338,8 @@ mod tests {
         let content = content.repeat(BLOCKS * 2);
         let limits = Limits::default();
         let stop = Stop::default();
-        let mut stream = Stream::new(&content[..], false, &limits, &stop);
+        let spare = Arc::new(SpareBlocks::for_archives(1));
+        let mut stream = Stream::new(&content[..], false, &limits, &spare, &stop);
         let mut kept = stream.take(10).unwrap().unwrap();
         let mut read = 10;
         while let Some(slice) = stream.take(100_000).unwrap() {
@@ -309,11 +354,29 @@ mod tests {
     }
 
     #[test]
+    fn archives_share_the_spare_blocks_and_always_have_a_few() {
+        let spare = Arc::new(SpareBlocks::for_archives(1));
+        let pools: Vec<_> = (0..3).map(|_| Pool::new(&spare)).collect();
+        for _ in 0..BLOCKS {
+            pools[0].take();
+        }
+        for pool in &pools[1..] {
+            (0..LEAST_BLOCKS).for_each(|_| drop(pool.take()));
+        }
+        assert!(!spare.take(), "the first has them all");
+        let [first, ..] = <[_; 3]>::try_from(pools).ok().unwrap();
+        drop(first);
+        (0..BLOCKS - LEAST_BLOCKS).for_each(|_| assert!(spare.take()));
+        assert!(!spare.take(), "the others had none to give back");
+    }
+
+    #[test]
     fn a_stop_is_seen_before_the_next_block() {
         let limits = Limits::default();
         let stop = Stop::default();
         stop.set();
-        let mut stream = Stream::new(&b"x"[..], false, &limits, &stop);
+        let spare = Arc::new(SpareBlocks::for_archives(1));
+        let mut stream = Stream::new(&b"x"[..], false, &limits, &spare, &stop);
         assert!(matches!(stream.take(1), Err(Error::Canceled)));
     }
 }

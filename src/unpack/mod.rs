@@ -38,6 +38,7 @@ use crate::datafile::AppId;
 use crate::sys::landlock;
 
 pub use crate::sys::beneath::clear;
+pub use block::SpareBlocks;
 pub use error::{Error, KINDS, Reason, Refusal, escape};
 pub use limits::Limits;
 pub use tree::{Entry, EntryKind, Mtime, Tree};
@@ -132,6 +133,8 @@ pub struct Options {
     pub zip_threads: usize,
     /// Whether to hash every file while it is written.
     pub hash_entries: bool,
+    /// Memory that this archive shares with others that are unpacked at the same time.
+    pub spare_blocks: Arc<SpareBlocks>,
     /// Told how much was written; called from the writing threads.
     pub on_written: Option<OnWritten>,
     /// Set from outside to stop the work, which then fails with [`Error::Canceled`].
@@ -157,6 +160,7 @@ impl Options {
             writers,
             zip_threads,
             hash_entries: true,
+            spare_blocks: Arc::new(SpareBlocks::for_archives(1)),
             on_written: None,
             cancel: Arc::default(),
             sandbox: None,
@@ -206,7 +210,8 @@ pub fn unpack_tar(
 ) -> Result<Tree, Error> {
     confine(options);
     let stop = Stop::new(&options.cancel);
-    let stream = Stream::new(input, gzip, &options.limits, &stop);
+    let spare = &options.spare_blocks;
+    let stream = Stream::new(input, gzip, &options.limits, spare, &stop);
     let mut walk = tar::Walk::new(stream, options);
     let root = match target {
         Target::Check => {
