@@ -12,6 +12,7 @@ pub mod build;
 pub mod check;
 pub mod disk;
 pub mod fixed;
+pub mod forked;
 pub mod input;
 pub mod others;
 pub mod plain;

@@ -1,16 +1,18 @@
 //! What other tools make of an archive.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::disk::{Found, Kind, Place};
+use crate::forked::Forked;
 use crate::input::{Format, Input};
 use crate::unpack::{EntryKind, Tree};
 
 /// A tool that unpacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tool {
     /// GNU tar.
     Tar,
@@ -31,44 +33,49 @@ impl Tool {
 
     /// Unpacks `archive` into `place`; returns whether it says that all went well.
     pub fn unpack(self, archive: &Path, place: &Place) -> bool {
-        let mut command = match self {
-            Self::Tar => {
-                let mut command = Command::new("tar");
-                command.args(["--extract", "--no-same-owner", "--force-local", "--file"]);
-                command.arg(archive).arg("--directory").arg(place.tree());
-                command
-            }
-            Self::Bsdtar => {
-                let mut command = Command::new("bsdtar");
-                command
-                    .args(["-x", "-o", "-f"])
-                    .arg(archive)
-                    .arg("-C")
-                    .arg(place.tree());
-                command
-            }
-            Self::Unzip => {
-                let mut command = Command::new("unzip");
-                command
-                    .args(["-qq", "-o", "-^"])
-                    .arg(archive)
-                    .arg("-d")
-                    .arg(place.tree());
-                command
-            }
+        thread_local! {
+            static FORKED: RefCell<HashMap<(Tool, PathBuf), Option<Forked>>> = RefCell::default();
+        }
+        let ended = FORKED.with_borrow_mut(|forked| {
+            let forked = forked.entry((self, archive.to_owned())).or_insert_with(|| {
+                let errors = place.archive(&format!("{self:?}.errors"));
+                Forked::start(&mut self.command(archive, place), &errors)
+            });
+            forked.as_mut().map(Forked::run)
+        });
+        let (status, errors) = ended.unwrap_or_else(|| {
+            let output = self.command(archive, place).output();
+            let output = output
+                .unwrap_or_else(|e| panic!("cannot run {self:?}, which has to be installed: {e}"));
+            (output.status, output.stderr)
+        });
+        // bsdtar leaves out what it calls damaged, and ends with 0 nevertheless.
+        status.success() && !has(&errors, b"Damaged tar archive")
+    }
+
+    fn command(self, archive: &Path, place: &Place) -> Command {
+        let (program, before, between): (_, &[_], _) = match self {
+            Self::Tar => (
+                "tar",
+                &["--extract", "--no-same-owner", "--force-local", "--file"],
+                "--directory",
+            ),
+            Self::Bsdtar => ("bsdtar", &["-x", "-o", "-f"], "-C"),
+            Self::Unzip => ("unzip", &["-qq", "-o", "-^"], "-d"),
         };
+        let mut command = Command::new(program);
         command
+            .args(before)
+            .arg(archive)
+            .arg(between)
+            .arg(place.tree())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("LC_ALL", "C.UTF-8")
             .env("TZ", "UTC")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        match command.output() {
-            // bsdtar leaves out what it calls damaged, and ends with 0 nevertheless.
-            Ok(output) => output.status.success() && !has(&output.stderr, b"Damaged tar archive"),
-            Err(error) => panic!("cannot run {self:?}, which has to be installed: {error}"),
-        }
+        command
     }
 }
 

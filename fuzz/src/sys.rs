@@ -1,5 +1,7 @@
 //! What unpacking needs of `sys`.
 
+#[path = "../../src/sys/beneath.rs"]
+pub mod beneath;
 #[path = "../../src/sys/failure.rs"]
 pub mod failure;
 #[path = "../../src/sys/landlock.rs"]
