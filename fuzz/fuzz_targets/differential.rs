@@ -115,11 +115,14 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
         {
             true
         }
-        // It guesses what an archive is, and takes a tar with an odd header and the end of a zip in it for a zip.
-        (Tool::Bsdtar, Format::Tar | Format::TarGz)
-            if plain::tar_of(input).windows(4).any(|w| w == b"PK\x05\x06") =>
-        {
-            !plain::is(input)
+        // It guesses what an archive is, and takes a tar with an odd header and the end of a zip in it for a zip. It believes
+        // the real size in a header of GNU tar whether or not the file is a sparse one.
+        (Tool::Bsdtar, Format::Tar | Format::TarGz) => {
+            let tar = plain::tar_of(input);
+            let zip = tar.windows(4).any(|w| w == b"PK\x05\x06");
+            let mut blocks = tar.chunks_exact(512);
+            let real_size = blocks.any(|b| b[257..265] == *b"ustar  \0" && b[483] != 0);
+            (zip || real_size) && !plain::is(input)
         }
         // They do not know that a zip of macOS has Unix modes.
         (_, Format::Zip) if has_record(&input.archive, |record| record[5] == 19) => true,
