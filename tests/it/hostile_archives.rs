@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use edgepush::unpack::{
-    self, Config, EntryKind, Error, NameEncoding, Options, Target, Tree, unpack_tar, unpack_zip,
+    self, Config, EntryKind, Error, NameEncoding, Options, SpareBlocks, Target, Tree, unpack_tar,
+    unpack_zip,
 };
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -232,12 +233,14 @@ fn a_tar_becomes_its_tree_with_any_number_of_writers() {
         .file("none", 0o000, b"")
         .end();
     let mut trees = Vec::new();
-    for writers in [0, 1, 2, 4] {
+    for (writers, spare) in [(0, 1), (1, 1), (2, 1), (4, 1), (1, 0), (4, 0)] {
+        let mut options = options(writers);
+        // Without spare blocks the writers are waited for more often, and never in vain.
+        options.spare_blocks = Arc::new(SpareBlocks::for_archives(spare));
         for archive in [tar.clone(), gzip(&tar)] {
             let place = Place::new();
             let is_gzip = archive[0] == 0x1f;
-            let tree =
-                unpack_tar(&archive[..], is_gzip, place.target(), &options(writers)).unwrap();
+            let tree = unpack_tar(&archive[..], is_gzip, place.target(), &options).unwrap();
             assert_eq!(place.found(), told(&tree), "{writers} writers");
             assert_eq!(tree.files, 404);
             trees.push(tree);
