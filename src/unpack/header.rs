@@ -116,6 +116,13 @@ impl Header {
                     ),
                 ));
             }
+            // Other formats have other fields where GNU tar has the map; GNU tar itself takes such a member for a file.
+            b'S' if self.format() != Format::Gnu => {
+                return Err(Refusal::new(
+                    Reason::SparseUnsupported,
+                    "a sparse file in a header that is not of GNU tar",
+                ));
+            }
             b'0' | 0 | b'7' => Type::File,
             b'1' => Type::HardLink,
             b'2' => Type::Symlink,
@@ -322,6 +329,26 @@ mod tests {
         ] {
             block[148..156].copy_from_slice(field);
             assert_eq!(Header::new(block).check().is_ok(), ok, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn only_gnu_tar_has_sparse_files_in_its_headers() {
+        let mut block = [0; BLOCK];
+        block[156] = b'S';
+        for (magic, end, refused) in [
+            (&b"ustar  \0"[..], &b""[..], None),
+            (b"ustar\x0000", b"", Some(Reason::SparseUnsupported)),
+            (b"ustar\x0000", b"tar\0", Some(Reason::SparseUnsupported)),
+            (&[0; 8], b"", Some(Reason::UnknownType)),
+        ] {
+            block[257..265].copy_from_slice(magic);
+            block[508..][..end.len()].copy_from_slice(end);
+            let kind = Header::new(block).kind();
+            assert_eq!(
+                kind.map_err(|e| e.reason),
+                refused.map_or(Ok(Type::Sparse), Err)
+            );
         }
     }
 

@@ -262,10 +262,10 @@ R('tar-pax-dangling', ent(b'f', HI) + pax((b'path', b'g')) + END, 'ext-dangling|
 R('tar-pax-huge-claim', hdr(b'PaxHeaders/x', size=3 << 30, ty=b'x') + b'\0' * 1024, 'ext-too-big|truncated', 'an x header that claims 3 GiB must not be allocated', ['CVE-2022-2879', 'commons-compress pax-fail.tar'])
 SD = b'A' * 512 + b'B' * 512
 SPX = b'A' * 512 + b'\0' * 3584 + b'B' * 512 + b'\0' * 3584
-def oldsparse(segs, real, data, name=b'sp', size=None, ext=0):
+def oldsparse(segs, real, data, name=b'sp', size=None, ext=0, magic=GNU, star=False):
     num = lambda v: octal(v, 12) if v < 1 << 33 else b256(v, 12)
-    p = [(386 + 24 * i, num(o) + num(n)) for i, (o, n) in enumerate(segs[:4])] + [(482, bytes([ext])), (483, num(real))]
-    return hdr(name, size=len(data) if size is None else size, ty=b'S', magic=GNU, patch=p) + pad(data)
+    p = [(386 + 24 * i, num(o) + num(n)) for i, (o, n) in enumerate(segs[:4])] + [(482, bytes([ext])), (483, num(real))] + star * [(508, b'tar\0')]
+    return hdr(name, size=len(data) if size is None else size, ty=b'S', magic=magic, patch=p) + pad(data)
 E('tar-sparse-gnu', oldsparse([(0, 512), (4096, 512), (8192, 0)], 8192, SD) + ent(b'after', HI, magic=GNU) + END, {'sp': F(SPX), 'after': F(HI)}, 'sparse-unsupported|sparse-invalid', 'old GNU sparse file, expanded or refused')
 M10 = pad(b'3\n0\n512\n4096\n512\n8192\n0\n')
 E('tar-sparse-pax-10', pax((b'GNU.sparse.major', b'1'), (b'GNU.sparse.minor', b'0'), (b'GNU.sparse.name', b'sp'), (b'GNU.sparse.realsize', b'8192')) + ent(b'GNUSparseFile.1/sp', M10 + SD) + ent(b'after', HI) + END, {'sp': F(SPX), 'after': F(HI)}, 'sparse-unsupported|sparse-invalid', 'pax sparse 1.0: tar 0.4.46 writes the map into the file', ['tar-rs 295'])
@@ -674,4 +674,11 @@ R('zip-more-empty-prefix', b'junkjunk'+Zip().end(),'zip-prefix|zip-eocd','')
 R('zip-more-not', b'hello world this is no zip at all, really not'*3,'not-an-archive|zip-eocd','')
 R('zip-more-zero', b'','not-an-archive|zip-eocd|truncated','')
 R('zip-more-nuls', b'\0'*1000,'not-an-archive|zip-eocd','')
+R('zip-more-dos-directory', z1(b'd',host=0,ext=0x10).add(b'd/f',HI,host=0,ext=0x20).end(),'path-conflict','an attribute says directory, the name does not')
+R('zip-more-dos-directory-ntfs', z1(b'a',HI,host=10,ext=0x30).end(),'path-conflict','')
+R('zip-more-dos-label', z1(b'LABEL',host=0,ext=0x08).end(),'unknown-type','unzip leaves the name of a volume out')
+A('zip-more-dos-attributes', z1(b'a',HI,host=0,ext=0x27).add(b'd\\',host=0,ext=0x10).add(b'e/',host=11,ext=0).add(b'u',HI,mode=0o100644,ext=0o100644<<16|0x10).end(),{'a':F(HI),'d':D(),'e':D(),'u':F(HI)},'hidden, of the system and read-only are files; Unix has its mode')
+R('more-sparse-ustar', oldsparse([(0,512),(4096,512)],8192,SD,magic=b'ustar\x0000')+END,'sparse-unsupported','to GNU tar this is a file of 1,024 bytes')
+R('more-sparse-star', oldsparse([(0,512),(4096,512)],8192,SD,magic=b'ustar\x0000',star=True)+END,'sparse-unsupported','')
+R('more-sparse-v7', oldsparse([(0,512),(4096,512)],8192,SD,magic=V7)+END,'unknown-type|sparse-unsupported','')
 if __name__ == '__main__': main()
