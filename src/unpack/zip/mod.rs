@@ -30,6 +30,9 @@ const KIND_NONE: u32 = 0;
 const KIND_FILE: u32 = 0o100_000;
 const KIND_DIR: u32 = 0o040_000;
 const KIND_LINK: u32 = 0o120_000;
+/// Attributes of DOS.
+const DOS_LABEL: u32 = 0x08;
+const DOS_DIRECTORY: u32 = 0x10;
 
 /// What an entry is to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +212,19 @@ impl<'a> Plan<'a> {
 
 /// Tells what an entry is, by its name and its Unix mode, which have to agree; and with which permission bits.
 fn kind(record: &Record, directory_like: bool) -> Result<(Kind, u32), Refusal> {
+    if names::is_windows(record.host) {
+        // Some readers go by the name and make a file, and some go by the attribute and make a directory.
+        if record.attributes & DOS_DIRECTORY != 0 && !directory_like {
+            return Err(Refusal::new(
+                Reason::PathConflict,
+                "the attributes say a directory, and the name has no slash at its end",
+            ));
+        }
+        // Some readers leave it out, and some make a file of it.
+        if record.attributes & DOS_LABEL != 0 {
+            return Err(Refusal::new(Reason::UnknownType, "the name of a volume"));
+        }
+    }
     let mode = match names::is_unix(record.host) {
         true => record.attributes >> 16,
         false => 0,

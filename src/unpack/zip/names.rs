@@ -16,6 +16,11 @@ pub(super) fn is_unix(host: u8) -> bool {
     UNIX_HOSTS.contains(&host)
 }
 
+/// Tells whether the system `host` is DOS or Windows.
+pub(super) fn is_windows(host: u8) -> bool {
+    WINDOWS_HOSTS.contains(&host)
+}
+
 /// Returns the name that `raw` stands for. `unicode` is what an extra field says the name is, where it fits `raw`.
 pub(super) fn decode(
     raw: &[u8],
@@ -54,7 +59,7 @@ pub(super) fn decode(
 /// Turns the separators of Windows into slashes where the zip was made there, and refuses a name that would climb out or
 /// start at a drive if a backslash were one.
 pub(super) fn separate(mut name: Vec<u8>, host: u8) -> Result<Vec<u8>, Refusal> {
-    let windows = WINDOWS_HOSTS.contains(&host);
+    let windows = is_windows(host);
     if windows && !name.contains(&b'/') {
         for byte in &mut name {
             if *byte == b'\\' {
