@@ -127,10 +127,11 @@ fn look(dir: &Path, prefix: &[u8], found: &mut BTreeMap<Vec<u8>, Found>) {
                     .as_bytes()
                     .to_vec(),
             )
-        } else if metadata.is_file() {
+        } else if metadata.is_file() && metadata.len() <= crate::limits().max_total_bytes {
             let content = read(&path, mode);
             Kind::File(content.len() as u64, Sha256::digest(&content).into())
         } else {
+            // A special file, or one of a size that edgepush would not make: others may make a hole of any size.
             Kind::Other
         };
         let found_entry = Found {

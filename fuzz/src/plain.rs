@@ -171,10 +171,29 @@ fn zip(bytes: &[u8]) -> Option<()> {
         is_record(record, bytes.get(from..from + name)?)?;
         is_extra(bytes.get(from + name..from + name + extra)?)?;
         require(comment? == 0)?;
-        first = first.min(u32_at(record, 42)?);
+        let local = u32_at(record, 42)?;
+        is_local(bytes.get(local..local + 30)?)?;
+        first = first.min(local);
         at = from + name + extra;
     }
-    require(first == 0)
+    require(first == 0)?;
+    is_between(&bytes[at..end])
+}
+
+/// What stands between the directory and the end: nothing, or the records of zip64 for an archive on one disk.
+fn is_between(bytes: &[u8]) -> Option<()> {
+    require(
+        bytes.is_empty()
+            || bytes.len() == 56 + 20
+                && bytes.starts_with(b"PK\x06\x06")
+                && bytes[56..].starts_with(b"PK\x06\x07")
+                && u32_at(bytes, 56 + 16) == Some(1),
+    )
+}
+
+/// The version that a reader has to know has a byte beside it that bsdtar takes for the system of the entry.
+fn is_local(header: &[u8]) -> Option<()> {
+    require(header.starts_with(b"PK\x03\x04") && header[5] == 0)
 }
 
 fn is_record(record: &[u8], name: &[u8]) -> Option<()> {
