@@ -105,6 +105,11 @@ impl Header {
             let detail = "a header that is neither of ustar nor of GNU tar, and says ustar";
             return Err(Refusal::new(Reason::UnknownType, detail));
         }
+        if self.format() == Format::Star && !self.0[345..476].contains(&0) {
+            // Some readers end the prefix where the times of star begin, and some read on.
+            let detail = "a header of star with a prefix that has no end";
+            return Err(Refusal::new(Reason::UnknownType, detail));
+        }
         Ok(match self.0[156] {
             // Extensions are of formats that have a magic; readers disagree about them elsewhere.
             extension @ (b'x' | b'g' | b'S') if old => {
@@ -349,6 +354,23 @@ mod tests {
                 kind.map_err(|e| e.reason),
                 refused.map_or(Ok(Type::Sparse), Err)
             );
+        }
+    }
+
+    #[test]
+    fn a_prefix_of_star_ends_before_the_times() {
+        let mut block = [0; BLOCK];
+        block[156] = b'0';
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        block[345..475].fill(b'p');
+        for (end, last, ok) in [
+            (&b"tar\0"[..], 0, true),
+            (b"tar\0", b'p', false),
+            (b"\0\0\0\0", b'p', true),
+        ] {
+            block[475] = last;
+            block[508..].copy_from_slice(end);
+            assert_eq!(Header::new(block).kind().is_ok(), ok, "{end:?} {last}");
         }
     }
 
