@@ -69,7 +69,9 @@ fn is_header(header: &[u8]) -> bool {
     };
     let octal = |range: std::ops::Range<usize>| is_octal(&header[range]);
     let zero = |range: std::ops::Range<usize>| header[range].iter().all(|b| *b == 0);
-    let number = |range: std::ops::Range<usize>| header[range.start] & 0x80 != 0 || octal(range);
+    // Base 256, which begins with no other bytes than these.
+    let number =
+        |range: std::ops::Range<usize>| matches!(header[range.start], 0x80 | 0xff) || octal(range);
     let kind = header[156];
     let is_link = matches!(kind, b'1' | b'2');
     b"\x00012457LKxgV".contains(&kind)

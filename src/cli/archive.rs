@@ -5,7 +5,7 @@ mod pack;
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -85,8 +85,7 @@ fn parse_encoding(text: &str) -> Result<NameEncoding, String> {
 
 /// Checks an archive and says what was found.
 fn check(args: &CheckArgs, out: &mut Out) -> anyhow::Result<Exit> {
-    let mut file =
-        File::open(&args.file).with_context(|| format!("open `{}`", args.file.display()))?;
+    let mut file = open(&args.file)?;
     let archive_type = match args.archive_type {
         Some(archive_type) => archive_type,
         None => recognise(&mut file, &args.file)?,
@@ -120,6 +119,22 @@ fn check(args: &CheckArgs, out: &mut Out) -> anyhow::Result<Exit> {
             Ok(exit::FAILED)
         }
     }
+}
+
+/// Opens an archive; what is no regular file, and may never end or never begin, is refused.
+fn open(path: &Path) -> anyhow::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
+        .open(path)
+        .with_context(|| format!("open `{}`", path.display()))?;
+    let metadata = file
+        .metadata()
+        .with_context(|| format!("look at `{}`", path.display()))?;
+    if !metadata.is_file() {
+        bail!("`{}` is no regular file", path.display());
+    }
+    Ok(file)
 }
 
 /// Unpacks on a thread of its own, since a sandbox stays on a thread for good.

@@ -26,7 +26,8 @@ impl Beneath {
     }
 }
 
-/// Opens the directory `name`, one component, in `dir`.
+/// Opens the directory `name` in `dir`. With [`Beneath::Openat2`] it may be a path of several components, each of which is
+/// held to the same rules; with [`Beneath::NoFollow`] it has to be one.
 pub fn open_beneath(dir: BorrowedFd<'_>, name: &[u8], how: Beneath) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match how {

@@ -142,6 +142,7 @@ pub(super) struct Stream<'a, R> {
     block: Option<Arc<Block>>,
     at: usize,
     made: u64,
+    holes: u64,
     limits: &'a Limits,
     stop: &'a Stop,
 }
@@ -192,6 +193,7 @@ impl<'a, R: BufRead> Stream<'a, R> {
             block: None,
             at: 0,
             made: 0,
+            holes: 0,
             limits,
             stop,
         }
@@ -204,6 +206,23 @@ impl<'a, R: BufRead> Stream<'a, R> {
 
     fn left(&self) -> usize {
         self.block.as_ref().map_or(0, |block| block.len - self.at)
+    }
+
+    /// Refuses a file with `holes` bytes that stand nowhere, whose other `stored` bytes are still to come, if not even
+    /// `stored` bytes of input could justify it.
+    pub(super) fn check_holes(&self, holes: u64, stored: u64) -> Result<(), Refusal> {
+        let made = self.made.saturating_add(self.holes);
+        self.limits.check_ratio(
+            self.source.taken().saturating_add(stored),
+            made.saturating_add(holes).saturating_add(stored),
+        )
+    }
+
+    /// Counts the holes of a file that was read, as if they had come out of the input.
+    pub(super) fn add_holes(&mut self, holes: u64) -> Result<(), Refusal> {
+        self.holes = self.holes.saturating_add(holes);
+        let made = self.made.saturating_add(self.holes);
+        self.limits.check_ratio(self.source.taken(), made)
     }
 
     /// Tells whether more than one block was needed so far.
@@ -239,7 +258,8 @@ impl<'a, R: BufRead> Stream<'a, R> {
             block.len += n;
         }
         self.made += block.len as u64;
-        self.limits.check_ratio(self.source.taken(), self.made)?;
+        self.limits
+            .check_ratio(self.source.taken(), self.made.saturating_add(self.holes))?;
         self.at = 0;
         let filled = block.len > 0;
         self.block = Some(Arc::new(block));

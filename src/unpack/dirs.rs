@@ -1,5 +1,6 @@
-//! Directories of the tree as open descriptors. Every name is one component below a descriptor that is held; no path of
-//! several is ever given to the kernel, and none of its components may be a link or a mount point.
+//! Directories of the tree as open descriptors. Every name is below a descriptor that is held, and none of its components
+//! may be a link or a mount point. Where the kernel sees to that itself, a directory is opened in one step from the nearest
+//! one that is open; the names are the model's, which has no `..` and no name that is not a component.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use crate::sys::beneath::open_beneath;
 
 /// Descriptors kept open by one cache: enough for the directories on the way to where the work is.
 const CACHED: usize = 24;
+/// Bytes that are given to the kernel in one step, which takes 4,095.
+const MAX_STEP: usize = 4000;
 
 /// A cache of open directories of one tree, for one thread.
 pub(super) struct Dirs {
@@ -69,10 +72,51 @@ impl Dirs {
             at = model.node(at).parent;
         };
         while let Some(id) = missing.pop() {
+            if let Some((id, below)) = self.step(dir.as_fd(), model, id, &mut missing) {
+                dir = Arc::new(below);
+                self.keep(id, &dir);
+                continue;
+            }
             dir = Arc::new(self.open_in(dir.as_fd(), model, id, make)?);
             self.keep(id, &dir);
         }
         Ok(dir)
+    }
+
+    /// Opens what lies several levels below `dir` in one step: as far down as a path may be long, or only to the last
+    /// directory but one, if the last is not there yet. Without it each level of a deep tree would have to be opened for
+    /// every member, however few of them are kept open. `None` if nothing was opened, which says nothing about why.
+    fn step(
+        &self,
+        dir: BorrowedFd<'_>,
+        model: &Model,
+        first: u32,
+        missing: &mut Vec<u32>,
+    ) -> Option<(u32, OwnedFd)> {
+        if self.how != Beneath::Openat2 || missing.is_empty() {
+            return None;
+        }
+        let mut path = model.node(first).name.to_vec();
+        let mut ids = Vec::with_capacity(missing.len());
+        for id in missing.iter().rev() {
+            let name = &model.node(*id).name;
+            if path.len() + 1 + name.len() > MAX_STEP {
+                break;
+            }
+            path.push(b'/');
+            path.extend_from_slice(name);
+            ids.push((*id, name.len() + 1));
+        }
+        for _ in 0..2 {
+            let (id, name_len) = *ids.last()?;
+            if let Ok(below) = open_beneath(dir, &path, self.how) {
+                missing.truncate(missing.len() - ids.len());
+                return Some((id, below));
+            }
+            path.truncate(path.len() - name_len);
+            ids.pop();
+        }
+        None
     }
 
     fn open_in(

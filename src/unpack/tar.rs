@@ -359,6 +359,8 @@ impl<'a, R: BufRead> Walk<'a, R> {
     ) -> Result<(), Error> {
         let size = sparse.real_size;
         self.meter.add_file(size, &self.options.limits)?;
+        let stored = sparse.pieces.iter().map(|(_, len)| len).sum();
+        self.stream.check_holes(size - stored, stored)?;
         let mode = member.header.mode(0o644);
         let plan = self.model.add_file(&path, size, mode, member.mtime)?;
         sink.create(&self.model, plan, path.into_bytes(), size, member.mtime)?;
@@ -374,6 +376,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
         if size > at {
             sink.hole(size - at)?;
         }
+        self.stream.add_holes(size - copied)?;
         self.stream.skip_padding(copied)
     }
 }

@@ -16,6 +16,8 @@ pub(super) const ROOT: u32 = 0;
 /// Bytes that the paths and link targets of a tree may take in memory; grows with `max_entries`.
 const MIN_NAME_BUDGET: u64 = 64 << 20;
 const NAME_BUDGET_PER_ENTRY: u64 = 256;
+/// Names that one file may have: what ext4 can hold, which is the least of the usual file systems.
+const MAX_NAMES: u32 = 65_000;
 
 /// A time of modification: seconds since the epoch, negative before it, and nanoseconds to add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -124,6 +126,10 @@ struct Content {
     mode: u32,
     mtime: Mtime,
     sha256: Option<Sha256>,
+    /// How many names it was given.
+    names: u32,
+    /// Bytes of the longest of them.
+    longest: u32,
 }
 
 /// Where to write a file, as the model decided.
@@ -220,6 +226,8 @@ impl Model {
             mode,
             mtime,
             sha256: None,
+            names: 1,
+            longest: path_len(path),
         });
         Ok(FilePlan {
             dir,
@@ -264,6 +272,19 @@ impl Model {
                 "a hard link to itself",
             ));
         }
+        let linked = &mut self.contents[content as usize];
+        linked.names += 1;
+        if linked.names > MAX_NAMES {
+            return Err(Refusal::limit(
+                Reason::LimitEntries,
+                "max_entries",
+                MAX_NAMES.into(),
+                "more names of one file, which file systems cannot hold",
+            ));
+        }
+        // Each entry of the tree that is a further name of a file holds the first one too.
+        linked.longest = linked.longest.max(path_len(path));
+        self.name_bytes += u64::from(linked.longest);
         let (dir, replaces) = self.put(path, NodeKind::File { content })?;
         Ok(LinkPlan {
             from_dir,
@@ -613,6 +634,10 @@ fn check_target(path: &[u8], target: &[u8], limits: &Limits) -> Result<(), Refus
     Ok(())
 }
 
+fn path_len(path: &EntryPath) -> u32 {
+    u32::try_from(path.as_bytes().len()).unwrap_or(u32::MAX)
+}
+
 fn conflict(detail: &str) -> Refusal {
     Refusal::new(Reason::PathConflict, detail)
 }
@@ -731,6 +756,27 @@ mod tests {
             hard(&mut m, "d/f/h", "d/f").unwrap_err(),
             Reason::PathConflict
         );
+    }
+
+    #[test]
+    fn hard_links_to_a_long_name_count_by_its_length() {
+        let mut m = model(Duplicates::LastWins);
+        let long = vec!["d".repeat(250); 15].join("/");
+        file(&mut m, &long).unwrap();
+        let most = MIN_NAME_BUDGET / long.len() as u64;
+        let refused = (0..2 * most).find_map(|i| hard(&mut m, &i.to_string(), &long).err());
+        assert_eq!(refused, Some(Reason::LimitEntries));
+        assert!(m.nodes.len() as u64 <= most + 16);
+    }
+
+    #[test]
+    fn a_file_has_no_more_names_than_file_systems_hold() {
+        let mut m = model(Duplicates::LastWins);
+        file(&mut m, "f").unwrap();
+        for i in 1..MAX_NAMES {
+            hard(&mut m, &format!("l{i}"), "f").unwrap();
+        }
+        assert_eq!(hard(&mut m, "l", "f").unwrap_err(), Reason::LimitEntries);
     }
 
     #[test]

@@ -681,4 +681,7 @@ A('zip-more-dos-attributes', z1(b'a',HI,host=0,ext=0x27).add(b'd\\',host=0,ext=0
 R('more-sparse-ustar', oldsparse([(0,512),(4096,512)],8192,SD,magic=b'ustar\x0000')+END,'sparse-unsupported','to GNU tar this is a file of 1,024 bytes')
 R('more-sparse-star', oldsparse([(0,512),(4096,512)],8192,SD,magic=b'ustar\x0000',star=True)+END,'sparse-unsupported','')
 R('more-sparse-v7', oldsparse([(0,512),(4096,512)],8192,SD,magic=V7)+END,'unknown-type|sparse-unsupported','')
+R('more-sparse-ratio', b''.join(oldsparse([(0,512),((1<<20)*30,0)],(1<<20)*30,b'A'*512,name=b's%d'%i) for i in range(2))+END,'limit-ratio','holes count as what comes out')
+A('more-sparse-below-ratio', oldsparse([(0,512),((1<<20)*8,0)],(1<<20)*8,b'A'*512)+END,{'sp':F(b'A'*512+bytes((1<<20)*8-512))},'')
+R('zip-more-unicode-only-listed', z1(b'a',HI,cextra=upath(b'a',b'b')).end(),'zip-mismatch','one name by the local header and another by the directory')
 if __name__ == '__main__': main()

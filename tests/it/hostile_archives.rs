@@ -636,6 +636,84 @@ fn what_pack_makes_every_agent_accepts_and_it_is_the_same_each_time() {
 }
 
 #[test]
+fn pack_refuses_what_no_agent_accepts_and_keeps_odd_names_and_targets() {
+    let temp = tempfile::tempdir().unwrap();
+    let archive = |verb: &str, paths: &[&Path]| {
+        Command::new(env!("CARGO_BIN_EXE_edgepush"))
+            .args(["archive", verb])
+            .args(paths)
+            .output()
+            .unwrap()
+    };
+    let tree = |name: &str| {
+        let dir = temp.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("a"), "x").unwrap();
+        dir
+    };
+    let deep = tree("deep");
+    fs::create_dir_all(deep.join("d/".repeat(140))).unwrap();
+    for (target, reason) in [
+        ("/etc/passwd", "symlink-absolute"),
+        ("../x", "symlink-escape"),
+        ("l", "symlink-loop"),
+    ] {
+        let dir = tree(reason);
+        symlink(target, dir.join("l")).unwrap();
+        for end in [".zip", ".tar", ".tar.gz"] {
+            let to = temp.path().join(format!("refused{end}"));
+            let output = archive("pack", &[&dir, &to]);
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                !output.status.success() && message.contains(reason),
+                "{message}"
+            );
+            assert!(!to.exists());
+        }
+    }
+    let output = archive("pack", &[&deep, &temp.path().join("deep.zip")]);
+    assert!(output.status.success(), "a node may have raised the limit");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("max_depth"));
+
+    let odd = tree("odd");
+    fs::create_dir(odd.join("d\\")).unwrap();
+    symlink("a/.", odd.join("l")).unwrap();
+    for name in ["odd.zip", "odd.tar"] {
+        let to = temp.path().join(name);
+        let output = archive("pack", &[&odd, &to]);
+        assert!(output.status.success(), "{output:?}");
+        let into = temp.path().join(format!("into-{name}"));
+        let output = archive("check", &[&to, Path::new("--into"), &into]);
+        assert!(output.status.success(), "{output:?}");
+        assert!(into.join("d\\").is_dir());
+        assert_eq!(fs::read_link(into.join("l")).unwrap(), Path::new("a/."));
+    }
+    let output = archive("pack", &[&odd, &odd.join("inside.tar")]);
+    assert!(!output.status.success() && !odd.join("inside.tar").exists());
+}
+
+#[test]
+fn what_is_no_regular_file_is_no_archive_and_ends_at_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let fifo = temp.path().join("fifo");
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+    )
+    .unwrap();
+    for path in [fifo.as_path(), temp.path()] {
+        let output = Command::new(env!("CARGO_BIN_EXE_edgepush"))
+            .args(["archive", "check"])
+            .arg(path)
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(message.contains("is no regular file"), "{message}");
+    }
+}
+
+#[test]
 fn every_kind_of_failure_has_a_help_text() {
     for kind in unpack::KINDS {
         assert!(kind.help.ends_with('.'), "{kind}: {}", kind.help);

@@ -12,10 +12,11 @@ use clap::Args;
 use sha2::Digest as _;
 use zip::write::SimpleFileOptions;
 
-use super::Out;
+use super::{Out, unpack_apart};
 use crate::cli::exit::{self, Exit};
 use crate::datafile::{ArchiveType, Digest};
-use crate::sys::durable;
+use crate::sys::{Chain, durable};
+use crate::unpack::{Config, Options, Target};
 
 /// Arguments of `archive pack`.
 #[derive(Debug, Args)]
@@ -25,8 +26,19 @@ pub(in crate::cli) struct PackArgs {
     /// The archive to write; its name says what it is: .tar.gz, .tgz, .zip or .tar
     out: PathBuf,
     /// Give every entry this time, in seconds since the epoch, instead of its own
-    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
-    mtime: Option<u64>,
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", value_parser = parse_epoch)]
+    mtime: Option<Epoch>,
+}
+
+/// A time in seconds; an empty variable states none.
+#[derive(Debug, Clone, Copy)]
+struct Epoch(Option<u64>);
+
+fn parse_epoch(text: &str) -> Result<Epoch, std::num::ParseIntError> {
+    if text.is_empty() {
+        return Ok(Epoch(None));
+    }
+    text.parse().map(|seconds| Epoch(Some(seconds)))
 }
 
 /// Something below the directory.
@@ -52,14 +64,16 @@ pub(super) fn pack(args: &PackArgs, out: &mut Out) -> anyhow::Result<Exit> {
     let Some(archive_type) = ArchiveType::from_file_name(&name) else {
         bail!("`{name}` says no archive type: name it .tar.gz, .zip or .tar");
     };
+    check_apart(&args.dir, &args.out)?;
     let mut found = Vec::new();
     walk(&args.dir, &[], &mut found)?;
     found.sort_by(|a, b| a.name.cmp(&b.name));
-    if let Some(mtime) = args.mtime {
+    if let Some(Epoch(Some(mtime))) = args.mtime {
         found.iter_mut().for_each(|entry| entry.mtime = mtime);
     }
     let temporary = durable::temporary_sibling(&args.out);
     let written = write(&temporary, archive_type, &found)
+        .and_then(|()| accept(&temporary, archive_type))
         .and_then(|()| digests(&temporary))
         .and_then(|digests| {
             durable::rename(&temporary, &args.out)?;
@@ -71,6 +85,52 @@ pub(super) fn pack(args: &PackArgs, out: &mut Out) -> anyhow::Result<Exit> {
     let (size, md5, sha256) = written?;
     say(out, archive_type, &name, size, &md5, &sha256)?;
     Ok(exit::DONE)
+}
+
+/// Refuses to write the archive into what is packed: the next time it would be packed too.
+fn check_apart(dir: &Path, out: &Path) -> anyhow::Result<()> {
+    let dir_there = dir
+        .canonicalize()
+        .with_context(|| format!("open `{}`", dir.display()))?;
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let parent = parent
+        .canonicalize()
+        .with_context(|| format!("open `{}`", parent.display()))?;
+    if parent.starts_with(&dir_there) {
+        bail!(
+            "`{}` lies inside `{}` and would be packed into itself the next time: write it elsewhere",
+            out.display(),
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
+/// Checks the archive by the code of a push. What no agent accepts is an error; what only a limit forbids, which a node may
+/// have raised, is said.
+fn accept(path: &Path, archive_type: ArchiveType) -> anyhow::Result<()> {
+    let file = File::open(path).with_context(|| format!("open `{}`", path.display()))?;
+    let options = Options::new(&Config::default());
+    let Err(error) = unpack_apart(file, archive_type, Target::Check, &options) else {
+        return Ok(());
+    };
+    let (kind, message) = (error.kind(), Chain(&error).to_string());
+    if error.limit().is_none() {
+        bail!(
+            "no agent accepts this tree as {archive_type}: {}: {message}\n  {}",
+            kind.name,
+            kind.help
+        );
+    }
+    let text = format!(
+        "an agent with default limits refuses it: {}: {message}",
+        kind.name
+    );
+    eprintln!("edgepush: {text}\n  {}", kind.help);
+    Ok(())
 }
 
 fn say(
@@ -163,7 +223,11 @@ fn write_tar<W: Write>(out: W, found: &[Found]) -> anyhow::Result<W> {
             }
             Kind::Link(target) => {
                 header.set_entry_type(tar::EntryType::Symlink);
-                builder.append_link(&mut header, name, target)
+                // As it is where it fits: the library would rewrite `a/.` as `a`.
+                match header.set_link_name_literal(target.as_os_str().as_bytes()) {
+                    Ok(()) => builder.append_data(&mut header, name, io::empty()),
+                    Err(_) => builder.append_link(&mut header, name, target),
+                }
             }
             Kind::File => {
                 header.set_entry_type(tar::EntryType::Regular);
@@ -191,7 +255,8 @@ fn write_zip<W: Write + Seek>(out: W, found: &[Found]) -> anyhow::Result<W> {
             .large_file(entry.size >= u64::from(u32::MAX))
             .last_modified_time(zip_time(entry.mtime));
         let packed = match &entry.kind {
-            Kind::Dir => writer.add_directory(name, options),
+            // With its slash: the library adds none behind a backslash.
+            Kind::Dir => writer.add_directory(format!("{name}/"), options),
             Kind::Link(target) => {
                 let target = target
                     .to_str()

@@ -97,12 +97,17 @@ pub(super) fn read(bytes: &Bytes<'_>, limits: &Limits) -> Result<Directory, Erro
         .into());
     }
     if place.size > limits.max_zip_directory_bytes {
-        return Err(Refusal::limit(
-            Reason::LimitEntries,
-            "max_zip_directory_bytes",
-            limits.max_zip_directory_bytes,
-            place.size,
-        )
+        let most = limits.max_zip_directory_bytes;
+        let key = "max_zip_directory_bytes";
+        return Err(Refusal {
+            detail: "the directory of the zip is too long".into(),
+            ..Refusal::limit(
+                Reason::LimitEntries,
+                key,
+                most,
+                format!("{} bytes", place.size),
+            )
+        }
         .into());
     }
     let mut reader = BufReader::with_capacity(

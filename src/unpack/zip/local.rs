@@ -76,10 +76,14 @@ fn compare(record: &Record, header: &[u8], name: &[u8], extra: &[u8]) -> Result<
         return Err(mismatch("the compression method"));
     }
     let extra = Extra::parse(padded(extra))?;
-    if let Some(unicode) = extra.unicode_name(name)?
-        && Some(unicode) != record.unicode.as_deref()
-        && (record.unicode.is_some() || unicode != name)
-    {
+    let agrees = match (extra.unicode_name(name)?, record.unicode.as_deref()) {
+        (Some(local), Some(listed)) => local == listed,
+        (Some(local), None) => local == name,
+        // Only in the directory it may tell what the letters mean, and not another name where all know them.
+        (None, Some(listed)) => listed == name || !name.is_ascii(),
+        (None, None) => true,
+    };
+    if !agrees {
         return Err(mismatch("the Unicode name"));
     }
     let (crc, stored, size) = (u32_at(header, 14), u32_at(header, 18), u32_at(header, 22));
