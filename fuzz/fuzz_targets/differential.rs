@@ -41,7 +41,10 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let mut readers = Vec::new();
     for tool in Tool::all(input.format) {
         let content = tool.unpack(&archive, place);
-        let differences = others::differences(tool, &tree, &place.found());
+        let found = place.found();
+        // It guesses what an archive is, and finds nothing in one whose first header has an odd number.
+        let content = content && (tool != Tool::Bsdtar || !found.is_empty() || plain::is(&input));
+        let differences = others::differences(tool, &tree, &found);
         readers.push((tool, content, differences));
         if content {
             tell();
