@@ -27,7 +27,7 @@ use crate::fetch::{Fetcher, Identity, Request, Spool};
 use crate::job::{Failure, Job, Progress, Stage};
 use crate::publish::manifest::{Entry, EntryKind};
 use crate::publish::space::Promise;
-use crate::publish::{Flip, Publisher, Record, Release, Session, Staging};
+use crate::publish::{Flip, Link, Publisher, Record, Release, Session, Staging};
 use crate::sys::clock::Clock;
 use crate::sys::durable;
 use crate::sys::failpoint::{Part, is_left_out};
@@ -439,6 +439,12 @@ impl Road {
     pub async fn activate(&self, key: &Key) -> Result<Flip, Stop> {
         let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
         blocking(move || publisher.activate(&key).map_err(Stop::publish)).await
+    }
+
+    /// Compares `current` with `key`, which is said to be live.
+    pub async fn look_at_link(&self, key: &Key) -> Result<Link, Stop> {
+        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
+        blocking(move || Ok(publisher.look_at_link(&key))).await
     }
 
     /// Flips `current` to `live`, which is what `done` has published, and waits until all of it is on the disk. Only then

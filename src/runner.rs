@@ -4,6 +4,7 @@
 //! it. An outcome and its report are one transaction, and that comes last: a crash before it finds a job that is still
 //! running, and the next start brings it to the same end without fetching anything twice.
 
+mod link;
 mod names;
 mod scrub;
 mod upkeep;

@@ -144,6 +144,9 @@ impl Api {
         let id = match requested {
             Requested::Waiting(id, _) => id,
             Requested::AlreadyLive(_) => {
+                let live = key.clone();
+                self.command(|reply| Command::RestoreLink { key: live, reply })
+                    .await?;
                 return ok(&model::Activated {
                     from_version: Some(key.version.clone()),
                     key,

@@ -27,6 +27,13 @@ pub enum Command {
         /// Where the answer goes.
         reply: Reply<Collected>,
     },
+    /// Make `current` lead to a version that is recorded as live.
+    RestoreLink {
+        /// Which.
+        key: Key,
+        /// Where the answer goes.
+        reply: Reply<()>,
+    },
     /// Compare trees with their manifests.
     Verify {
         /// Which.

@@ -36,6 +36,9 @@ pub(super) async fn serve(
                     drop(reply.send(remove(&runner, &store, key).await))
                 }
                 Command::Collect { reply } => drop(reply.send(Ok(collect(&runner).await))),
+                Command::RestoreLink { key, reply } => {
+                    drop(reply.send(runner.restore_link(&key).await.map_err(failed)));
+                }
                 Command::Verify { what, reply } => {
                     drop(reply.send(verify(&runner, &store, what, &drain).await))
                 }

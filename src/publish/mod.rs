@@ -24,7 +24,7 @@ use crate::sys::durable;
 use crate::sys::failure::{Class, Kind, Retry};
 
 pub use layout::Layout;
-pub use release::{Flip, Publisher, Record, Release, Staging};
+pub use release::{Flip, Link, Publisher, Record, Release, Staging};
 pub use sync::Session;
 
 /// How versions are published and kept.

@@ -138,6 +138,19 @@ pub struct Release {
     pub path: PathBuf,
 }
 
+/// What `current` of a name is, beside the version that is said to be live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// It leads to that version.
+    Right,
+    /// It leads to another published version.
+    Other(Key),
+    /// It is not there, or leads to nothing that was published.
+    Broken,
+    /// The version has no tree, so that nothing could lead to it.
+    NoTree,
+}
+
 /// One flip of `current`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flip {
@@ -358,6 +371,33 @@ impl Publisher {
             from,
             changed: true,
         })
+    }
+
+    /// Compares `current` with `key`, which is said to be live.
+    #[must_use]
+    pub fn look_at_link(&self, key: &Key) -> Link {
+        if !self.layout.version_dir(key).is_dir() {
+            return Link::NoTree;
+        }
+        let Ok(target) = fs::read_link(self.layout.current(&key.app, &key.name)) else {
+            return Link::Broken;
+        };
+        if target == Layout::current_target(key) {
+            return Link::Right;
+        }
+        let other = self.live(&key.app, &key.name).map(|version| Key {
+            version,
+            ..key.clone()
+        });
+        match other {
+            Some(other)
+                if target == Layout::current_target(&other)
+                    && self.layout.version_dir(&other).is_dir() =>
+            {
+                Link::Other(other)
+            }
+            _ => Link::Broken,
+        }
     }
 
     /// Returns the live version of a name, by what `current` says.

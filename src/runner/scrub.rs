@@ -88,6 +88,7 @@ impl Runner {
             Verification::Failed(_) => return Ok(verification),
         };
         self.mark(key, damage).await?;
+        self.check_link(&key.app, &key.name).await?;
         Ok(verification)
     }
 
@@ -101,6 +102,7 @@ impl Runner {
         if let Verification::Damaged(report) = &verification {
             self.mark(key, Some(summary(report))).await?;
         }
+        self.check_link(&key.app, &key.name).await?;
         Ok(verification)
     }
 

@@ -105,7 +105,7 @@ impl Runner {
         Ok(())
     }
 
-    async fn flip(&self, key: &Key) -> Result<(), Stop> {
+    pub(super) async fn flip(&self, key: &Key) -> Result<(), Stop> {
         self.road.activate(key).await?;
         self.road.settle_name(key).await
     }
@@ -142,6 +142,9 @@ impl Runner {
         if let Err(error) = self.sweep_everywhere(&mut swept).await {
             tracing::warn!(event = "upkeep-failed", error = %Chain(&error), "could not look for old versions");
             return swept;
+        }
+        if let Err(error) = self.check_links().await {
+            tracing::warn!(event = "upkeep-failed", error = %Chain(&error), "could not look at what is live");
         }
         swept.partials = self.sweep_partials().await;
         self.road.sweep_leftovers().await;

@@ -246,7 +246,22 @@ pub fn record(tx: &Tx<'_>, flip: &Flip<'_>) -> Result<(), Error> {
     tell(tx, flip, from.as_ref(), tx.now_ms())
 }
 
-/// Notes at the start that `current` points to this version, where the table says otherwise: the disk is the truth.
+/// Returns the live version of a name, unless a push or a request at work would make another one live.
+pub fn settled_live(
+    reader: &Reader<'_>,
+    app: &AppId,
+    name: &DataName,
+) -> Result<Option<Key>, Error> {
+    let Some(live) = releases::live(reader, app, name)?.map(|row| row.key) else {
+        return Ok(None);
+    };
+    let settled =
+        wanted(reader, app, name)?.as_ref() == Some(&live.version) && !has_open_job(reader, &live)?;
+    Ok(settled.then_some(live))
+}
+
+/// Notes that `current` points to this version, where the table says otherwise: the disk is the truth. Returns whether the
+/// version is known and was not live.
 pub fn trust_link(tx: &Tx<'_>, key: &Key) -> Result<bool, Error> {
     let Some(release) = releases::get(tx, key)? else {
         return Ok(false);

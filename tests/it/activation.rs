@@ -99,6 +99,71 @@ fn every_change_of_what_is_live_is_in_the_log_and_reported() {
     );
 }
 
+#[test]
+fn a_link_that_was_lost_or_changed_by_hand_is_noticed() {
+    let origin = Origin::start();
+    let mut node = TestNode::new("[runner]\nupkeep_every = \"1s\"\n");
+    node.start();
+    publish(&node, &origin, "1");
+    publish(&node, &origin, "2");
+    let link = node.data_dir().join(format!("apps/{APP}/a/current"));
+    let right = std::fs::read_link(&link).unwrap();
+    let put = |target: Option<&str>| {
+        std::fs::remove_file(&link).unwrap();
+        if let Some(target) = target {
+            std::os::unix::fs::symlink(target, &link).unwrap();
+        }
+    };
+    let mended = || {
+        node.wait_for("the link", PATIENCE, || {
+            (std::fs::read_link(&link).ok().as_ref() == Some(&right)).then_some(())
+        });
+    };
+    // 1. Gone, or to nowhere: the next round of upkeep makes it anew, and nothing new is live.
+    for target in [None, Some("versions/zzz"), Some("/etc")] {
+        put(target);
+        mended();
+        node.assert_tree("a", &site("2", 5));
+    }
+    assert_eq!(flips(&node).len(), 2);
+    // 2. To another published version: that one is live, and the log says why.
+    put(Some("versions/1"));
+    node.wait_for("the record", PATIENCE, || {
+        (row(&flips(&node)[0]) == ("2", "1", "recover")).then_some(())
+    });
+    // 3. Whoever says what is to be live has it at once.
+    let activated = node.ask("POST", "/v1/activate", Some(&which("1")));
+    assert_eq!(activated.status, 200);
+    node.stop();
+    put(None);
+    node.start();
+    node.wait_for("the link at the start", PATIENCE, || {
+        std::fs::read_link(&link).is_ok().then_some(())
+    });
+    node.assert_tree("a", &site("1", 5));
+}
+
+#[test]
+fn to_activate_what_is_live_restores_its_link() {
+    let origin = Origin::start();
+    let mut node = TestNode::new("[runner]\nupkeep_every = \"1h\"\n");
+    node.start();
+    publish(&node, &origin, "1");
+    publish(&node, &origin, "2");
+    let link = node.data_dir().join(format!("apps/{APP}/a/current"));
+    let right = std::fs::read_link(&link).unwrap();
+    for target in [None, Some("versions/1")] {
+        std::fs::remove_file(&link).unwrap();
+        if let Some(target) = target {
+            std::os::unix::fs::symlink(target, &link).unwrap();
+        }
+        let activated = node.ask("POST", "/v1/activate", Some(&which("2")));
+        assert_eq!(activated.status, 200);
+        assert_eq!(std::fs::read_link(&link).unwrap(), right);
+    }
+    assert_eq!(flips(&node).len(), 2);
+}
+
 fn receiver_config(receiver: &Receiver) -> String {
     let dir = std::env::temp_dir().join(format!("edgepush-secret-{}", std::process::id()));
     std::fs::write(&dir, "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3").unwrap();
