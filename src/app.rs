@@ -11,6 +11,7 @@ mod recover;
 mod repeats;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::Config;
 use crate::fetch::{self, Fetcher, Spool};
@@ -21,7 +22,8 @@ use crate::push::Road;
 use crate::runner::Runner;
 use crate::store::{self, Store};
 use crate::sys::clock::{Clock, SystemClock};
-use crate::sys::durable;
+use crate::sys::{Live, durable};
+use crate::verify;
 
 use repeats::Repeats;
 
@@ -95,6 +97,11 @@ struct Parts {
     board: Board,
     intake: Arc<Intake>,
     runner: Arc<Runner>,
+    road: Arc<Road>,
+    /// What a push must state.
+    rules: Arc<Live<verify::Config>>,
+    /// Whether `file:` URLs may be read.
+    local_urls: Arc<AtomicBool>,
     gauges: Arc<crate::api::Gauges>,
     repeats: Arc<Repeats>,
 }
@@ -121,12 +128,15 @@ impl Parts {
         let fetcher = Fetcher::new(config.fetch.clone()).map_err(Error::Fetch)?;
         let board = Board::default();
         let checker = Arc::clone(&fetcher);
-        let require = config.verify.require;
+        let rules = Arc::new(Live::new(config.verify.clone()));
+        let (verify, local_urls) = (Arc::clone(&rules), Arc::new(AtomicBool::new(allow_local)));
+        let may_read = Arc::clone(&local_urls);
         let intake = Intake::new(store.clone(), config.intake.clone(), move |file| {
-            let local = allow_local && file.url.file_path().is_some();
+            let local = may_read.load(Ordering::Relaxed) && file.url.file_path().is_some();
             if !local {
                 checker.check(&file.url).map_err(|e| e.to_string())?;
             }
+            let require = verify.now().require;
             require.check(&file.content()).map_err(|e| e.to_string())
         });
         let keeper = Arc::clone(&publisher);
@@ -135,24 +145,26 @@ impl Parts {
         let intake = intake
             .with_digests(move |key| keeper.archive_content(key))
             .with_repeated(move |file, via| noted.note(file, via));
-        let road = Road::new(
-            Arc::clone(&fetcher),
-            Arc::clone(&publisher),
-            config.unpack.clone(),
-            config.verify.clone(),
-            config.push.clone(),
-            Arc::clone(&clock),
-        )
-        .map_err(|e| Error::Other(format!("start the workers: {e}")))?;
+        let road = Arc::new(
+            Road::new(
+                Arc::clone(&fetcher),
+                Arc::clone(&publisher),
+                config.unpack.clone(),
+                Arc::clone(&rules),
+                config.push.clone(),
+                Arc::clone(&clock),
+            )
+            .map_err(|e| Error::Other(format!("start the workers: {e}")))?,
+        );
         let gauges = Arc::<crate::api::Gauges>::default();
         let shown = Arc::clone(&gauges);
         let runner = Runner::new(
             store.clone(),
-            Arc::new(road),
+            Arc::clone(&road),
             board.clone(),
             config.runner.clone(),
             Arc::clone(&clock),
-            allow_local,
+            Arc::clone(&local_urls),
             Box::new(move |now_ms| shown.gc_succeeded(now_ms)),
         );
         Ok(Self {
@@ -163,6 +175,9 @@ impl Parts {
             board,
             intake: Arc::new(intake),
             runner,
+            road,
+            rules,
+            local_urls,
             gauges,
             repeats,
         })

@@ -142,6 +142,24 @@ impl Default for Log {
 const MAX_SOCKET_PATH: usize = 107;
 
 impl Config {
+    /// Returns which of `keys`, each a dotted key or a table, have other values in `other`.
+    #[must_use]
+    pub fn differences(&self, other: &Self, keys: &[&str]) -> Vec<String> {
+        let (Ok(ours), Ok(theirs)) = (toml::Value::try_from(self), toml::Value::try_from(other))
+        else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for key in keys {
+            let at = |value| {
+                key.split('.')
+                    .try_fold(value, |v: &toml::Value, k| v.get(k))
+            };
+            differ(key, at(&ours), at(&theirs), &mut found);
+        }
+        found
+    }
+
     /// Returns what is wrong between values that are each right by themselves, as (key, what is wrong).
     #[must_use]
     pub fn conflicts(&self) -> Vec<(String, String)> {
@@ -170,6 +188,30 @@ impl Config {
             });
         }
         found
+    }
+}
+
+/// Collects the keys below `key` that have another value.
+fn differ(
+    key: &str,
+    ours: Option<&toml::Value>,
+    theirs: Option<&toml::Value>,
+    found: &mut Vec<String>,
+) {
+    match (ours, theirs) {
+        (Some(toml::Value::Table(ours)), Some(toml::Value::Table(theirs))) => {
+            let names: std::collections::BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+            for name in names {
+                differ(
+                    &format!("{key}.{name}"),
+                    ours.get(name),
+                    theirs.get(name),
+                    found,
+                );
+            }
+        }
+        (ours, theirs) if ours != theirs => found.push(key.to_owned()),
+        _ => {}
     }
 }
 

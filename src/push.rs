@@ -29,8 +29,8 @@ use crate::publish::manifest::{Entry, EntryKind};
 use crate::publish::space::Promise;
 use crate::publish::{Flip, Link, Publisher, Record, Release, Session, Staging};
 use crate::sys::clock::Clock;
-use crate::sys::durable;
 use crate::sys::failpoint::{Part, is_left_out};
+use crate::sys::{Live, durable};
 use crate::unpack;
 use crate::verify::{self, Hasher, Verified};
 
@@ -74,8 +74,8 @@ impl Default for Config {
 pub struct Road {
     fetcher: Arc<Fetcher>,
     publisher: Arc<Publisher>,
-    unpack: unpack::Config,
-    verify: verify::Config,
+    unpack: Live<unpack::Config>,
+    verify: Arc<Live<verify::Config>>,
     config: Config,
     clock: Arc<dyn Clock>,
     lanes: Lanes,
@@ -139,7 +139,7 @@ impl Road {
         fetcher: Arc<Fetcher>,
         publisher: Arc<Publisher>,
         unpack: unpack::Config,
-        verify: verify::Config,
+        verify: Arc<Live<verify::Config>>,
         config: Config,
         clock: Arc<dyn Clock>,
     ) -> std::io::Result<Self> {
@@ -157,7 +157,7 @@ impl Road {
         Ok(Self {
             fetcher,
             publisher,
-            unpack,
+            unpack: Live::new(unpack),
             verify,
             config,
             clock,
@@ -166,6 +166,13 @@ impl Road {
             spare_blocks,
             workers,
         })
+    }
+
+    /// Changes what archives may hold and how they are unpacked, for each that is begun from now on. The sandbox stays as
+    /// it was at the start: the threads are behind it.
+    pub fn reload(&self, unpack: unpack::Config) {
+        let sandbox = self.unpack.now().sandbox;
+        self.unpack.replace(unpack::Config { sandbox, ..unpack });
     }
 
     /// Returns how the road treats what travels on it.
@@ -178,6 +185,7 @@ impl Road {
     pub async fn run(&self, run: &Run<'_>) -> Result<Done, Stop> {
         run.progress.set_attempt(1);
         self.verify
+            .now()
             .require
             .check(&run.job.file.content())
             .map_err(Stop::verify)?;
@@ -409,8 +417,9 @@ impl Road {
         room: &Arc<Promise>,
         stopper: &Stopper,
     ) -> Result<unpack::Options, Stop> {
-        let mut options = unpack::Options::new(&self.unpack);
-        options.zip_name_encoding = self.unpack.zip_name_encoding_of(&run.job.file.key.app);
+        let config = self.unpack.now();
+        let mut options = unpack::Options::new(&config);
+        options.zip_name_encoding = config.zip_name_encoding_of(&run.job.file.key.app);
         let available = self.publisher.space().available().map_err(Stop::publish)?;
         // What was promised to this file is its own to use.
         let own = available.saturating_add(run.job.file.size.unwrap_or(0).saturating_mul(2));
@@ -423,7 +432,7 @@ impl Road {
         options.hash_entries = !is_left_out(Part::EntryDigests);
         options.spare_blocks = Arc::clone(&self.spare_blocks);
         options.cancel = Arc::clone(&stopper.flag);
-        if self.unpack.sandbox {
+        if config.sandbox {
             options.sandbox = Some(self.publisher.layout().root().into());
         }
         Ok(options)
@@ -432,7 +441,7 @@ impl Road {
     /// Returns the room of the disk, where it allows less than the configuration does.
     fn room_limit(&self, options: &unpack::Options) -> Option<u64> {
         let room = options.limits.max_total_bytes;
-        (room < self.unpack.limits.max_total_bytes).then_some(room)
+        (room < self.unpack.now().limits.max_total_bytes).then_some(room)
     }
 
     /// Flips `current` to `key`. The flip lasts only after [`Road::settle`].

@@ -10,6 +10,7 @@ mod scrub;
 mod upkeep;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::datafile::Content;
 use crate::job::{Board, Failure, Job, JobId, Outcome, Published, Stage, Unrecorded};
 use crate::push::{Done, Note, Road, Run, Stop};
 use crate::store::{self, Store, Topic, activations, events, jobs};
+use crate::sys::Live;
 use crate::sys::clock::Clock;
 use crate::sys::failure::Class;
 
@@ -95,10 +97,10 @@ pub struct Runner {
     store: Store,
     road: Arc<Road>,
     board: Board,
-    config: Config,
+    config: Live<Config>,
     clock: Arc<dyn Clock>,
     /// Whether `file:` URLs may be read.
-    allow_local: bool,
+    allow_local: Arc<AtomicBool>,
     running: Mutex<HashMap<JobId, Running>>,
     /// Rings when a job has left the road.
     left: Notify,
@@ -196,14 +198,14 @@ impl Runner {
         board: Board,
         config: Config,
         clock: Arc<dyn Clock>,
-        allow_local: bool,
+        allow_local: Arc<AtomicBool>,
         upkeep_done: Box<dyn Fn(i64) + Send + Sync>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
             road,
             board,
-            config,
+            config: Live::new(config),
             clock,
             allow_local,
             running: Mutex::default(),
@@ -211,6 +213,12 @@ impl Runner {
             names: Names::default(),
             upkeep: upkeep::State::new(upkeep_done),
         })
+    }
+
+    /// Changes how much is done at once, and how often; what is at work goes on as it began.
+    pub fn reload(&self, config: Config) {
+        self.config.replace(config);
+        self.left.notify_one();
     }
 
     /// Runs until `drain`, then lets every file on the road come to a safe point; what was not finished goes on after the
@@ -361,9 +369,10 @@ impl Runner {
     fn places(&self) -> Places {
         let running = self.lock();
         let small = running.values().filter(|r| r.small).count();
+        let config = self.config.now();
         Places {
-            free: self.config.files.saturating_sub(running.len() - small),
-            small: self.config.small_files.saturating_sub(small),
+            free: config.files.saturating_sub(running.len() - small),
+            small: config.small_files.saturating_sub(small),
             small_bytes: self.road.config().small_bytes,
             taken: running.keys().copied().collect(),
         }
@@ -383,7 +392,7 @@ impl Runner {
 
     /// Runs the job, and records how it ended. Whatever the store says, the job is either recorded or still open.
     async fn bring_to_end(&self, job: &Job, damaged: Option<Content>, stop: &CancellationToken) {
-        if job.starts > self.config.starts {
+        if job.starts > self.config.now().starts {
             return self
                 .record_failure(
                     job,
@@ -400,7 +409,7 @@ impl Runner {
             progress: Arc::clone(&entry.progress),
             cancel: stop.clone(),
             deadline,
-            allow_local: self.allow_local,
+            allow_local: self.allow_local.load(Ordering::Relaxed),
             damaged,
             note: &note,
         };
@@ -465,7 +474,7 @@ impl Runner {
     async fn fail(&self, job: &Job, failure: Failure) {
         let again = failure.class == Class::Device
             && failure.retryable
-            && job.starts <= self.config.device_retries;
+            && job.starts <= self.config.now().device_retries;
         if !again {
             return self.record_failure(job, failure).await;
         }
@@ -593,7 +602,7 @@ impl Runner {
         for running in self.lock().values() {
             running.stop.cancel();
         }
-        let end = Instant::now() + self.config.drain;
+        let end = Instant::now() + self.config.now().drain;
         while !tasks.is_empty() {
             match tokio::time::timeout_at(end, tasks.join_next()).await {
                 Ok(_) => {}

@@ -436,7 +436,7 @@ async fn is_served(
         (true, false, ..) => Err(unknown("DataVersion")),
         (true, true, false, _) => Ok(Err("no server has published it")),
         (true, true, true, true) => Ok(Ok(())),
-        (true, true, true, false) if api.deps.keep_archives => {
+        (true, true, true, false) if (api.deps.keep_archives)() => {
             Ok(Err("its archive is not on this node any more"))
         }
         (true, true, true, false) => Ok(Err(

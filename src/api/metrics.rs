@@ -34,9 +34,27 @@ const NAMES: usize = 1000;
 #[derive(Debug, Default)]
 pub struct Gauges {
     gc_last_success_ms: AtomicI64,
+    restart_needed: Mutex<Vec<String>>,
 }
 
 impl Gauges {
+    /// Notes the keys that were changed and are only read at a start.
+    pub fn needs_restart(&self, keys: Vec<String>) {
+        *self.lock_restart() = keys;
+    }
+
+    /// Returns the keys that were changed and are only read at a start.
+    #[must_use]
+    pub fn restart_needed(&self) -> Vec<String> {
+        self.lock_restart().clone()
+    }
+
+    fn lock_restart(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.restart_needed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes that retention has succeeded at `now_ms`.
     pub fn gc_succeeded(&self, now_ms: i64) {
         self.gc_last_success_ms.store(now_ms, Ordering::Relaxed);

@@ -131,7 +131,7 @@ pub struct Deps {
     /// Where the kept archive of a version is.
     pub archive: Locate,
     /// Whether archives are kept.
-    pub keep_archives: bool,
+    pub keep_archives: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Where everything is kept.
     pub data_dir: PathBuf,
     /// Where time stamps come from.

@@ -632,6 +632,9 @@ pub struct NodeStatus {
     pub disk: Option<Disk>,
     /// When retention last succeeded.
     pub gc_last_success_ms: Option<i64>,
+    /// Keys of the configuration that were changed since the start and that only a restart takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_needed: Vec<String>,
 }
 
 /// Room on the file system that holds everything.

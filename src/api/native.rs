@@ -497,6 +497,7 @@ impl Api {
                 free_inodes: (free.inodes != u64::MAX).then_some(free.inodes),
             }),
             gc_last_success_ms: self.deps.gauges.gc_last_success_ms(),
+            restart_needed: self.deps.gauges.restart_needed(),
         }
     }
 }

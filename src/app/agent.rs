@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
@@ -16,7 +17,7 @@ use crate::api::{self, Api};
 use crate::config::{Config, Loaded, Sources};
 use crate::report::Reporter;
 use crate::sys::systemd::{self, Notify, Socket};
-use crate::sys::{Chain, durable};
+use crate::sys::{Chain, Live, durable};
 use crate::watch::{self, Inbox};
 
 /// A transaction that has gone on for so long says that the disk hangs: the watchdog is not fed any more.
@@ -82,6 +83,13 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         fetcher: Arc::clone(&parts.fetcher),
         intake: Arc::clone(&parts.intake),
         reporter: reloadable_reporter,
+        publisher: Arc::clone(&parts.publisher),
+        road: Arc::clone(&parts.road),
+        runner: Arc::clone(&parts.runner),
+        rules: Arc::clone(&parts.rules),
+        local_urls: Arc::clone(&parts.local_urls),
+        gauges: Arc::clone(&parts.gauges),
+        started: config.clone(),
     };
     tasks.spawn(reload.run(loaded.files.clone(), drain.clone()));
     let mut running = tokio::spawn(Arc::clone(&parts.runner).run(drain.clone(), false));
@@ -136,7 +144,7 @@ fn api_deps(
         parts.publisher.layout().clone(),
         parts.publisher.layout().clone(),
     );
-    let publisher = Arc::clone(&parts.publisher);
+    let (publisher, keeper) = (Arc::clone(&parts.publisher), Arc::clone(&parts.publisher));
     api::Deps {
         store: parts.store.clone(),
         intake: Arc::clone(&parts.intake),
@@ -144,7 +152,7 @@ fn api_deps(
         commands,
         tree: Arc::new(move |key| trees.version_dir(key)),
         archive: Arc::new(move |key| archives.archive(key)),
-        keep_archives: config.publish.keep_archives,
+        keep_archives: Arc::new(move || keeper.keeps_archives()),
         data_dir: config.data_dir.clone(),
         clock: Arc::clone(&parts.clock),
         version: env!("CARGO_PKG_VERSION"),
@@ -290,7 +298,32 @@ struct Reload {
     fetcher: Arc<crate::fetch::Fetcher>,
     intake: Arc<crate::intake::Intake>,
     reporter: crate::report::Handle,
+    publisher: Arc<crate::publish::Publisher>,
+    road: Arc<crate::push::Road>,
+    runner: Arc<crate::runner::Runner>,
+    rules: Arc<Live<crate::verify::Config>>,
+    local_urls: Arc<AtomicBool>,
+    gauges: Arc<api::Gauges>,
+    /// The configuration that this process was started with.
+    started: Config,
 }
+
+/// What only a start takes: keys, and tables with all that is in them.
+const AT_START: [&str; 13] = [
+    "data_dir",
+    "listen",
+    "log",
+    "api.file_key",
+    "api.max_connections",
+    "api.head_timeout",
+    "api.body_timeout",
+    "api.write_timeout",
+    "unpack.sandbox",
+    "publish.durable",
+    "push",
+    "watch",
+    "store",
+];
 
 impl Reload {
     /// Reloads on `SIGHUP` and when a file of the configuration has changed.
@@ -317,8 +350,8 @@ impl Reload {
         }
     }
 
-    /// Takes what can change: keys, limits of fetching, callbacks, what is admitted. A configuration with a mistake
-    /// changes nothing.
+    /// Takes what can change, for work that begins from now on, and says what only a restart takes. A configuration with
+    /// a mistake changes nothing.
     fn reload(&self) {
         self.notify.reloading();
         let outcome = self
@@ -327,19 +360,42 @@ impl Reload {
             .map_err(|e| Chain(&e).to_string())
             .and_then(|loaded| {
                 let config = loaded.config;
+                let later = self.started.differences(&config, &AT_START);
+                let local_urls = config.api.file_urls;
                 self.fetcher
                     .reload(config.fetch)
                     .map_err(|e| Chain(&e).to_string())?;
                 self.api
                     .reload(config.api)
                     .map_err(|e| Chain(&e).to_string())?;
-                self.intake.reload(config.intake);
+                self.local_urls.store(local_urls, Ordering::Relaxed);
                 self.reporter
-                    .reload(config.report)
-                    .map_err(|e| Chain(&e).to_string())
+                    .reload(config.report.clone())
+                    .map_err(|e| Chain(&e).to_string())?;
+                self.intake.reload(config.intake);
+                self.rules.replace(config.verify);
+                self.publisher.reload(config.publish, config.unpack.umask);
+                self.road.reload(config.unpack);
+                self.runner.reload(config.runner);
+                Ok(later)
             });
         match outcome {
-            Ok(()) => tracing::info!(event = "reloaded", "took the changed configuration"),
+            Ok(later) => {
+                let keys = later.join(", ");
+                tracing::info!(
+                    event = "reloaded",
+                    restart_needed = keys,
+                    "took the changed configuration"
+                );
+                if !later.is_empty() {
+                    tracing::warn!(
+                        event = "restart-needed",
+                        keys,
+                        "these keys were changed and are only taken at a start: restart the agent"
+                    );
+                }
+                self.gauges.needs_restart(later);
+            }
             Err(error) => tracing::error!(
                 event = "reload-failed",
                 error,

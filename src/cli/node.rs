@@ -44,6 +44,10 @@ fn render(status: &NodeStatus, out: &mut Out) -> Result<(), Error> {
         "callbacks",
         &format!("{pending} waiting, {dead} given up"),
     )?;
+    if !s.restart_needed.is_empty() {
+        let keys = s.restart_needed.join(", ");
+        line(out, "restart", &format!("needed for the changed {keys}"))?;
+    }
     if !s.running.is_empty() {
         out.line("")?;
         at_work(&s.running).print(out)?;

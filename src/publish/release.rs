@@ -16,15 +16,14 @@ use super::{Config, Error, Layout};
 use crate::datafile::{
     AppId, ArchiveType, Content, DataName, DataVersion, Key, from_path_component,
 };
-use crate::sys::durable;
 use crate::sys::failpoint::{Bug, Part, is_left_out, is_seeded};
+use crate::sys::{Live, durable};
 use crate::verify::{Hasher, Verified};
 
 /// Publishes, activates and removes versions below one data directory.
 pub struct Publisher {
     layout: Layout,
-    config: Config,
-    umask: u32,
+    rules: Live<Rules>,
     syncer: Syncer,
     space: Space,
     attempts: AtomicU64,
@@ -32,10 +31,18 @@ pub struct Publisher {
     trash: Trash,
 }
 
+/// What a reload may change.
+#[derive(Debug)]
+struct Rules {
+    config: Config,
+    umask: u32,
+}
+
 /// A private directory in which a tree is written. It removes itself unless it is published.
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
+    umask: u32,
     published: bool,
     leftovers: Leftovers,
     _writing: Writing,
@@ -170,8 +177,7 @@ impl Publisher {
         let space = Space::new(layout.root(), config.reserve);
         let publisher = Self {
             layout,
-            config,
-            umask,
+            rules: Live::new(Rules { config, umask }),
             syncer,
             space,
             attempts: AtomicU64::new(0),
@@ -188,10 +194,25 @@ impl Publisher {
         &self.layout
     }
 
+    /// Changes how versions are kept and the permission bits that none gets; what is at work keeps the old ones. Whether
+    /// versions are synced stays as it was at the start: the sync thread was made for it.
+    pub fn reload(&self, config: Config, umask: u32) {
+        let durable = self.rules.now().config.durable;
+        self.space.set_reserve(config.reserve);
+        let config = Config { durable, ..config };
+        self.rules.replace(Rules { config, umask });
+    }
+
     /// Returns how versions are kept.
     #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn config(&self) -> Config {
+        self.rules.now().config.clone()
+    }
+
+    /// Tells whether archives are kept as received.
+    #[must_use]
+    pub fn keeps_archives(&self) -> bool {
+        self.rules.now().config.keep_archives
     }
 
     /// Returns the room of the file system.
@@ -217,6 +238,7 @@ impl Publisher {
                 Ok(()) => {
                     return Ok(Staging {
                         path,
+                        umask: self.rules.now().umask,
                         published: false,
                         leftovers: self.leftovers.clone(),
                         _writing: self.trash.writing(),
@@ -264,7 +286,7 @@ impl Publisher {
         let manifest = self.layout.manifest(key);
         let written = durable::temporary_sibling(&manifest);
         let version = self.layout.version_dir(key);
-        let kept = self.config.keep_archives.then(|| self.layout.archive(key));
+        let kept = self.keeps_archives().then(|| self.layout.archive(key));
         let exchange = match self.find(key) {
             // There is no telling what a tree without a readable manifest holds: this one is known.
             Err(error) if error.is_no_manifest() => {
@@ -295,7 +317,7 @@ impl Publisher {
                 record.entries
             };
             manifest::write(&written, &head, entries.iter())?;
-            open_up(&staging.path, self.umask)?;
+            open_up(&staging.path, staging.umask)?;
             session.wait().map_err(|source| self.sync_error(source))?;
             durable::rename(&written, &manifest)?;
             if let Some(kept) = &kept {
@@ -431,7 +453,7 @@ impl Publisher {
 
     /// Waits until a flip of this name is on the disk, without waiting for what others write.
     pub fn settle_name(&self, app: &AppId, name: &DataName) -> Result<(), Error> {
-        if self.config.durable {
+        if self.rules.now().config.durable {
             durable::sync_dir(&self.layout.name_dir(app, name))?;
         }
         Ok(())

@@ -17,7 +17,7 @@ const LEAST_INODES: u64 = 16;
 /// The room of one file system.
 pub struct Space {
     path: PathBuf,
-    reserve: u64,
+    reserve: AtomicU64,
     promises: Mutex<Vec<Weak<Promise>>>,
 }
 
@@ -51,16 +51,20 @@ impl Space {
     pub fn new(path: &Path, reserve: u64) -> Self {
         Self {
             path: path.to_owned(),
-            reserve,
+            reserve: AtomicU64::new(reserve),
             promises: Mutex::default(),
         }
     }
 
+    /// Keeps another number of bytes free from now on; 0 as in [`Space::new`].
+    pub(super) fn set_reserve(&self, bytes: u64) {
+        self.reserve.store(bytes, Ordering::Relaxed);
+    }
+
     fn reserve_of(&self, free: &Free) -> u64 {
-        if self.reserve == 0 {
-            (free.total / 20).min(1 << 30)
-        } else {
-            self.reserve
+        match self.reserve.load(Ordering::Relaxed) {
+            0 => (free.total / 20).min(1 << 30),
+            stated => stated,
         }
     }
 

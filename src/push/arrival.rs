@@ -205,7 +205,7 @@ impl Road {
         let own = usize::try_from(self.config.queue_bytes).unwrap_or(usize::MAX);
         let mut feed = Feed::new(own, &self.queues);
         let stopper = Stopper::new(run);
-        let hasher = super::hasher(&run.job.file, self.publisher.config().keep_archives);
+        let hasher = super::hasher(&run.job.file, self.publisher.keeps_archives());
         let reader = feed.needed_reader();
         let hashing = tokio::task::spawn_blocking(move || Ok(hash(reader, hasher)));
         let reader = feed.needed_reader();

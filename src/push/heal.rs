@@ -45,8 +45,9 @@ impl Road {
     /// Unpacks the kept archive of a damaged version. None where no archive is kept, or not the right one any more.
     pub async fn rebuild(&self, damage: Damage) -> Result<Option<Rebuilt>, Stop> {
         let publisher = Arc::clone(&self.publisher);
-        let mut options = unpack::Options::new(&self.unpack);
-        if self.unpack.sandbox {
+        let config = self.unpack.now();
+        let mut options = unpack::Options::new(&config);
+        if config.sandbox {
             options.sandbox = Some(publisher.layout().root().into());
         }
         thread("heal", move || {

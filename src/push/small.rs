@@ -47,7 +47,7 @@ impl Road {
         );
         let spool = self.partial_path(&file.key);
         let suspicion = source.suspicion();
-        let kept = self.publisher.config().keep_archives;
+        let kept = self.publisher.keeps_archives();
         let unpacked = self.workers.run(move || {
             let verified =
                 hash(&file, &frames, kept).map_err(|stop| stop.doubted(suspicion.as_deref()))?;

@@ -1,5 +1,6 @@
 //! Verification of what is published, on demand and in the background, and healing of what is found damaged.
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Runner;
@@ -27,13 +28,14 @@ pub enum Healed {
 impl Runner {
     /// Looks through everything that is published, again and again, at the configured rate, until `drain`.
     pub(super) async fn scrub(self: std::sync::Arc<Self>, drain: CancellationToken) {
-        if self.config.scrub_every.is_zero() {
-            return;
-        }
+        let mut changed = self.config.follow();
+        let mut last = Instant::now();
         loop {
+            let every = self.config.now().scrub_every;
             tokio::select! {
                 () = drain.cancelled() => return,
-                () = tokio::time::sleep(self.config.scrub_every) => {}
+                _ = changed.changed() => continue,
+                () = tokio::time::sleep_until(last + every), if !every.is_zero() => {}
             }
             match self.scrub_once(&drain).await {
                 Ok((versions, damaged)) => {
@@ -48,6 +50,7 @@ impl Runner {
                     tracing::warn!(event = "scrub-failed", error = %Chain(&error), "could not look through what is published");
                 }
             }
+            last = Instant::now();
         }
     }
 
@@ -62,7 +65,7 @@ impl Runner {
                 break;
             }
             let verification = self
-                .verify(&row.key, Some(self.config.scrub_rate), drain)
+                .verify(&row.key, Some(self.config.now().scrub_rate), drain)
                 .await?;
             versions += 1;
             if matches!(verification, Verification::Damaged(_)) {

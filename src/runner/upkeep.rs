@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Runner;
@@ -112,12 +113,20 @@ impl Runner {
 
     /// Keeps the node tidy until `drain`: soon after a publication for its name, and now and then for everything.
     pub(super) async fn keep_up(self: Arc<Self>, drain: CancellationToken) {
-        let mut every = tokio::time::interval(self.config.upkeep_every);
+        let mut changed = self.config.follow();
+        let mut last = Instant::now();
         let mut first = true;
         loop {
+            let next = if first {
+                last
+            } else {
+                last + self.config.now().upkeep_every
+            };
             tokio::select! {
                 () = drain.cancelled() => return,
-                _ = every.tick() => {
+                _ = changed.changed() => {}
+                () = tokio::time::sleep_until(next) => {
+                    last = Instant::now();
                     if first {
                         first = false;
                         if self.store.is_doubtful() {
@@ -344,7 +353,7 @@ impl Runner {
             Ok(keys) => keys.into_iter().collect(),
             Err(_) => return 0,
         };
-        let (road, keep) = (Arc::clone(&self.road), self.config.keep_partial);
+        let (road, keep) = (Arc::clone(&self.road), self.config.now().keep_partial);
         let swept = tokio::task::spawn_blocking(move || {
             let mut swept = 0;
             for path in road.stale_partials(&open, |path| is_older(path, keep)) {

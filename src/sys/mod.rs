@@ -8,6 +8,7 @@ pub mod durable;
 pub mod failpoint;
 pub mod failure;
 pub mod landlock;
+pub mod live;
 pub mod secret;
 pub mod space;
 pub mod systemd;
@@ -15,3 +16,4 @@ pub mod tls;
 pub mod units;
 
 pub use chain::Chain;
+pub use live::Live;

@@ -110,3 +110,66 @@ fn flat(table: &Table) -> BTreeMap<String, Value> {
     collect("", table, &mut out);
     out
 }
+
+/// 1. An agent runs that asks for no digest. 2. Its configuration changes, and it is told to reload. 3. A push without a
+/// digest is refused, the new umask is on the next tree, and what waits for a restart is said by name.
+#[test]
+fn a_reload_takes_what_it_can_and_names_what_it_cannot() {
+    use crate::support::archive::md5;
+    use crate::support::node::TestNode;
+    use serde_json::json;
+
+    let mut node = TestNode::new("");
+    node.start();
+    let tar = {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(1);
+        header.set_mode(0o777);
+        builder.append_data(&mut header, "a", &b"x"[..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let file = node.dir().join("a.tar");
+    std::fs::write(&file, &tar).unwrap();
+    let url = format!("file://{}", file.display());
+    let item = |name: &str, digest: bool| {
+        let mut item = json!({"name": name, "version": "1", "archiveType": "tar", "size": tar.len(), "url": url});
+        if digest {
+            item["md5"] = md5(&tar).into();
+        }
+        item
+    };
+    assert_eq!(node.push_codes(&[item("before", false)]), [0]);
+    assert_eq!(node.finish("before", "1")["state"], "succeeded");
+
+    let config = node.config().to_owned();
+    node.write_config(&format!(
+        "{config}\n[verify]\nrequire = \"md5\"\n[unpack]\numask = \"0077\"\n[publish]\nkeep_archives = false\n[log]\nlevel = \"debug\"\n[store]\nreaders = 2\n"
+    ));
+    let waits = node.wait_for("the reload", std::time::Duration::from_secs(30), || {
+        let status = node.ask("GET", "/v1/status", None).json();
+        status.get("restart_needed").cloned()
+    });
+    assert_eq!(waits, json!(["log.level", "store.readers"]));
+    assert_eq!(node.push_codes(&[item("none", false)]), [300]);
+    assert_eq!(node.push_codes(&[item("after", true)]), [0]);
+    assert_eq!(node.finish("after", "1")["state"], "succeeded");
+    let mode = |name: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let file = std::fs::metadata(node.current(name).join("a")).unwrap();
+        file.permissions().mode() & 0o777
+    };
+    assert_eq!((mode("before"), mode("after")), (0o755, 0o700));
+    assert_eq!(node.list("archives/app-1/after"), Vec::<String>::new());
+    let log = node.log();
+    assert!(
+        log.contains("restart-needed") && log.contains("log.level, store.readers"),
+        "{log}"
+    );
+
+    node.write_config(&config);
+    node.wait_for("the way back", std::time::Duration::from_secs(30), || {
+        let status = node.ask("GET", "/v1/status", None).json();
+        status.get("restart_needed").is_none().then_some(())
+    });
+}

@@ -59,7 +59,10 @@ impl Served {
             commands: sender,
             tree: locate(&root, "data"),
             archive: locate(&root, "archives"),
-            keep_archives: !api.contains("# no archives"),
+            keep_archives: {
+                let kept = !api.contains("# no archives");
+                Arc::new(move || kept)
+            },
             data_dir: root,
             clock,
             version: "1.2.3",
