@@ -286,7 +286,7 @@ impl Source {
             206 if asked_part => self.take_part(response, roads, asked, conditional),
             206 => {
                 let found = header(response.headers(), CONTENT_RANGE);
-                let found = self.secrets.hide(&found);
+                let found = self.secrets.show(found);
                 self.failed(Cause::Unsolicited { found }, roads)
             }
             412 if asked_part => Ok(Some(self.restart("the object at the origin has changed"))),
