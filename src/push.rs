@@ -128,7 +128,7 @@ pub enum Note {
 pub struct Done {
     /// The version.
     pub release: Release,
-    /// Bytes that came over the network.
+    /// Bytes that came over the network, in earlier starts too.
     pub fetched: u64,
     session: Session,
 }
@@ -176,7 +176,6 @@ impl Road {
 
     /// Brings one data file from its source to a published version. Blocking work is done on other threads.
     pub async fn run(&self, run: &Run<'_>) -> Result<Done, Stop> {
-        run.progress.set_attempt(1);
         self.verify
             .require
             .check(&run.job.file.content())
@@ -327,7 +326,7 @@ impl Road {
         }
         Ok(Some(Done {
             release,
-            fetched: 0,
+            fetched: run.progress.snapshot().fetched,
             session: self.publisher.session(false),
         }))
     }
@@ -469,7 +468,6 @@ impl Road {
 
 impl Run<'_> {
     fn retrying(&self, attempt: u32, error: crate::fetch::Error, wait: Duration) {
-        self.progress.set_attempt(attempt + 1);
         let failure = Stop::fetch(error).into_failure(Stage::Fetch);
         (self.note)(Note::Retrying {
             attempt,
@@ -501,6 +499,8 @@ fn request(run: &Run<'_>, spool: Option<&Spool>, fresh: bool) -> Request {
         proven: file.md5.is_some() || file.sha256.is_some(),
         from_origin: fresh,
         allow_local: run.allow_local,
+        attempts: Arc::clone(run.progress.attempts()),
+        fetched: Arc::clone(run.progress.fetched()),
     }
 }
 
