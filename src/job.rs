@@ -246,6 +246,10 @@ pub struct Job {
     pub accepted_ms: i64,
     /// Whether its version becomes `current` when it is published.
     pub activate: bool,
+    /// Requests for the file that earlier starts have made.
+    pub attempts: u32,
+    /// Bytes that came over the network in earlier starts.
+    pub fetched: u64,
 }
 
 /// Why a job failed, as it is stored, reported and shown. Never holds a secret.
@@ -341,10 +345,10 @@ impl Outcome {
 #[derive(Debug, Default)]
 pub struct Progress {
     stage: AtomicU8,
-    attempt: AtomicU32,
+    attempts: Arc<AtomicU32>,
     received: AtomicU64,
     total: AtomicU64,
-    fetched: AtomicU64,
+    fetched: Arc<AtomicU64>,
     files: AtomicU64,
     written: AtomicU64,
 }
@@ -354,7 +358,7 @@ pub struct Progress {
 pub struct Snapshot {
     /// The station that is at work.
     pub stage: Stage,
-    /// Which attempt at the source this is, from 1.
+    /// Attempts at the source that were begun.
     pub attempt: u32,
     /// Bytes of the archive that are here.
     pub received: u64,
@@ -374,9 +378,22 @@ impl Progress {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// Notes the number of the attempt at the source, from 1.
-    pub fn set_attempt(&self, attempt: u32) {
-        self.attempt.store(attempt, Ordering::Relaxed);
+    /// Notes what earlier starts have taken.
+    pub fn begin_after(&self, attempts: u32, fetched: u64) {
+        self.attempts.store(attempts, Ordering::Relaxed);
+        self.fetched.store(fetched, Ordering::Relaxed);
+    }
+
+    /// Returns what counts the attempts at the source.
+    #[must_use]
+    pub fn attempts(&self) -> &Arc<AtomicU32> {
+        &self.attempts
+    }
+
+    /// Returns what counts the bytes that come over the network.
+    #[must_use]
+    pub fn fetched(&self) -> &Arc<AtomicU64> {
+        &self.fetched
     }
 
     /// Notes how many bytes of the archive are here.
@@ -387,11 +404,6 @@ impl Progress {
     /// Notes the length of the archive.
     pub fn set_total(&self, bytes: u64) {
         self.total.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Adds bytes that came over the network.
-    pub fn add_fetched(&self, bytes: u64) {
-        self.fetched.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Adds files and bytes written to staging.
@@ -411,7 +423,7 @@ impl Progress {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             stage: Stage::ALL[usize::from(self.stage.load(Ordering::Relaxed)).min(3)],
-            attempt: self.attempt.load(Ordering::Relaxed),
+            attempt: self.attempts.load(Ordering::Relaxed),
             received: self.received.load(Ordering::Relaxed),
             total: self.total.load(Ordering::Relaxed),
             fetched: self.fetched.load(Ordering::Relaxed),

@@ -128,7 +128,7 @@ pub enum Note {
 pub struct Done {
     /// The version.
     pub release: Release,
-    /// Bytes that came over the network.
+    /// Bytes that came over the network, in earlier starts too.
     pub fetched: u64,
     session: Session,
 }
@@ -183,7 +183,6 @@ impl Road {
 
     /// Brings one data file from its source to a published version. Blocking work is done on other threads.
     pub async fn run(&self, run: &Run<'_>) -> Result<Done, Stop> {
-        run.progress.set_attempt(1);
         self.verify
             .now()
             .require
@@ -335,7 +334,7 @@ impl Road {
         }
         Ok(Some(Done {
             release,
-            fetched: 0,
+            fetched: run.progress.snapshot().fetched,
             session: self.publisher.session(false),
         }))
     }
@@ -484,7 +483,6 @@ impl Road {
 
 impl Run<'_> {
     fn retrying(&self, attempt: u32, error: crate::fetch::Error, wait: Duration) {
-        self.progress.set_attempt(attempt + 1);
         let failure = Stop::fetch(error).into_failure(Stage::Fetch);
         (self.note)(Note::Retrying {
             attempt,
@@ -516,6 +514,8 @@ fn request(run: &Run<'_>, spool: Option<&Spool>, fresh: bool) -> Request {
         proven: file.md5.is_some() || file.sha256.is_some(),
         from_origin: fresh,
         allow_local: run.allow_local,
+        attempts: Arc::clone(run.progress.attempts()),
+        fetched: Arc::clone(run.progress.fetched()),
     }
 }
 

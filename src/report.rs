@@ -17,9 +17,9 @@
 //! | `app`, `name`, `version` | the file |
 //! | `job`, `push`, `via` | its job, the push that brought it, and by which way |
 //! | `state`, `status`, `result_code` | `queued` … `canceled`; `PUSHING`, `SUCCESS`, `FAILED`; 0 accepted or published, 200 on its way, 300 failed |
-//! | `stage`, `starts`, `attempts` | where on the road, how often started, attempts at the source |
+//! | `stage`, `starts`, `attempts` | where on the road, how often started, requests for the file in all starts |
 //! | `archive_type`, `source`, `size`, `md5`, `sha256` | the archive; the source without anything secret |
-//! | `received`, `total`, `fetched`, `files`, `bytes` | archive bytes here and in all, bytes over the network, files and bytes of the tree |
+//! | `received`, `total`, `fetched`, `files`, `bytes` | archive bytes here and in all, bytes over the network in all starts, files and bytes of the tree |
 //! | `activated` | published: whether it became live |
 //! | `failure` | failed: `stage`, `kind`, `class`, `retryable`, `message`, and where they are known `entry`, `limit`, `expected`, `found`; null when cancelled |
 //! | `accepted_at`, `started_at`, `finished_at`, `duration_ms` | when, and how long from acceptance to the end |

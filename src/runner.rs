@@ -401,6 +401,7 @@ impl Runner {
                 .await;
         }
         let entry = self.board.enter(job.id);
+        entry.progress.begin_after(job.attempts, job.fetched);
         let notes = Notes::new(self.store.clone(), job.id);
         let deadline = Instant::now() + job.file.timeout;
         let note = |note: Note| notes.take(note);
@@ -528,7 +529,12 @@ impl Runner {
         F: FnOnce(&store::Tx<'_>) -> Result<bool, store::Error> + Clone + Send + 'static,
     {
         loop {
-            match self.store.write(put.clone()).await {
+            let (put, spent) = (put.clone(), self.board.get(id));
+            let written = self.store.write(move |tx| {
+                jobs::note_spent(tx, id, spent.as_ref())?;
+                put(tx)
+            });
+            match written.await {
                 Err(error) if error.passes() => {
                     if let Some(failure) = &why {
                         self.note_unrecorded(id, failure, true);
@@ -546,10 +552,13 @@ impl Runner {
     async fn record(&self, job: &Job, outcome: Outcome) -> bool {
         let (id, now) = (job.id, self.clock.now_ms());
         let recorded = loop {
-            let written = outcome.clone();
+            let (written, spent) = (outcome.clone(), self.board.get(id));
             let ended = self
                 .store
-                .write(move |tx| jobs::finish(tx, id, &written, now))
+                .write(move |tx| {
+                    jobs::note_spent(tx, id, spent.as_ref())?;
+                    jobs::finish(tx, id, &written, now)
+                })
                 .await;
             match ended {
                 Ok(recorded) => break recorded,

@@ -16,9 +16,8 @@ use url::Url;
 use super::clocks::{Progress, with_clocks};
 use super::error::{Cause, Phase};
 use super::policy::Denied;
-use super::redact::Secrets;
+use super::redact::{Secrets, basic};
 use super::roads::Roads;
-use crate::datafile::shorten;
 
 /// What is asked for.
 pub(super) struct Ask<'a> {
@@ -50,7 +49,7 @@ pub(super) struct NoAnswer {
     pub(super) via: Option<String>,
 }
 
-/// Asks, and follows redirects. Every hop is checked and gets the headers of its own host only; every URL seen on the way
+/// Asks, and follows redirects. Every hop is checked and gets the headers of its own host only; whatever is sent on the way
 /// adds to `secrets`.
 pub(super) async fn ask(
     roads: &Roads,
@@ -58,15 +57,27 @@ pub(super) async fn ask(
     secrets: &mut Secrets,
 ) -> Result<Answer, NoAnswer> {
     let mut url = ask.url.clone();
+    secrets.add(&url);
     let mut credentials = take_credentials(&mut url);
     let mut hops = 0;
     loop {
-        let host = authority(&url);
+        let mut host = authority(&url);
+        // Messages name hosts, and a redirect may lead to one that is named like a value of the query.
+        let hidden = hops > 0 && secrets.are_in(&host);
+        if hidden {
+            "…".clone_into(&mut host);
+        }
         let trusted = ask.trusted && hops == 0;
         let road = roads.road_for(&url, trusted);
         let via = road.via.map(str::to_owned);
+        if let Some(proxy) = road.proxy {
+            secrets.add(proxy);
+        }
+        for headers in roads.headers_for(&url) {
+            secrets.add_headers(headers);
+        }
         let fail = |phase, cause| NoAnswer {
-            cause,
+            cause: if hidden { unnamed(cause) } else { cause },
             phase,
             host: host.clone(),
             via: via.clone(),
@@ -81,8 +92,8 @@ pub(super) async fn ask(
         let response = request(roads, road.client, &url, &headers)
             .await
             .map_err(|(phase, cause)| fail(phase, cause))?;
-        let Some(next) =
-            redirect_target(&url, &response).map_err(|cause| fail(Phase::FirstByte, cause))?
+        let Some(next) = redirect_target(&url, &response, secrets)
+            .map_err(|cause| fail(Phase::FirstByte, cause))?
         else {
             return Ok(Answer {
                 response,
@@ -112,40 +123,25 @@ pub(super) fn authority(url: &Url) -> String {
     }
 }
 
+/// Takes the name of the host out of a cause.
+fn unnamed(cause: Cause) -> Cause {
+    match cause {
+        Cause::Denied(denied) => Cause::Denied(denied.unnamed()),
+        Cause::Certificate(_) => Cause::Certificate(rustls::Error::General(
+            "not one for this host that is trusted".to_owned(),
+        )),
+        other => other,
+    }
+}
+
 /// Takes the user information out of a URL, so that a redirect cannot carry it elsewhere.
 fn take_credentials(url: &mut Url) -> Option<HeaderValue> {
-    use base64::Engine as _;
-    if url.username().is_empty() && url.password().is_none() {
-        return None;
-    }
-    let mut pair = percent_decode(url.username());
-    pair.push(b':');
-    pair.extend(percent_decode(url.password().unwrap_or("")));
-    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+    let encoded = basic(url)?;
     let _ = url.set_username("");
     let _ = url.set_password(None);
     let mut value = HeaderValue::try_from(format!("Basic {encoded}")).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-fn percent_decode(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let escaped = tail.get(..2).and_then(|digits| hex::decode(digits).ok());
-        match escaped {
-            Some(byte) if *first == b'%' => {
-                out.extend(byte);
-                rest = &tail[2..];
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
 }
 
 fn request_headers(
@@ -277,7 +273,11 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
 }
 
 /// Returns where a redirect leads, or `None` when the answer is none.
-fn redirect_target(url: &Url, response: &Response) -> Result<Option<Url>, Cause> {
+fn redirect_target(
+    url: &Url,
+    response: &Response,
+    secrets: &Secrets,
+) -> Result<Option<Url>, Cause> {
     let redirects = matches!(
         response.status(),
         StatusCode::MOVED_PERMANENTLY
@@ -304,7 +304,7 @@ fn redirect_target(url: &Url, response: &Response) -> Result<Option<Url>, Cause>
         "https" => {}
         "http" if url.scheme() == "http" => {}
         "http" => return refuse("from https to http"),
-        other => return refuse(&format!("to scheme `{}`", shorten(other))),
+        other => return refuse(&format!("to scheme `{}`", secrets.show(other))),
     }
     let _ = next.set_username("");
     let _ = next.set_password(None);

@@ -4,7 +4,6 @@
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 
 use super::redact::Secrets;
-use crate::datafile::shorten;
 
 /// So much of a page is kept to explain it.
 const KEPT: usize = 1024;
@@ -21,7 +20,7 @@ pub(super) struct Looks {
 impl Looks {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         Self {
-            content_type: Some(header(headers, CONTENT_TYPE)).filter(|t| !t.is_empty()),
+            content_type: Some(header(headers, CONTENT_TYPE).to_owned()).filter(|t| !t.is_empty()),
             beginning: Vec::new(),
         }
     }
@@ -61,7 +60,7 @@ impl Looks {
             return None;
         }
         let kind = match &self.content_type {
-            Some(kind) => format!("content type `{}`", secrets.hide(kind)),
+            Some(kind) => format!("content type `{}`", secrets.show(kind)),
             None => "no content type".to_owned(),
         };
         Some(match self.text(secrets) {
@@ -70,32 +69,74 @@ impl Looks {
         })
     }
 
-    /// Returns the beginning where it is text. Secrets go before it is cut: half of one is still too much.
+    /// Returns the beginning where it is text. One that repeats what was sent is not shown; of the error document of an
+    /// object store its code and message may still be.
     pub(super) fn text(&self, secrets: &Secrets) -> Option<String> {
         let text = String::from_utf8_lossy(&self.beginning);
         // What was kept may end in the middle of a character.
         let text = text.trim_end_matches('\u{fffd}');
-        let clean = secrets.hide(text);
-        let words: Vec<&str> = clean.split_whitespace().collect();
-        let line: String = words
-            .join(" ")
-            .chars()
-            .filter(|c| !c.is_control())
-            .collect();
-        let is_text = !line.is_empty() && !line.contains('\u{fffd}');
-        let shown: String = line.chars().take(SHOWN).collect();
-        let more = if shown.len() < line.len() { "…" } else { "" };
-        is_text.then(|| format!("body starts with `{shown}{more}`"))
+        let line = one_line(text);
+        if line.is_empty() || line.contains('\u{fffd}') {
+            return None;
+        }
+        // All that was kept is looked at before it is cut: half of a secret is still too much.
+        if !secrets.are_in(text) {
+            return Some(format!("body starts with `{}`", cut(&line)));
+        }
+        let mut said = String::new();
+        if let Some(code) = field(text, "Code", "code").filter(|code| is_word(code))
+            && !secrets.are_in(code)
+        {
+            said.push_str(&format!("code `{code}`, "));
+        }
+        if let Some(message) = field(text, "Message", "message")
+            && !secrets.are_in(message)
+        {
+            said.push_str(&format!("message `{}`, ", cut(&one_line(message))));
+        }
+        Some(format!("{said}body not shown: it repeats what was sent"))
     }
 }
 
-/// Returns a header as a short text that can be shown once it is cleaned.
-pub(super) fn header(headers: &HeaderMap, name: HeaderName) -> String {
-    let value = headers
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    line.chars().filter(|c| !c.is_control()).collect()
+}
+
+fn cut(line: &str) -> String {
+    let shown: String = line.chars().take(SHOWN).collect();
+    let more = if shown.len() < line.len() { "…" } else { "" };
+    format!("{shown}{more}")
+}
+
+fn is_word(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(allowed)
+}
+
+/// Returns the content of an element of XML, or of a text in JSON, that is whole and has nothing in it but text.
+fn field<'a>(text: &'a str, tag: &str, key: &str) -> Option<&'a str> {
+    let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
+    let element = || {
+        let (content, _) = text.split_once(&open)?.1.split_once(&close)?;
+        (!content.contains('<')).then_some(content)
+    };
+    let string = || {
+        let (_, rest) = text.split_once(&format!("\"{key}\""))?;
+        let rest = rest.trim_start().strip_prefix(':')?.trim_start();
+        let (content, _) = rest.strip_prefix('"')?.split_once('"')?;
+        (!content.contains('\\')).then_some(content)
+    };
+    element().or_else(string).filter(|text| !text.is_empty())
+}
+
+/// Returns a header, which is to be checked for secrets before it is shown.
+pub(super) fn header(headers: &HeaderMap, name: HeaderName) -> &str {
+    headers
         .get(name)
         .and_then(|v| v.to_str().ok())
-        .unwrap_or("");
-    shorten(value)
+        .unwrap_or("")
 }
 
 #[cfg(test)]
@@ -118,8 +159,33 @@ mod tests {
         };
         assert_eq!(
             describe(Some("text/html"), b"<html>\n sign=SECRET"),
-            Some("content type `text/html`, body starts with `<html> …`".to_owned())
+            Some("content type `text/html`, body not shown: it repeats what was sent".to_owned())
         );
+        assert_eq!(
+            describe(Some("text/html"), b"<html>\n Log in"),
+            Some("content type `text/html`, body starts with `<html> Log in`".to_owned())
+        );
+        let shown = [
+            (
+                "<Code>Denied</Code><Message>It has expired</Message><S>SECRET</S>",
+                "code `Denied`, message `It has expired`, ",
+            ),
+            (
+                "<Code>Denied</Code><Message>No SECRET</Message>",
+                "code `Denied`, ",
+            ),
+            ("<Code>SECRET</Code><Message>a<b>c</b></Message>", ""),
+            (
+                "{\"code\" : \"Denied\", \"message\": \"no\", \"s\": \"SECRET\"}",
+                "code `Denied`, message `no`, ",
+            ),
+            ("{\"code\": \"a b\", \"message\": \"SEC\\u0052ET\"}", ""),
+        ];
+        for (page, said) in shown {
+            let want =
+                format!("content type `text/xml`, {said}body not shown: it repeats what was sent");
+            assert_eq!(describe(Some("text/xml"), page.as_bytes()), Some(want));
+        }
         assert_eq!(
             describe(None, b" {\"error\": 1}"),
             Some("no content type, body starts with `{\"error\": 1}`".to_owned())

@@ -22,6 +22,7 @@ mod source;
 mod spool;
 mod stall;
 
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -66,6 +67,10 @@ pub struct Request {
     pub from_origin: bool,
     /// Whether a `file` URL is read from this node's disk: for push documents given by its operator.
     pub allow_local: bool,
+    /// Counts the requests made, beginning with those before: a file may take several sources and several lives.
+    pub attempts: Arc<AtomicU32>,
+    /// Counts the bytes of bodies that come, repeated ones included.
+    pub fetched: Arc<AtomicU64>,
 }
 
 /// What happens while a file is fetched.

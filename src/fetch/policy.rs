@@ -193,6 +193,14 @@ impl Denied {
             why: Why::Local,
         }
     }
+
+    /// Leaves out who is refused.
+    pub(super) fn unnamed(self) -> Self {
+        Self {
+            what: "the host".to_owned(),
+            ..self
+        }
+    }
 }
 
 impl fmt::Display for Denied {

@@ -47,6 +47,8 @@ pub(super) struct Roads {
 struct ProxyRoad {
     client: reqwest::Client,
     name: String,
+    /// With its credentials.
+    url: Url,
 }
 
 /// The client to use for a URL.
@@ -54,6 +56,8 @@ pub(super) struct Road<'a> {
     pub(super) client: &'a reqwest::Client,
     /// Host and port of the proxy.
     pub(super) via: Option<&'a str>,
+    /// The proxy with its credentials, which it is sent.
+    pub(super) proxy: Option<&'a Url>,
 }
 
 /// What tells one content of the files from the next, without reading them: inode, length and modification time of each,
@@ -88,7 +92,8 @@ impl Roads {
         for (scheme, url) in urls {
             let road = ProxyRoad {
                 name: authority(&url),
-                client: client(&config, &tls, None, Some(url))?,
+                client: client(&config, &tls, None, Some(url.clone()))?,
+                url,
             };
             proxies.insert(scheme, road);
         }
@@ -110,6 +115,7 @@ impl Roads {
             Some(proxy) if !self.no_proxy.iter().any(|b| b.covers(url)) => Road {
                 client: &proxy.client,
                 via: Some(&proxy.name),
+                proxy: Some(&proxy.url),
             },
             _ => Road {
                 client: self
@@ -118,6 +124,7 @@ impl Roads {
                     .filter(|_| trusted)
                     .unwrap_or(&self.direct),
                 via: None,
+                proxy: None,
             },
         }
     }

@@ -6,6 +6,7 @@
 //! was asked for; an origin that sends anything else gets one request for the whole file, and no more ranges.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,8 +56,6 @@ pub struct Source {
     /// Which of the mirrors and the origin is asked, and how many there are.
     place: usize,
     places: usize,
-    attempts: u32,
-    fetched: u64,
     bad_answers: u32,
     looks: Option<Looks>,
     last: Option<Error>,
@@ -102,8 +101,6 @@ impl Source {
             ranges: true,
             place: 0,
             places: 1,
-            attempts: 0,
-            fetched: 0,
             bad_answers: 0,
             looks: None,
             last: None,
@@ -158,16 +155,16 @@ impl Source {
         self.position
     }
 
-    /// Returns how many requests were made.
+    /// Returns how many requests for the file were made, those before this source included.
     #[must_use]
     pub fn attempts(&self) -> u32 {
-        self.attempts
+        self.request.attempts.load(Ordering::Relaxed)
     }
 
-    /// Returns how many bytes of bodies came, repeated ones included.
+    /// Returns how many bytes of bodies came, repeated ones and those before this source included.
     #[must_use]
     pub fn fetched(&self) -> u64 {
-        self.fetched
+        self.request.fetched.load(Ordering::Relaxed)
     }
 
     /// Returns why the bytes may not be an archive at all, for the message when their digest is wrong: an error page of
@@ -222,7 +219,7 @@ impl Source {
         let dialled = roads.road_for(&place, trusted).via.unwrap_or(&asked);
         let per_minute = roads.config.retry.per_minute;
         let pass = self.fetcher.hosts.enter(dialled, per_minute).await;
-        self.attempts += 1;
+        self.request.attempts.fetch_add(1, Ordering::Relaxed);
         self.backoff.started();
         self.asked_from = self.position;
         self.phase = Phase::Start;
@@ -286,7 +283,7 @@ impl Source {
             206 if asked_part => self.take_part(response, roads, asked, conditional),
             206 => {
                 let found = header(response.headers(), CONTENT_RANGE);
-                let found = self.secrets.hide(&found);
+                let found = self.secrets.show(found);
                 self.failed(Cause::Unsolicited { found }, roads)
             }
             412 if asked_part => Ok(Some(self.restart("the object at the origin has changed"))),
@@ -369,7 +366,11 @@ impl Source {
         }
         match (total, self.total) {
             (Some(found), Some(known)) if found != known => {
-                return self.other_length(found, roads);
+                // Against the push only the whole answer is proof: a cache may number its parts wrongly.
+                return Ok(Some(match self.request.size {
+                    Some(_) => self.no_more_ranges("a part of a file of another length"),
+                    None => self.restart("the object at the origin has changed"),
+                }));
             }
             // Only an unconditional part needs the total to be told for the same object.
             (None, _) if !conditional => {
@@ -478,7 +479,7 @@ impl Source {
         };
         let length = bytes.len() as u64;
         let (end, part) = (body.end, body.part);
-        self.fetched += length;
+        self.request.fetched.fetch_add(length, Ordering::Relaxed);
         self.meter.owe(bytes.len());
         if let Some(looks) = &mut self.looks {
             looks.note(&bytes);
@@ -573,7 +574,7 @@ impl Source {
         };
         self.state = State::Wait(Instant::now() + wait);
         Ok(Some(Event::Retrying {
-            attempt: self.attempts,
+            attempt: self.attempts(),
             error,
             wait,
         }))
@@ -604,7 +605,7 @@ impl Source {
             phase: self.phase,
             done: self.position,
             total: self.total,
-            attempts: self.attempts,
+            attempts: self.attempts(),
         };
         Error::new(cause, place)
     }
@@ -627,7 +628,9 @@ impl Source {
             }
         })
         .await;
-        self.fetched += looks.kept();
+        self.request
+            .fetched
+            .fetch_add(looks.kept(), Ordering::Relaxed);
         if pages {
             looks.describe(&self.secrets)
         } else {
@@ -640,7 +643,7 @@ impl Source {
         if !self.request.allow_local {
             return Err(self.error(Denied::local_file().into()));
         }
-        self.attempts += 1;
+        self.request.attempts.fetch_add(1, Ordering::Relaxed);
         let (local, found) = Local::open(path, self.position)
             .await
             .map_err(|cause| self.error(cause))?;

@@ -312,7 +312,6 @@ impl Pass {
                     let length = bytes.len() as u64;
                     *received += length;
                     run.progress.set_received(*received);
-                    run.progress.add_fetched(length);
                     run.progress.set_total(source.total().unwrap_or(0));
                     room.add_used(length);
                     // An archive that cannot be read may not be the announced one at all, and only its digest tells:

@@ -95,7 +95,6 @@ async fn receive(
                 let length = bytes.len() as u64;
                 received += length;
                 run.progress.set_received(received);
-                run.progress.add_fetched(length);
                 run.progress.set_total(source.total().unwrap_or(0));
                 room.add_used(length);
                 frames.push_back(bytes);

@@ -48,6 +48,8 @@ fn request(url: &str, size: Option<usize>) -> Request {
         proven: true,
         from_origin: false,
         allow_local: false,
+        attempts: Arc::default(),
+        fetched: Arc::default(),
     }
 }
 

@@ -349,3 +349,47 @@ fn a_small_file_does_not_wait_for_large_ones_that_hold_every_place() {
         assert_eq!(node.finish(&format!("large{n}"), "1")["state"], "succeeded");
     }
 }
+
+#[test]
+fn what_a_file_took_of_the_network_is_told_whatever_its_end() {
+    let (origin, mut node) = (Origin::start(), TestNode::new(""));
+    let (_, archive) = large(400_000, 31);
+    let half = archive.len() / 2;
+    // 1. One is not there, one comes at the third request, one is cut and then has another length.
+    let busy = || Reply::status(503);
+    origin.script("/busy", [busy(), busy(), Reply::file(&archive)]);
+    let other = Reply::file(&archive[..half]).no_ranges();
+    origin.script("/cut", [Reply::file(&archive).cut_at(half as u64), other]);
+    node.start();
+    let push = |name: &str| {
+        item(
+            name,
+            "1",
+            "tar.gz",
+            &archive,
+            &origin.url(&format!("/{name}")),
+        )
+    };
+    node.push_codes(&[push("none"), push("busy"), push("cut")]);
+    // 2. The row counts as the failure's text does.
+    let none = node.finish("none", "1");
+    assert!(failure(&none).1.contains("1 attempt)"), "{none}");
+    assert_eq!(none["attempts"], 1, "{none}");
+    let busy = node.finish("busy", "1");
+    assert_eq!(
+        (&busy["attempts"], busy["state"].as_str()),
+        (&json!(3), Some("succeeded"))
+    );
+    assert_eq!(busy["fetched"], busy["published"]["fetched"]);
+    assert!(
+        busy["fetched"].as_u64() >= Some(archive.len() as u64),
+        "{busy}"
+    );
+    let cut = node.finish("cut", "1");
+    assert_eq!(
+        (failure(&cut).0, &cut["attempts"]),
+        ("wrong-length", &json!(2)),
+        "{cut}"
+    );
+    assert!(cut["fetched"].as_u64() >= Some(half as u64), "{cut}");
+}

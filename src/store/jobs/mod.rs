@@ -296,7 +296,7 @@ pub fn finish(tx: &Tx<'_>, id: JobId, outcome: &Outcome, now_ms: i64) -> Result<
         "UPDATE jobs SET state = ?2, stage = coalesce(?3, stage), finished = ?4, updated = ?4, url = NULL, not_before = 0,
                          failure = ?5, published = ?6,
                          received = coalesce(?7, received), total = coalesce(?7, total),
-                         fetched = coalesce(?8, fetched), files = coalesce(?9, files), written = coalesce(?10, written)
+                         fetched = max(fetched, coalesce(?8, 0)), files = coalesce(?9, files), written = coalesce(?10, written)
          WHERE id = ?1 AND state IN ('queued', 'running')",
         params![
             id.0,
@@ -369,6 +369,20 @@ fn tell_published(tx: &Tx<'_>, id: JobId, published: &Published) -> Result<(), E
         )?;
     }
     Ok(())
+}
+
+/// Notes what a running job has taken of the network, before its state changes: what was noted on the way may be seconds
+/// old, or nothing.
+pub fn note_spent(tx: &Tx<'_>, id: JobId, snapshot: Option<&Snapshot>) -> Result<(), Error> {
+    let Some(snapshot) = snapshot else {
+        return Ok(());
+    };
+    tx.run(
+        "note what a job has taken",
+        "UPDATE jobs SET attempts = ?2, fetched = ?3 WHERE id = ?1 AND state = 'running'",
+        params![id.0, snapshot.attempt, snapshot.fetched],
+    )
+    .map(drop)
 }
 
 /// Notes how far a running job is, in its row, in the timeline, and at most every 10 s in a callback.
@@ -765,6 +779,8 @@ fn read_job(row: &Row<'_>, vault: &Vault) -> rusqlite::Result<Job> {
         starts: row.get("starts")?,
         accepted_ms: row.get("accepted")?,
         activate: row.get("activate")?,
+        attempts: row.get("attempts")?,
+        fetched: row.get("fetched")?,
     })
 }
 
