@@ -27,7 +27,7 @@ use crate::fetch::{Fetcher, Identity, Request, Spool};
 use crate::job::{Failure, Job, Progress, Stage};
 use crate::publish::manifest::{Entry, EntryKind};
 use crate::publish::space::Promise;
-use crate::publish::{Flip, Link, Publisher, Record, Release, Session, Staging};
+use crate::publish::{Flip, Publisher, Record, Release, Session, Staging};
 use crate::sys::clock::Clock;
 use crate::sys::failpoint::{Part, is_left_out};
 use crate::sys::{Live, durable};
@@ -38,6 +38,7 @@ use frames::Budget;
 use lanes::Lanes;
 use small::Workers;
 
+pub use crate::publish::Link;
 pub use failure::{KINDS, Stop};
 pub use heal::{Damage, Rebuilt};
 pub use keeping::{Candidate, Damaged, Depth, Verification};

@@ -132,6 +132,15 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
             let real_size = blocks.any(|b| b[257..265] == *b"ustar  \0" && b[483] != 0);
             (zip || real_size) && !plain::is(input)
         }
+        // Nobody could agree with edgepush about a name that bsdtar shortens.
+        (Tool::Unzip, Format::Zip)
+            if tree
+                .entries
+                .iter()
+                .any(|entry| is_windows_root(&entry.path)) =>
+        {
+            !plain::is(input)
+        }
         // Each has its own list of the systems that have Unix modes, beside Unix itself.
         (_, Format::Zip) if has_record(&input.archive, |record| !matches!(record[5], 0 | 3)) => {
             true

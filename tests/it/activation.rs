@@ -106,7 +106,7 @@ fn a_link_that_was_lost_or_changed_by_hand_is_noticed() {
     node.start();
     publish(&node, &origin, "1");
     publish(&node, &origin, "2");
-    let link = node.data_dir().join(format!("apps/{APP}/a/current"));
+    let link = node.current("a");
     let right = std::fs::read_link(&link).unwrap();
     let put = |target: Option<&str>| {
         std::fs::remove_file(&link).unwrap();
@@ -150,7 +150,7 @@ fn to_activate_what_is_live_restores_its_link() {
     node.start();
     publish(&node, &origin, "1");
     publish(&node, &origin, "2");
-    let link = node.data_dir().join(format!("apps/{APP}/a/current"));
+    let link = node.current("a");
     let right = std::fs::read_link(&link).unwrap();
     for target in [None, Some("versions/1")] {
         std::fs::remove_file(&link).unwrap();

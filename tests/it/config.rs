@@ -111,7 +111,7 @@ fn flat(table: &Table) -> BTreeMap<String, Value> {
     out
 }
 
-/// 1. An agent runs that asks for no digest. 2. Its configuration changes, and it is told to reload. 3. A push without a
+/// An agent that asks for no digest is told to reload a changed configuration: from then on a push without a
 /// digest is refused, the new umask is on the next tree, and what waits for a restart is said by name.
 #[test]
 fn a_reload_takes_what_it_can_and_names_what_it_cannot() {

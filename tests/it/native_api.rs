@@ -286,6 +286,7 @@ fn work_on_trees_is_the_agents() {
                     assert_eq!(what.app.unwrap().as_str(), "app-1");
                     let _ = reply.send(Ok(Default::default()));
                 }
+                Command::RestoreLink { .. } => panic!("no link was asked for"),
                 Command::DropPartial { reply, .. } => {
                     let _ = reply.send(Err(Denied::NotFound("none".to_owned())));
                 }
