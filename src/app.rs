@@ -69,7 +69,35 @@ pub enum Error {
     Other(String),
 }
 
+/// Prepares what a start would out of the configuration alone, and returns everything that stands against it: secrets and
+/// certificates that cannot be read, endpoints that cannot be asked, proxies that are none. Nothing is made or changed.
+#[must_use]
+pub fn check(config: &Config) -> Vec<Error> {
+    let checks = [
+        Fetcher::new(config.fetch.clone())
+            .map(drop)
+            .map_err(Error::Fetch),
+        crate::api::check(&config.api).map_err(Error::Api),
+        crate::report::check(&config.report).map_err(Error::Report),
+    ];
+    checks.into_iter().filter_map(Result::err).collect()
+}
+
 impl Error {
+    /// Returns the part of the configuration that is to blame, if one is, as a dotted key.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        match self {
+            Self::Fetch(error) => Some(match error.cause() {
+                fetch::Cause::Config { key, .. } => format!("fetch.{key}"),
+                _ => "fetch".to_owned(),
+            }),
+            Self::Api(_) => Some("api.access_keys".to_owned()),
+            Self::Report(_) => Some("report".to_owned()),
+            _ => None,
+        }
+    }
+
     /// Tells whether the configuration is to blame: starting again as it is cannot help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {

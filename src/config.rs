@@ -181,6 +181,35 @@ impl Config {
                 .into_iter()
                 .map(|(key, what)| (format!("publish.{key}"), what)),
         );
+        let runner = &self.runner;
+        for (key, is_zero) in [
+            ("runner.files", runner.files == 0),
+            ("runner.starts", runner.starts == 0),
+            ("runner.upkeep_every", runner.upkeep_every.is_zero()),
+            ("runner.scrub_rate", runner.scrub_rate == 0),
+        ] {
+            if is_zero {
+                let wish = "is 0, with which nothing would be done, expected more".to_owned();
+                found.push((key.to_owned(), wish));
+            }
+        }
+        let limits = &self.unpack.limits;
+        for (key, limit) in [
+            ("max_entries", limits.max_entries),
+            ("max_total_bytes", limits.max_total_bytes),
+            ("max_file_bytes", limits.max_file_bytes),
+            ("max_path_bytes", limits.max_path_bytes),
+            ("max_component_bytes", limits.max_component_bytes),
+            ("max_depth", limits.max_depth),
+            ("max_ratio", limits.max_ratio),
+            ("max_zip_directory_bytes", limits.max_zip_directory_bytes),
+        ] {
+            if limit == 0 {
+                let wish =
+                    "is 0, with which every archive would be refused, expected more".to_owned();
+                found.push((format!("unpack.limits.{key}"), wish));
+            }
+        }
         if let Err(error) = self.fetch.check() {
             found.push(match error.cause() {
                 fetch::Cause::Config { key, why } => (format!("fetch.{key}"), why.clone()),

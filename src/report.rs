@@ -204,6 +204,11 @@ pub struct Reporter {
 #[derive(Clone)]
 pub struct Handle(watch::Sender<Arc<Setup>>);
 
+/// Checks what a start would: the section, each endpoint, and its secrets.
+pub fn check(config: &Config) -> Result<(), Error> {
+    Setup::new(config).map(drop)
+}
+
 impl Reporter {
     /// Checks the configuration, reads the secrets, and enters the endpoints: what is written to the store after this call
     /// is reported to them.

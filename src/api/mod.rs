@@ -191,6 +191,12 @@ impl Live {
     }
 }
 
+/// Checks what a start would: that every access key has an id of its own and a secret.
+pub fn check(config: &Config) -> Result<(), Error> {
+    keys::Keys::load(&config.access_keys)?;
+    Ok(())
+}
+
 impl Api {
     /// Reads the secrets that the configuration names.
     pub fn new(config: Config, deps: Deps) -> Result<Self, Error> {

@@ -360,6 +360,10 @@ impl Reload {
             .map_err(|e| Chain(&e).to_string())
             .and_then(|loaded| {
                 let config = loaded.config;
+                // First everything that can go wrong, so that a mistake changes nothing.
+                if let Some(error) = super::check(&config).first() {
+                    return Err(Chain(error).to_string());
+                }
                 let later = self.started.differences(&config, &AT_START);
                 let local_urls = config.api.file_urls;
                 self.fetcher

@@ -7,7 +7,9 @@ use serde::Serialize;
 use super::Global;
 use super::exit::{self, Error, Exit};
 use super::out::Out;
+use crate::app;
 use crate::config::{Config, Error as ConfigError, Loaded, Origin, Problem};
+use crate::sys::Chain;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -43,7 +45,13 @@ struct Mistake {
 fn check(global: &Global, out: &mut Out) -> Result<Exit, Error> {
     let sources = global.sources();
     let problems = match sources.load() {
-        Ok(_) => Vec::new(),
+        Ok(loaded) => {
+            let problems = at_start(&loaded);
+            if !problems.is_empty() && !out.json {
+                return Err(ConfigError::Invalid(problems).into());
+            }
+            problems
+        }
         Err(ConfigError::Invalid(problems)) if out.json => problems,
         Err(error) => return Err(error.into()),
     };
@@ -58,6 +66,39 @@ fn check(global: &Global, out: &mut Out) -> Result<Exit, Error> {
         None => out.line("no configuration file, the defaults apply: ok")?,
     }
     Ok(exit::DONE)
+}
+
+/// Returns what a start would find wrong behind the values: files that cannot be read, endpoints that cannot be used.
+pub(super) fn at_start(loaded: &Loaded) -> Vec<Problem> {
+    // Secrets by a relative path are handed over by the service manager, to the agent alone.
+    let elsewhere = std::env::var_os("CREDENTIALS_DIRECTORY").is_none();
+    let relative = |e: &app::Error| match e {
+        app::Error::Api(_) => {
+            let keys = &loaded.config.api.access_keys;
+            keys.iter()
+                .any(|k| k.secret_file.is_relative() && !k.secret_file.as_os_str().is_empty())
+        }
+        app::Error::Report(_) => {
+            let endpoints = &loaded.config.report.endpoints;
+            endpoints
+                .iter()
+                .flat_map(|e| &e.secret_files)
+                .any(|f| f.is_relative())
+        }
+        _ => false,
+    };
+    let errors = app::check(&loaded.config).into_iter();
+    errors
+        .filter(|error| !(elsewhere && relative(error)))
+        .map(|error| {
+            let key = error.key().unwrap_or_default();
+            Problem {
+                origin: loaded.origin_of(&key),
+                key,
+                what: Chain(&error).to_string(),
+            }
+        })
+        .collect()
 }
 
 fn mistake(problem: Problem) -> Mistake {

@@ -56,7 +56,12 @@ pub(super) fn run(global: &Global, out: &mut Out) -> Result<Exit, Error> {
                 Some(file) => file.display().to_string(),
                 None => "no file, the defaults apply".to_owned(),
             };
-            found.push(finding("configuration", Verdict::Good, from));
+            match super::config::at_start(&loaded).first() {
+                Some(problem) => {
+                    found.push(finding("configuration", Verdict::Bad, problem.to_string()))
+                }
+                None => found.push(finding("configuration", Verdict::Good, from)),
+            }
             examine(&loaded.config, &mut found);
         }
         Err(error) => {

@@ -47,6 +47,21 @@ fn list(problems: &[Problem]) -> String {
     }
 }
 
+impl Loaded {
+    /// Returns where `key` was set, or else the first key below it.
+    #[must_use]
+    pub fn origin_of(&self, key: &str) -> Origin {
+        let below = format!("{key}.");
+        let exact = self.origins.get(key);
+        let found = exact.or_else(|| {
+            let mut keys = self.origins.iter();
+            keys.find(|(k, _)| k.starts_with(&below) || k.starts_with(&format!("{key}[")))
+                .map(|(_, origin)| origin)
+        });
+        found.cloned().unwrap_or(Origin::Default)
+    }
+}
+
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

@@ -173,3 +173,77 @@ fn a_reload_takes_what_it_can_and_names_what_it_cannot() {
         status.get("restart_needed").is_none().then_some(())
     });
 }
+
+/// What would end the agent at its start is said by a check, with the file, the line and the key.
+#[test]
+fn a_check_finds_what_a_start_would() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    for (name, content, mode) in [
+        ("good", "0123456789abcdef0123456789", 0o600),
+        ("open", "0123456789abcdef0123456789", 0o644),
+        ("empty", "", 0o600),
+    ] {
+        std::fs::write(path(name), content).unwrap();
+        std::fs::set_permissions(path(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let check = |text: &str| {
+        let file = path("edgepush.toml");
+        let text = text.replace("DIR", temp.path().to_str().unwrap());
+        std::fs::write(&file, &text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_edgepush"))
+            .arg("--config")
+            .arg(&file)
+            .args(["config", "check", "--json"])
+            .output()
+            .unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["ok"] == true, output.status.success(), "{text}");
+        answer["problems"].as_array().unwrap().clone()
+    };
+    let key = |rest: &str| format!("[api]\naccess_keys = [{{ id = \"a\"{rest} }}]\n");
+    let endpoint = |rest: &str| {
+        format!("[[report.endpoints]]\nname = \"e\"\nurl = \"http://127.0.0.1:1/\"\n{rest}\n")
+    };
+    let good = "secret_files = [\"DIR/good\"]";
+    for text in [
+        key(", secret_file = \"DIR/good\""),
+        // The service manager gives it to the agent alone.
+        key(", secret_file = \"credential\""),
+        endpoint(good),
+    ] {
+        assert_eq!(check(&text), [] as [serde_json::Value; 0], "{text}");
+    }
+    for (text, wanted) in [
+        (key(""), "api.access_keys"),
+        (key(", secret_file = \"DIR/none\""), "api.access_keys"),
+        (key(", secret_file = \"DIR/open\""), "api.access_keys"),
+        (key(", secret_file = \"DIR/empty\""), "api.access_keys"),
+        (endpoint("secret_files = []"), "report"),
+        (endpoint("secret_files = [\"DIR/open\"]"), "report"),
+        (endpoint(good).repeat(2), "report"),
+        ("[report]\nparallel = 0".to_owned(), "report"),
+        (
+            "[fetch]\nextra_ca = [\"DIR/none\"]".to_owned(),
+            "fetch.extra_ca",
+        ),
+        ("[runner]\nstarts = 0".to_owned(), "runner.starts"),
+        (
+            "[runner]\nupkeep_every = \"0s\"".to_owned(),
+            "runner.upkeep_every",
+        ),
+        (
+            "[unpack.limits]\nmax_depth = 0".to_owned(),
+            "unpack.limits.max_depth",
+        ),
+    ] {
+        let problems = check(&text);
+        assert_eq!(problems.len(), 1, "{text}: {problems:?}");
+        assert_eq!(problems[0]["key"], wanted, "{problems:?}");
+        let origin = problems[0]["origin"].as_str().unwrap();
+        assert!(origin.contains("edgepush.toml:"), "{origin}");
+    }
+}
