@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -325,25 +326,17 @@ fn read(path: &Path) -> std::io::Result<String> {
     String::from_utf8(text).map_err(|_| std::io::Error::other("the document is not UTF-8"))
 }
 
-/// Watches `files` (and, for each, its directory) and calls `changed` after a change has settled, until `drain`.
-pub async fn on_change(files: Vec<PathBuf>, mut changed: impl FnMut(), drain: CancellationToken) {
+/// Watches the files that `list` names, in `dirs`, and calls `changed` after a change has settled, until `drain`. A file that
+/// is new or gone is a change too, and so is a directory of them that was not there at first.
+pub async fn on_change(
+    dirs: Vec<PathBuf>,
+    list: impl Fn() -> Vec<PathBuf>,
+    mut changed: impl FnMut(),
+    drain: CancellationToken,
+) {
     let (sender, mut changes) = mpsc::channel(16);
-    let mut watchers = Vec::new();
-    let mut dirs: Vec<PathBuf> = files
-        .iter()
-        .filter_map(|f| f.parent().map(Path::to_owned))
-        .collect();
-    dirs.sort();
-    dirs.dedup();
-    for dir in dirs {
-        match watch(&dir, sender.clone()) {
-            Ok(watcher) => watchers.push(watcher),
-            Err(error) => {
-                tracing::warn!(event = "watch-failed", path = %dir.display(), %error, "cannot watch a directory of the configuration")
-            }
-        }
-    }
-    let mut last = stamps(&files);
+    let mut watchers = watch_all(&dirs, &sender);
+    let mut last = stamps(list());
     loop {
         tokio::select! {
             () = drain.cancelled() => return,
@@ -354,7 +347,10 @@ pub async fn on_change(files: Vec<PathBuf>, mut changed: impl FnMut(), drain: Ca
             .await
             .is_ok_and(|c| c.is_some())
         {}
-        let now = stamps(&files);
+        // A directory may have come, gone or been replaced.
+        watchers.clear();
+        watchers.extend(watch_all(&dirs, &sender));
+        let now = stamps(list());
         if now != last {
             last = now;
             changed();
@@ -362,11 +358,29 @@ pub async fn on_change(files: Vec<PathBuf>, mut changed: impl FnMut(), drain: Ca
     }
 }
 
-fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
-    let stamp = |path: &PathBuf| {
-        fs::metadata(path)
-            .and_then(|m| Ok((m.modified()?, m.len())))
+fn watch_all(dirs: &[PathBuf], sender: &mpsc::Sender<Change>) -> Vec<RecommendedWatcher> {
+    let watched = |dir: &PathBuf| {
+        watch(dir, sender.clone())
+            .inspect_err(|error| {
+                tracing::warn!(event = "watch-failed", path = %dir.display(), %error, "cannot watch a directory of the configuration");
+            })
             .ok()
     };
-    files.iter().map(stamp).collect()
+    dirs.iter()
+        .filter(|dir| dir.is_dir())
+        .filter_map(watched)
+        .collect()
+}
+
+/// What tells one content of a file from the next.
+type Stamp = (SystemTime, u64, u64);
+
+fn stamps(files: Vec<PathBuf>) -> Vec<(PathBuf, Option<Stamp>)> {
+    let stamp = |path: PathBuf| {
+        let stamp = fs::metadata(&path)
+            .and_then(|m| Ok((m.modified()?, m.len(), m.ino())))
+            .ok();
+        (path, stamp)
+    };
+    files.into_iter().map(stamp).collect()
 }

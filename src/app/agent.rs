@@ -91,7 +91,7 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         gauges: Arc::clone(&parts.gauges),
         started: config.clone(),
     };
-    tasks.spawn(reload.run(loaded.files.clone(), drain.clone()));
+    tasks.spawn(reload.run(drain.clone()));
     let mut running = tokio::spawn(Arc::clone(&parts.runner).run(drain.clone(), false));
 
     let listening = http.map_or_else(|| "the unix socket only".to_owned(), |a| a.to_string());
@@ -326,14 +326,16 @@ const AT_START: [&str; 13] = [
 ];
 
 impl Reload {
-    /// Reloads on `SIGHUP` and when a file of the configuration has changed.
-    async fn run(self, files: Vec<std::path::PathBuf>, drain: CancellationToken) {
+    /// Reloads on `SIGHUP` and when a file of the configuration has changed, come or gone.
+    async fn run(self, drain: CancellationToken) {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else {
             return;
         };
         let (sender, mut changed) = mpsc::channel(1);
+        let sources = self.sources.clone();
         let watching = watch::on_change(
-            files,
+            self.sources.directories(),
+            move || sources.files().unwrap_or_default(),
             move || {
                 let _ = sender.try_send(());
             },

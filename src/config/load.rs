@@ -173,7 +173,21 @@ impl Sources {
         layers.finish(files)
     }
 
-    fn files(&self) -> Result<Vec<PathBuf>, Error> {
+    /// Returns the directories that hold the files, whether or not they are there.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let Some(file) = &self.file else {
+            return Vec::new();
+        };
+        let parent = match file.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        vec![parent, file.with_file_name("conf.d")]
+    }
+
+    /// Returns the files that are read, in their order.
+    pub fn files(&self) -> Result<Vec<PathBuf>, Error> {
         let Some(file) = &self.file else {
             return Ok(Vec::new());
         };

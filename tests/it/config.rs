@@ -174,6 +174,36 @@ fn a_reload_takes_what_it_can_and_names_what_it_cannot() {
     });
 }
 
+/// A file in `conf.d` counts as soon as it is there, when it changes, and no longer when it is gone; the directory need not be
+/// there at the start.
+#[test]
+fn files_beside_the_configuration_come_and_go() {
+    use crate::support::node::TestNode;
+    use serde_json::{Value, json};
+
+    let mut node = TestNode::new("");
+    node.start();
+    let dir = node.dir().join("conf.d");
+    let waits = |wanted: Value| {
+        node.wait_for("the reload", std::time::Duration::from_secs(30), || {
+            let status = node.ask("GET", "/v1/status", None).json();
+            (status.get("restart_needed").unwrap_or(&Value::Null) == &wanted).then_some(())
+        });
+    };
+    for _ in 0..2 {
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("30.toml"), "[store]\nreaders = 2\n").unwrap();
+        waits(json!(["store.readers"]));
+        std::fs::write(dir.join("40.toml"), "[log]\nlevel = \"debug\"\n").unwrap();
+        waits(json!(["log.level", "store.readers"]));
+        std::fs::write(dir.join("30.toml"), "# nothing\n").unwrap();
+        waits(json!(["log.level"]));
+        std::fs::remove_file(dir.join("40.toml")).unwrap();
+        waits(Value::Null);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
 /// What would end the agent at its start is said by a check, with the file, the line and the key.
 #[test]
 fn a_check_finds_what_a_start_would() {
