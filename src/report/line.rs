@@ -23,6 +23,8 @@ pub(super) struct Line {
     files: HashSet<i64>,
     failures: u32,
     paused_until: Option<Instant>,
+    /// Until when the receiver itself has asked for a pause.
+    asked_until: Option<Instant>,
     failing_since: Option<Instant>,
     /// When its failing was last worth a line.
     complained: Option<Instant>,
@@ -40,6 +42,7 @@ impl Line {
             files: HashSet::new(),
             failures: 0,
             paused_until: None,
+            asked_until: None,
             failing_since: None,
             complained: None,
             said: false,
@@ -47,11 +50,15 @@ impl Line {
         }
     }
 
-    /// Takes a changed configuration, and with it a new chance; what is on its way stays so.
+    /// Takes a changed configuration, and with it a new chance; what is on its way stays so, and so does a pause that the
+    /// receiver has asked for, unless it is another one now.
     pub(super) fn renew(&mut self, target: Arc<Target>) {
+        if !target.is_at_the_address_of(&self.target) {
+            self.asked_until = None;
+        }
         self.target = target;
         self.failures = 0;
-        self.paused_until = None;
+        self.paused_until = self.asked_until;
     }
 
     /// Returns how many more callbacks may be sent now: none in a pause, one to find out whether a pause may end.
@@ -73,6 +80,13 @@ impl Line {
     pub(super) fn pause_for(&mut self, pause: Duration) {
         let until = Instant::now() + pause;
         self.paused_until = Some(self.paused_until.map_or(until, |p| p.max(until)));
+    }
+
+    /// Sends nothing for as long as the receiver has asked for.
+    pub(super) fn pause_as_asked(&mut self, asked: Duration) {
+        self.pause_for(asked);
+        let until = Instant::now() + asked;
+        self.asked_until = Some(self.asked_until.map_or(until, |p| p.max(until)));
     }
 
     /// Returns how many callbacks are on their way.
@@ -104,6 +118,7 @@ impl Line {
         let failed = self.failing_since.take();
         self.failures = 0;
         self.paused_until = None;
+        self.asked_until = None;
         if let (Some(since), true) = (failed, std::mem::take(&mut self.said)) {
             tracing::info!(
                 event = "callbacks-working",
@@ -134,7 +149,7 @@ impl Line {
             }
         }
         if let Some(asked) = asked {
-            self.pause_for(asked);
+            self.pause_as_asked(asked);
         }
         self.complain(error);
     }

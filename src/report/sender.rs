@@ -120,12 +120,12 @@ impl Sender {
         for row in endpoints.unwrap_or_default() {
             let asked = Duration::from_millis(u64::try_from(row.not_before_ms - now).unwrap_or(0));
             if let (Some(line), false) = (self.lines.get_mut(&row.name), asked.is_zero()) {
-                line.pause_for(asked.min(LONGEST_ASKED));
+                line.pause_as_asked(asked.min(LONGEST_ASKED));
             }
         }
     }
 
-    /// Takes a changed configuration. Whatever waited has a new chance at once.
+    /// Takes a changed configuration. Whatever waited has a new chance at once, but where the receiver has asked for a pause.
     async fn reload(&mut self) {
         let endpoints = self.setup.borrow().endpoints();
         self.lines

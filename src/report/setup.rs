@@ -140,6 +140,11 @@ impl Target {
         })
     }
 
+    /// Tells whether both are sent to one address.
+    pub(super) fn is_at_the_address_of(&self, other: &Self) -> bool {
+        self.url == other.url
+    }
+
     /// Makes the request of one attempt: the body is the same every time, the time stamp and so the signature are not.
     pub(super) fn request(
         &self,

@@ -371,6 +371,33 @@ fn a_receiver_that_wants_no_more_is_left_alone_until_a_reload() {
 }
 
 #[test]
+fn a_reload_does_not_cut_short_the_pause_that_a_receiver_asked_for() {
+    let mut stage = Stage::new();
+    stage.receiver.script(vec![(429, "Retry-After: 7200\r\n"); 50]);
+    stage.node.start();
+    stage.push(&["a".to_owned()]);
+    assert_eq!(stage.node.finish("a", "1")["state"], "succeeded");
+    let named = |verdict: &str| stage.node.log().matches(verdict).count();
+    stage.node.wait_for("a refusal", PATIENCE, || {
+        (named("callback-failed") + named("callbacks-failing") > 0).then_some(())
+    });
+    // What was sent beside the first is told the same.
+    std::thread::sleep(Duration::from_millis(500));
+    let heard = stage.receiver.seen().len();
+    for reloads in 1..=2 {
+        stage.hang_up();
+        stage.node.wait_for("the reload", PATIENCE, || {
+            (named("took the changed configuration") == reloads).then_some(())
+        });
+        let name = format!("b{reloads}");
+        stage.push(std::slice::from_ref(&name));
+        assert_eq!(stage.node.finish(&name, "1")["state"], "succeeded");
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(stage.receiver.seen().len(), heard);
+}
+
+#[test]
 fn callbacks_take_their_own_proxy_and_downloads_do_not() {
     let (origin, proxy) = (Origin::start(), Receiver::start());
     let secrets = tempfile::tempdir().unwrap();
