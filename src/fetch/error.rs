@@ -150,10 +150,12 @@ pub enum Cause {
         window: Duration,
     },
     /// The time limit of the file is over, or the next attempt would come after it.
-    #[error("time limit of the file is over{}", if *waiting { " before the next attempt" } else { "" })]
+    #[error("time limit of the file is over{}{}", if *waiting { " before the next attempt" } else { "" }, later(*asked))]
     Deadline {
         /// Whether it failed because waiting for another attempt is useless.
         waiting: bool,
+        /// For how long the origin has asked to wait, if that is why.
+        asked: Option<Duration>,
         /// What happened last.
         #[source]
         last: Option<Error>,
@@ -184,6 +186,17 @@ pub enum Cause {
     /// [`Source::next`](super::Source::next) was called after it had failed.
     #[error("source has failed before")]
     Over,
+}
+
+/// Says that an origin has put the next attempt off for too long.
+fn later(asked: Option<Duration>) -> String {
+    match asked {
+        Some(asked) => format!(
+            ": the origin has asked to wait for {}",
+            humantime::format_duration(asked)
+        ),
+        None => String::new(),
+    }
 }
 
 fn said(excerpt: Option<&String>) -> String {

@@ -122,13 +122,13 @@ impl Source {
             return Ok(Event::End);
         }
         let event = if Instant::now() >= deadline {
-            Err(self.deadline(false))
+            Err(self.deadline(false, None))
         } else {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(self.error(Cause::Canceled)),
                 event = self.step() => event,
-                () = sleep_until(deadline) => Err(self.deadline(false)),
+                () = sleep_until(deadline) => Err(self.deadline(false, None)),
             }
         };
         if event.is_err() {
@@ -569,7 +569,7 @@ impl Source {
                 .wait(&roads.config.retry, asked, self.request.deadline)
             {
                 Some(wait) => wait,
-                None => return Err(self.deadline(true)),
+                None => return Err(self.deadline(true, asked)),
             }
         };
         self.state = State::Wait(Instant::now() + wait);
@@ -610,9 +610,15 @@ impl Source {
         Error::new(cause, place)
     }
 
-    fn deadline(&self, waiting: bool) -> Error {
+    /// `asked` is for how long the origin has asked to wait, where another attempt would come too late.
+    fn deadline(&self, waiting: bool, asked: Option<Duration>) -> Error {
+        let left = self
+            .request
+            .deadline
+            .saturating_duration_since(Instant::now());
         self.error(Cause::Deadline {
             waiting,
+            asked: asked.filter(|asked| *asked >= left),
             last: self.last.clone(),
         })
     }

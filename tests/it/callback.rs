@@ -373,7 +373,9 @@ fn a_receiver_that_wants_no_more_is_left_alone_until_a_reload() {
 #[test]
 fn a_reload_does_not_cut_short_the_pause_that_a_receiver_asked_for() {
     let mut stage = Stage::new();
-    stage.receiver.script(vec![(429, "Retry-After: 7200\r\n"); 50]);
+    stage
+        .receiver
+        .script(vec![(429, "Retry-After: 7200\r\n"); 50]);
     stage.node.start();
     stage.push(&["a".to_owned()]);
     assert_eq!(stage.node.finish("a", "1")["state"], "succeeded");
