@@ -67,6 +67,64 @@ fn the_commented_file_shows_every_key_with_its_default_and_a_sentence() {
     }
 }
 
+/// Every configuration key that a text names in backquotes exists.
+#[test]
+fn texts_name_keys_that_exist() {
+    let keys = Keys::of::<Config>();
+    let Keys::Table(sections) = &keys else {
+        panic!("the configuration is a table");
+    };
+    let known = keys.dotted();
+    let exists = |word: &str| {
+        let below = format!("{word}.");
+        known
+            .iter()
+            .map(|key| key.replace("[]", ""))
+            .any(|key| key == word || key.starts_with(&below))
+    };
+    let mut files = vec![PathBuf::from("README.md"), "CHANGELOG.md".into()];
+    for directory in ["docs", "systemd", "config", "src"] {
+        files.extend(texts_below(Path::new(directory)));
+    }
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // Unit tests of the loader misspell keys on purpose.
+        let text = text.split("mod tests {").next().unwrap_or_default();
+        let quoted = |line| str::split(line, '`').skip(1).step_by(2);
+        for word in text.lines().flat_map(quoted) {
+            let plain = |c: char| c.is_ascii_lowercase() || matches!(c, '_' | '.');
+            let section = word.split_once('.').map(|(section, _)| section);
+            let is_key = word.chars().all(plain)
+                && !word.ends_with(".rs")
+                && section.is_some_and(|name| sections.contains_key(name));
+            seen += usize::from(is_key);
+            if is_key && !exists(word) {
+                wrong.push(format!("{}: `{word}`", file.display()));
+            }
+        }
+    }
+    assert!(seen > 50, "found only {seen} keys");
+    assert!(wrong.is_empty(), "no such key:\n{}", wrong.join("\n"));
+}
+
+fn texts_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let extension = path.extension().and_then(|e| e.to_str());
+        if path.is_dir() {
+            found.extend(texts_below(&path));
+        } else if matches!(
+            extension,
+            Some("md" | "toml" | "rs" | "service" | "socket" | "conf")
+        ) {
+            found.push(path);
+        }
+    }
+    found
+}
+
 /// Takes the `#` from each line that shows a key, and sees that a sentence stands above it.
 fn uncomment(text: &str) -> String {
     let mut out = String::new();
