@@ -11,3 +11,4 @@ pub(crate) mod node;
 pub(crate) mod origin;
 pub(crate) mod receiver;
 pub(crate) mod served;
+pub(crate) mod source;
