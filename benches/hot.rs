@@ -133,10 +133,11 @@ mod store {
     use edgepush::datafile::{
         AppId, ArchiveType, Content, DataFile, DataName, DataVersion, Key, Md5, SourceUrl,
     };
-    use edgepush::job::{Outcome, Published, Via};
+    use edgepush::job::{Outcome, Published};
     use edgepush::store::Store;
     use edgepush::store::jobs::{self, NewJob};
     use edgepush::sys::clock::SystemClock;
+    use edgepush::wire::push::Via;
 
     #[divan::bench(args = [1, 64], sample_count = 30)]
     fn lives_at_once(bencher: Bencher<'_, '_>, count: usize) {

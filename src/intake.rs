@@ -10,13 +10,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::datafile::{AppId, Content, DataFile, DataName, Invalid, Key, Sha256};
-use crate::job::{JobId, ResultCode, Via};
+use crate::job::JobId;
 use crate::store::activations::{self, Reason, Request, Requested};
 use crate::store::jobs::{self, NewJob};
 use crate::store::releases::{self, ReleaseRow};
 use crate::store::{self, Store, Tx};
 use crate::sys::failure::{Class, Kind, Retry};
+use crate::wire::push::Via;
 use crate::wire::push::{Item, MAX_ITEMS, Push};
+use crate::wire::status::ResultCode;
 
 /// What is admitted, and what becomes of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::datafile::{Content, DataFile};
 use crate::sys::failure::{Class, Kind, Retry};
+use crate::wire::status::Status;
 
 /// The number of a job, unique on a node for ever and growing with acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -136,100 +137,6 @@ impl JobState {
 impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// The contract's status of a file in a region (ens.md §3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Status {
-    /// Accepted, not finished.
-    Pushing,
-    /// Published.
-    Success,
-    /// Ended without being published.
-    Failed,
-}
-
-impl Status {
-    /// Returns the contract's spelling.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pushing => "PUSHING",
-            Self::Success => "SUCCESS",
-            Self::Failed => "FAILED",
-        }
-    }
-}
-
-/// The contract's answer to one element of a push (ens.md §3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ResultCode {
-    /// 0: accepted now.
-    Accepted,
-    /// 100: published before; nothing is fetched.
-    AlreadyPublished,
-    /// 200: accepted before and still at work.
-    InProgress,
-    /// 300: refused; the reason is in `ResultDescrip`.
-    Refused,
-}
-
-impl ResultCode {
-    /// Returns the number on the wire.
-    #[must_use]
-    pub fn code(self) -> u16 {
-        match self {
-            Self::Accepted => 0,
-            Self::AlreadyPublished => 100,
-            Self::InProgress => 200,
-            Self::Refused => 300,
-        }
-    }
-}
-
-/// By which way a push came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Via {
-    /// The ENS endpoint.
-    Ens,
-    /// The native API, usually the command line.
-    Api,
-    /// A document in the inbox.
-    Inbox,
-    /// `edgepush apply` in one process.
-    Apply,
-    /// Not at all: found on the disk when the database was rebuilt.
-    Recover,
-}
-
-impl Via {
-    /// Returns the stable lower-case name, as stored.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ens => "ens",
-            Self::Api => "api",
-            Self::Inbox => "inbox",
-            Self::Apply => "apply",
-            Self::Recover => "recover",
-        }
-    }
-
-    /// Parses the stored name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        [
-            Self::Ens,
-            Self::Api,
-            Self::Inbox,
-            Self::Apply,
-            Self::Recover,
-        ]
-        .into_iter()
-        .find(|v| v.as_str() == text)
     }
 }
 

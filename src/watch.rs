@@ -21,11 +21,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::Intake;
-use crate::job::{JobId, JobState, Via};
+use crate::job::{JobId, JobState};
 use crate::store::{Store, Topic, jobs};
 use crate::sys::{Chain, durable};
 use crate::wire::PushDocument;
 use crate::wire::document::MAX_DOCUMENT;
+use crate::wire::push::Via;
 
 /// Whether and how push documents are taken from files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,7 +211,7 @@ impl Inbox {
             };
             good &= match (&row, answer.code) {
                 (Some(row), _) => row.state == JobState::Succeeded,
-                (None, code) => code == crate::job::ResultCode::AlreadyPublished,
+                (None, code) => code == crate::wire::status::ResultCode::AlreadyPublished,
             };
             files.push(json!({
                 "name": answer.name,

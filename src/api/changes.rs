@@ -21,11 +21,13 @@ use super::server::Peer;
 use super::{Api, model};
 use crate::datafile::Key;
 use crate::intake;
-use crate::job::{JobId, ResultCode, Via};
+use crate::job::JobId;
 use crate::store::activations::{self, Reason, Request, Requested};
 use crate::store::jobs::{self, Cancel, JobRow};
 use crate::store::{self, Topic, Tx, outbox, releases};
 use crate::wire::document::{DocumentError, MAX_DOCUMENT, PushDocument, Sources};
+use crate::wire::push::Via;
+use crate::wire::status::ResultCode;
 
 /// Longest body of a request that is no push document.
 const MAX_BODY: usize = 64 * 1024;

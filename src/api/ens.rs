@@ -19,7 +19,7 @@ use super::server::Peer;
 use super::{Api, Live};
 use crate::datafile::{AppId, DataName, DataVersion, Key};
 use crate::intake;
-use crate::job::{JobState, Via};
+use crate::job::JobState;
 use crate::store::jobs::{self, JobRow};
 use crate::store::{self, Tx, nonces, releases};
 use crate::wire::describe;
@@ -28,6 +28,7 @@ use crate::wire::envelope::{self, Download, Page, PushResult, RegionState, Row, 
 use crate::wire::errors::{Code, Refusal};
 use crate::wire::parameters::Parameters;
 use crate::wire::push::Push;
+use crate::wire::push::Via;
 use crate::wire::sign::{self, Action, Call, WINDOW_MS};
 
 /// The vendor's clients give up after ten seconds; an answer before that tells them more than silence.

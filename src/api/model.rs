@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key};
-use crate::job::{
-    Failure, JobId, JobState, Published, ResultCode, Snapshot, Stage, Status, Unrecorded, Via,
-};
+use crate::job::{Failure, JobId, JobState, Published, Snapshot, Stage, Unrecorded};
+use crate::wire::push::Via;
+use crate::wire::status::ResultCode;
+use crate::wire::status::Status;
 
 /// Why something was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, Parts};
 use crate::config::Config;
 use crate::intake::Answer;
-use crate::job::{JobId, Snapshot, Via};
+use crate::job::{JobId, Snapshot};
 use crate::report::Reporter;
 use crate::store::jobs::{self, JobRow};
 use crate::store::{EventRow, releases};
 use crate::wire::push::Push;
+use crate::wire::push::Via;
 
 /// How often progress is shown.
 const SHOW_EVERY: Duration = Duration::from_millis(100);

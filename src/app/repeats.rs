@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::datafile::{DataFile, Key};
 use crate::intake::Intake;
-use crate::job::Via;
 use crate::push::Verification;
 use crate::runner::{Healed, Runner};
 use crate::sys::Chain;
+use crate::wire::push::Via;
 use crate::wire::push::{Item, Push};
 
 /// Files that wait for their look at most; what is beyond is left to the next push and to the scrub.

@@ -12,10 +12,11 @@ use super::progress::{Moment, Progress};
 use super::{Global, log, show};
 use crate::app::{self, Applied, Seen};
 use crate::config::{Config, Level, Sources};
-use crate::job::{JobId, JobState, ResultCode, Snapshot};
+use crate::job::{JobId, JobState, Snapshot};
 use crate::sys::durable::at;
 use crate::wire::document::{MAX_DOCUMENT, PushDocument};
 use crate::wire::push::Push;
+use crate::wire::status::ResultCode;
 
 /// Where state goes unless anything says otherwise.
 const DATA_DIR: &str = "./edgepush-data";

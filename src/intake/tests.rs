@@ -5,7 +5,7 @@ use crate::datafile::{Key, Sha256};
 use crate::job::{JobState, Outcome};
 use crate::store::testing::{Bench, NOW, file, key, md5, published};
 use crate::store::{activations, events, outbox};
-use crate::wire::push::Strategy;
+use crate::wire::strategy::Strategy;
 
 fn item(file: DataFile) -> Item {
     Item {

@@ -11,8 +11,9 @@ use super::{Config, Store, Tx};
 use crate::datafile::{
     AppId, ArchiveType, Content, DataFile, DataName, DataVersion, Key, Md5, SourceUrl,
 };
-use crate::job::{JobId, Outcome, Published, Via};
+use crate::job::{JobId, Outcome, Published};
 use crate::sys::clock::SetClock;
+use crate::wire::push::Via;
 
 /// When the tests' clock starts.
 pub(crate) const NOW: i64 = 1_767_323_045_000;

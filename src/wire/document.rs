@@ -16,7 +16,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::push::{self, Item, MAX_ITEMS, Push, Strategy, show};
+use super::json::show;
+use super::push::{self, Item, MAX_ITEMS, Push};
+use super::strategy::Strategy;
 use crate::datafile::{
     AppId, ArchiveType, DEFAULT_TIMEOUT, DataFile, DataName, DataVersion, Invalid, Key,
     MAX_TIMEOUT, SourceUrl,

@@ -10,9 +10,11 @@ pub mod document;
 pub mod download;
 pub mod envelope;
 pub mod errors;
+mod json;
 pub mod parameters;
 pub mod push;
 pub mod sign;
+pub mod status;
 pub mod strategy;
 
 pub use document::PushDocument;

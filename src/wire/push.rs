@@ -7,19 +7,20 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::datafile::{
     AppId, ArchiveType, DEFAULT_TIMEOUT, DataFile, DataName, DataVersion, Digest, Invalid, Key,
-    MAX_TIMEOUT, SourceUrl, shorten,
+    MAX_TIMEOUT, SourceUrl,
 };
 
 use super::describe;
 use super::errors::Refusal;
+use super::json::show;
 use super::parameters::Parameters;
-pub use super::strategy::Strategy;
+use super::strategy::Strategy;
 
 /// Most elements of one `Data`; what the largest request body could hold beyond that is refused before it takes memory.
 pub const MAX_ITEMS: usize = 20_000;
@@ -54,6 +55,50 @@ impl Push {
             items,
             strategy,
         })
+    }
+}
+
+/// By which way a push came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// The ENS endpoint.
+    Ens,
+    /// The native API, usually the command line.
+    Api,
+    /// A document in the inbox.
+    Inbox,
+    /// `edgepush apply` in one process.
+    Apply,
+    /// Not at all: found on the disk when the database was rebuilt.
+    Recover,
+}
+
+impl Via {
+    /// Returns the stable lower-case name, as stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ens => "ens",
+            Self::Api => "api",
+            Self::Inbox => "inbox",
+            Self::Apply => "apply",
+            Self::Recover => "recover",
+        }
+    }
+
+    /// Parses the stored name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [
+            Self::Ens,
+            Self::Api,
+            Self::Inbox,
+            Self::Apply,
+            Self::Recover,
+        ]
+        .into_iter()
+        .find(|v| v.as_str() == text)
     }
 }
 
@@ -244,16 +289,6 @@ fn timeout(value: &Value) -> Result<Duration, Invalid> {
             found: show(other),
             expected: "a whole number of seconds",
         }),
-    }
-}
-
-/// Shows a JSON value of the wrong type, shortened.
-pub(super) fn show(value: &Value) -> String {
-    match value {
-        Value::Array(_) => "an array".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
-        Value::String(text) => format!("\"{}\"", shorten(text)),
-        other => shorten(&other.to_string()),
     }
 }
 

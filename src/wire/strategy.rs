@@ -9,7 +9,7 @@
 
 use serde_json::Value;
 
-use super::push::show;
+use super::json::show;
 
 /// Most region names that one strategy may state.
 const MAX_VALUES: usize = 10_000;

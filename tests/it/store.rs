@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgepush::datafile::{AppId, ArchiveType, DataFile, DataName, DataVersion, Key, SourceUrl};
-use edgepush::job::{JobId, Via};
+use edgepush::job::JobId;
 use edgepush::store::jobs::{self, NewJob};
 use edgepush::store::{Error, Store};
 use edgepush::sys::clock::SystemClock;
+use edgepush::wire::push::Via;
 
 /// A file system of its own, unmounted at the end.
 struct Mount {

@@ -19,10 +19,10 @@ use super::sql::{self, Reader, Tx, read_content, read_key};
 use super::vault::Vault;
 use super::{Config, Topic};
 use crate::datafile::{ArchiveType, Content, DataFile, Key, SourceUrl};
-use crate::job::{
-    Failure, Job, JobId, JobState, Outcome, Published, ResultCode, Snapshot, Stage, Via,
-};
+use crate::job::{Failure, Job, JobId, JobState, Outcome, Published, Snapshot, Stage};
 use crate::sys::units::show_bytes;
+use crate::wire::push::Via;
+use crate::wire::status::ResultCode;
 
 mod rows;
 

@@ -7,7 +7,9 @@ use serde::Serialize;
 use super::super::error::Error;
 use super::super::sql::{self, Reader};
 use crate::datafile::{ArchiveType, Content, Key};
-use crate::job::{Failure, JobId, JobState, Published, Stage, Status, Via};
+use crate::job::{Failure, JobId, JobState, Published, Stage};
+use crate::wire::push::Via;
+use crate::wire::status::Status;
 
 /// A job as it is shown. It holds no secret.
 #[derive(Debug, Clone, PartialEq, Serialize)]

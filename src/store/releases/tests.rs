@@ -138,7 +138,10 @@ async fn without_a_chain_a_rollback_goes_to_the_newest_older_version() {
         .unwrap();
     assert_eq!(
         (row.via, row.status),
-        (crate::job::Via::Recover, crate::job::Status::Success)
+        (
+            crate::wire::push::Via::Recover,
+            crate::wire::status::Status::Success
+        )
     );
     let listed = bench
         .store
