@@ -655,7 +655,7 @@ where
     }
 }
 
-/// Writes what a run tells into the timeline, without holding it up.
+/// Writes a run's notes into the timeline, in their order, without holding it up.
 struct Notes {
     store: Store,
     job: JobId,
@@ -667,7 +667,6 @@ impl Notes {
     }
 
     fn take(&self, note: Note) {
-        let (store, job) = (self.store.clone(), self.job);
         let (kind, message, stage, attempt, bytes) = match note {
             // Stages of a healthy run pass in milliseconds: the board shows them, and the timeline has the ends.
             Note::Stage(_) => return,
@@ -721,21 +720,20 @@ impl Notes {
                 )
             }
         };
-        tokio::spawn(async move {
-            let written = store.write(move |tx| {
-                let mut note = events::Note::new(kind, &message).stage(stage);
-                if let Some(attempt) = attempt {
-                    note = note.attempt(attempt);
-                }
-                if let Some(bytes) = bytes {
-                    note = note.bytes(bytes);
-                }
-                events::add(tx, job, note)
-            });
-            if let Err(error) = written.await {
-                tracing::debug!(error = %crate::sys::Chain(&error), "could not write the timeline");
+        let job = self.job;
+        let written = self.store.write_soon(move |tx| {
+            let mut note = events::Note::new(kind, &message).stage(stage);
+            if let Some(attempt) = attempt {
+                note = note.attempt(attempt);
             }
+            if let Some(bytes) = bytes {
+                note = note.bytes(bytes);
+            }
+            events::add(tx, job, note)
         });
+        if let Err(error) = written {
+            tracing::debug!(error = %crate::sys::Chain(&error), "could not write the timeline");
+        }
     }
 }
 
@@ -755,5 +753,27 @@ mod tests {
         })
         .await;
         assert_eq!(starts.load(Ordering::Relaxed), 3);
+    }
+
+    /// A note that was taken before something else is written comes before it in the timeline.
+    #[tokio::test]
+    async fn the_timeline_keeps_the_order_of_the_notes() {
+        use crate::store::testing::{Bench, file};
+        let bench = Bench::new();
+        let job = bench.accept(file("a", "1")).await;
+        let notes = Notes::new(bench.store.clone(), job);
+        for bytes in 1..=3 {
+            notes.take(Note::Resumed(bytes));
+        }
+        let ended = move |tx: &store::Tx<'_>| events::add(tx, job, events::Note::new("failed", ""));
+        bench.store.write(ended).await.unwrap();
+        let read = bench.store.read(move |r| events::of_job(r, job, 0, 100));
+        let rows = read.await.unwrap();
+        let noted: Vec<_> = rows.iter().map(|e| (e.kind.as_str(), e.bytes)).collect();
+        let resumed = |bytes| ("resumed", Some(bytes));
+        assert_eq!(
+            noted[noted.len() - 4..],
+            [resumed(1), resumed(2), resumed(3), ("failed", None)]
+        );
     }
 }

@@ -90,26 +90,16 @@ fn what_is_pinned_live_held_or_a_rollbacks_target_stays() {
     wait_for_versions(&node, "a", &["1", "4", "5"]);
     // Live is an old one: what was live before it stays as well.
     assert!(node.cli(&["activate", APP, "a", "1"]).status.success());
-    publish_without_activation(&node, &origin);
-    assert!(node.cli(&["pin", "--undo", APP, "a", "1"]).status.success() || unpin(&node));
     assert!(node.cli(&["gc"]).status.success());
     node.assert_tree("a", &site("1", 3));
-    assert!(
-        versions(&node, "a").contains(&"5".to_owned()),
-        "{:?}",
-        versions(&node, "a")
-    );
-}
-
-fn unpin(node: &TestNode) -> bool {
-    let body = json!({"app": APP, "name": "a", "version": "1", "pinned": false});
-    node.ask("POST", "/v1/pin", Some(&body)).status == 200
-}
-
-/// Another name: it is nobody's business.
-fn publish_without_activation(node: &TestNode, origin: &Origin) {
-    publish(node, origin, "b", "1");
-    assert_eq!(versions(node, "b"), ["1"]);
+    assert_eq!(versions(&node, "a"), ["1", "5"]);
+    // Unpinned, it goes as soon as it is neither live nor the version that a rollback goes to.
+    assert!(node.cli(&["pin", "--off", APP, "a", "1"]).status.success());
+    publish(&node, &origin, "a", "6");
+    publish(&node, &origin, "a", "7");
+    wait_for_versions(&node, "a", &["6", "7"]);
+    let undone = node.cli(&["pin", "--off", APP, "a", "1"]);
+    assert!(!undone.status.success(), "version 1 is gone");
 }
 
 #[test]
