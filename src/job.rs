@@ -60,6 +60,67 @@ impl fmt::Display for Stage {
     }
 }
 
+/// What happened to a job, a file or the node: the types of timeline events, kebab-case wherever they are stored or sent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// A push of the file was accepted.
+    Accepted,
+    /// The job was started.
+    Started,
+    /// How far a running job is.
+    Progress,
+    /// The fetch resumes after the bytes that are here.
+    Resumed,
+    /// The source failed, and is asked again after a pause.
+    Retrying,
+    /// The fetch starts at zero: the source does not have the same bytes any more.
+    Restarted,
+    /// The bytes are in doubt, and are fetched once more from zero.
+    Refetching,
+    /// A running job was put back into the queue.
+    Requeued,
+    /// An operator made a queued job due at once.
+    Hurried,
+    /// An operator asked to cancel the job.
+    CancelRequested,
+    /// The job was canceled.
+    Canceled,
+    /// The job failed.
+    Failed,
+    /// The version is published.
+    Published,
+    /// The version became live.
+    Activated,
+    /// The version became live again by a rollback.
+    RolledBack,
+    /// A request to make the version live was refused or failed.
+    NotActivated,
+    /// The version was found on the disk and entered into a rebuilt database.
+    Recovered,
+    /// The version was removed.
+    Removed,
+    /// The version was protected from retention.
+    Pinned,
+    /// The version is no longer protected from retention.
+    Unpinned,
+    /// The version differs from its manifest.
+    Damaged,
+    /// The version no longer differs from its manifest.
+    Healed,
+    /// `current` did not lead to the live version, and was made anew.
+    LinkMended,
+    /// A type that only a newer agent knows: an older command line shows it all the same.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// Where a job stands. `Running` survives a restart as `Queued`: the work starts again from what the disk holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -447,6 +508,19 @@ mod tests {
         }
         assert!(JobState::Running.may_become(JobState::Queued));
         assert!(!JobState::Queued.may_become(JobState::Queued));
+    }
+
+    #[test]
+    fn an_event_keeps_its_kind_even_where_it_is_not_known() {
+        for (kind, text) in [
+            (EventKind::CancelRequested, "cancel-requested"),
+            (EventKind::Other("of-tomorrow".to_owned()), "of-tomorrow"),
+        ] {
+            assert_eq!(kind.to_string(), text);
+            let json = serde_json::to_value(&kind).unwrap();
+            assert_eq!(json, text);
+            assert_eq!(serde_json::from_value::<EventKind>(json).unwrap(), kind);
+        }
     }
 
     #[test]

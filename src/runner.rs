@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::datafile::Content;
-use crate::job::{Board, Failure, Job, JobId, Outcome, Published, Stage, Unrecorded};
+use crate::job::{Board, EventKind, Failure, Job, JobId, Outcome, Published, Stage, Unrecorded};
 use crate::push::{Done, Note, Road, Run, Stop};
 use crate::store::{self, Store, Topic, activations, events, jobs};
 use crate::sys::Live;
@@ -671,7 +671,7 @@ impl Notes {
             // Stages of a healthy run pass in milliseconds: the board shows them, and the timeline has the ends.
             Note::Stage(_) => return,
             Note::Resumed(bytes) => (
-                "resumed",
+                EventKind::Resumed,
                 "goes on after what was here already".to_owned(),
                 Stage::Fetch,
                 None,
@@ -695,10 +695,16 @@ impl Notes {
                     error = failure.message,
                     "the source failed; trying again"
                 );
-                ("retrying", message, failure.stage, Some(attempt), None)
+                (
+                    EventKind::Retrying,
+                    message,
+                    failure.stage,
+                    Some(attempt),
+                    None,
+                )
             }
             Note::Restarted(why) => (
-                "restarted",
+                EventKind::Restarted,
                 format!("starts at zero: {why}"),
                 Stage::Fetch,
                 None,
@@ -712,7 +718,7 @@ impl Notes {
                     "the bytes are in doubt; fetching them once more from zero"
                 );
                 (
-                    "refetching",
+                    EventKind::Refetching,
                     format!("{}; fetching once more from zero", failure.message),
                     failure.stage,
                     None,
@@ -765,15 +771,22 @@ mod tests {
         for bytes in 1..=3 {
             notes.take(Note::Resumed(bytes));
         }
-        let ended = move |tx: &store::Tx<'_>| events::add(tx, job, events::Note::new("failed", ""));
+        let ended = move |tx: &store::Tx<'_>| {
+            events::add(tx, job, events::Note::new(EventKind::Failed, ""))
+        };
         bench.store.write(ended).await.unwrap();
         let read = bench.store.read(move |r| events::of_job(r, job, 0, 100));
         let rows = read.await.unwrap();
-        let noted: Vec<_> = rows.iter().map(|e| (e.kind.as_str(), e.bytes)).collect();
-        let resumed = |bytes| ("resumed", Some(bytes));
+        let noted: Vec<_> = rows.iter().map(|e| (e.kind.clone(), e.bytes)).collect();
+        let resumed = |bytes| (EventKind::Resumed, Some(bytes));
         assert_eq!(
             noted[noted.len() - 4..],
-            [resumed(1), resumed(2), resumed(3), ("failed", None)]
+            [
+                resumed(1),
+                resumed(2),
+                resumed(3),
+                (EventKind::Failed, None)
+            ]
         );
     }
 }

@@ -18,7 +18,7 @@ use super::Api;
 use super::error::ApiError;
 use super::model::NodeStatus;
 use crate::datafile::Key;
-use crate::job::JobId;
+use crate::job::{EventKind, JobId};
 use crate::store::jobs::{self, JobRow};
 use crate::store::releases;
 use crate::wire::errors::Code;
@@ -142,10 +142,10 @@ pub(super) async fn count(api: &Api, drain: CancellationToken) {
             Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => return,
         };
-        let result = match event.kind.as_str() {
-            "published" => "published",
-            "failed" => "failed",
-            "canceled" => "canceled",
+        let result = match event.kind {
+            EventKind::Published => "published",
+            EventKind::Failed => "failed",
+            EventKind::Canceled => "canceled",
             _ => continue,
         };
         if let Some(job) = event.job {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key};
-use crate::job::{Failure, JobId, JobState, Published, Snapshot, Stage, Unrecorded};
+use crate::job::{EventKind, Failure, JobId, JobState, Published, Snapshot, Stage, Unrecorded};
 use crate::wire::push::Via;
 use crate::wire::status::ResultCode;
 use crate::wire::status::Status;
@@ -229,7 +229,7 @@ pub struct Event {
     pub version: Option<DataVersion>,
     /// What happened, for programs.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: EventKind,
     /// Where on the road.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<Stage>,

@@ -12,7 +12,7 @@ use super::progress::{Moment, Progress};
 use super::{Global, log, show};
 use crate::app::{self, Applied, Seen};
 use crate::config::{Config, Level, Sources};
-use crate::job::{JobId, JobState, Snapshot};
+use crate::job::{EventKind, JobId, JobState, Snapshot};
 use crate::sys::durable::at;
 use crate::wire::document::{MAX_DOCUMENT, PushDocument};
 use crate::wire::push::Push;
@@ -126,7 +126,7 @@ impl Screen {
                 self.update(id, JobState::Running, None);
             }
             Seen::Event(event) => {
-                if let (Some(id), "retry") = (event.job, event.kind.as_str())
+                if let (Some(id), EventKind::Retrying) = (event.job, &event.kind)
                     && let Some(label) = self.labels.get(&id)
                 {
                     self.progress.say(&format!("{label}: {}", event.message));

@@ -328,7 +328,7 @@ fn timeline(events: &[Event]) -> Table {
         let or_dash = |text: Option<String>| (text.unwrap_or(NOTHING.into()), Paint::Plain);
         table.row(vec![
             (stamp(event.ts_ms), Paint::Dim),
-            (event.kind.clone(), Paint::Plain),
+            (event.kind.to_string(), Paint::Plain),
             or_dash(event.stage.map(|s| s.to_string())),
             or_dash(event.attempt.map(|n| n.to_string())),
             or_dash(event.bytes.map(|n| n.to_string())),

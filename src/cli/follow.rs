@@ -153,9 +153,10 @@ fn line(event: &Event) -> String {
         text.push_str("  ");
     }
     // Most sentences begin with the word for programs already.
-    let told = event.message.starts_with(&event.kind);
+    let kind = event.kind.to_string();
+    let told = event.message.starts_with(&kind);
     if !told {
-        text.push_str(&event.kind);
+        text.push_str(&kind);
     }
     if let Some(attempt) = event.attempt.filter(|n| *n > 1 && !told) {
         text.push_str(&format!(" (attempt {attempt})"));
@@ -248,25 +249,26 @@ impl Wait {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::EventKind;
 
     #[test]
     fn an_event_is_one_line() {
         let mut event: Event = serde_json::from_value(serde_json::json!({
             "id": 7, "ts_ms": 1_767_323_045_000_i64, "job": 3, "app": "a", "name": "n", "version": "1",
-            "type": "retry", "stage": "fetch", "attempt": 2, "bytes": 2048, "message": "connection reset"
+            "type": EventKind::Retrying, "stage": "fetch", "attempt": 2, "bytes": 2048, "message": "connection reset"
         }))
         .unwrap();
         assert_eq!(
             line(&event),
-            "2026-01-02T03:04:05Z  a/n@1  retry (attempt 2) 2.0 KiB: connection reset"
+            "2026-01-02T03:04:05Z  a/n@1  retrying (attempt 2) 2.0 KiB: connection reset"
         );
-        event.message = "retry: reset by peer".into();
+        event.message = "retrying: reset by peer".into();
         assert_eq!(
             line(&event),
-            "2026-01-02T03:04:05Z  a/n@1  retry: reset by peer"
+            "2026-01-02T03:04:05Z  a/n@1  retrying: reset by peer"
         );
         (event.app, event.bytes, event.attempt) = (None, None, None);
         event.message.clear();
-        assert_eq!(line(&event), "2026-01-02T03:04:05Z  retry");
+        assert_eq!(line(&event), "2026-01-02T03:04:05Z  retrying");
     }
 }

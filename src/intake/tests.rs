@@ -101,7 +101,7 @@ async fn a_new_file_is_accepted_told_and_reported() {
         .read(move |r| events::of_job(r, id, 0, 9))
         .await
         .unwrap();
-    assert_eq!(timeline[0].kind, "accepted");
+    assert_eq!(timeline[0].kind, crate::job::EventKind::Accepted);
     assert_eq!(bench.store.read(outbox::pending).await.unwrap(), 1);
 }
 

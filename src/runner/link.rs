@@ -86,7 +86,11 @@ impl Runner {
         self.store
             .write(move |tx| {
                 let message = "`current` did not lead to the live version; it was made anew";
-                events::add_for_file(tx, &key, Note::new("link-mended", message))
+                events::add_for_file(
+                    tx,
+                    &key,
+                    Note::new(crate::job::EventKind::LinkMended, message),
+                )
             })
             .await
     }

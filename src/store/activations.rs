@@ -14,7 +14,7 @@ use super::releases::{self, ReleaseRow};
 use super::sql::{self, Reader, Tx};
 use super::{Topic, jobs, outbox};
 use crate::datafile::{AppId, DataName, DataVersion, Key};
-use crate::job::JobId;
+use crate::job::{EventKind, JobId};
 use crate::sys::clock::stamp;
 
 /// Why a version becomes live.
@@ -206,7 +206,7 @@ pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
         None => tell(tx, &flip, from.as_ref(), row.requested_ms)?,
         Some(error) => {
             let message = format!("not made live: {error}");
-            events::add_for_file(tx, &row.key, Note::new("not-activated", &message))?;
+            events::add_for_file(tx, &row.key, Note::new(EventKind::NotActivated, &message))?;
         }
     }
     Ok(true)
@@ -421,9 +421,9 @@ fn tell(
 ) -> Result<(), Error> {
     let key = flip.key;
     let (kind, event) = match flip.reason {
-        Reason::Rollback => (outbox::ROLLED_BACK, "rolled-back"),
+        Reason::Rollback => (outbox::ROLLED_BACK, EventKind::RolledBack),
         Reason::Push | Reason::Repush | Reason::Activate | Reason::Recover => {
-            (outbox::ACTIVATED, "activated")
+            (outbox::ACTIVATED, EventKind::Activated)
         }
     };
     let message = match from {

@@ -2,13 +2,14 @@
 //! everyone who subscribed hears of an event after its commit.
 
 use rusqlite::{Row, params};
-use serde::Serialize;
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use super::error::Error;
 use super::sql::{self, Reader, Tx, read_key};
 use crate::datafile::Key;
-use crate::job::{JobId, Stage};
+use crate::job::{EventKind, JobId, Stage};
 
 /// Progress events kept per job: the newest.
 const PROGRESS: u32 = 20;
@@ -16,7 +17,7 @@ const PROGRESS: u32 = 20;
 /// An event of a timeline that is to be written.
 #[derive(Debug, Clone)]
 pub struct Note<'a> {
-    kind: &'a str,
+    kind: EventKind,
     message: &'a str,
     stage: Option<Stage>,
     attempt: Option<u32>,
@@ -25,9 +26,9 @@ pub struct Note<'a> {
 }
 
 impl<'a> Note<'a> {
-    /// Makes a note of type `kind` (kebab-case, for programs) with a sentence for people.
+    /// Makes a note of type `kind` with a sentence for people.
     #[must_use]
-    pub fn new(kind: &'a str, message: &'a str) -> Self {
+    pub fn new(kind: EventKind, message: &'a str) -> Self {
         Self {
             kind,
             message,
@@ -82,7 +83,7 @@ pub struct EventRow {
     pub key: Option<Key>,
     /// What happened, for programs.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: EventKind,
     /// Where on the road.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage: Option<Stage>,
@@ -119,11 +120,6 @@ pub fn add_for_file(tx: &Tx<'_>, key: &Key, note: Note<'_>) -> Result<(), Error>
         Some(file) => write(tx, Some((file, key.clone())), None, note),
         None => Ok(()),
     }
-}
-
-/// Adds an event of the node.
-pub fn add_for_node(tx: &Tx<'_>, note: Note<'_>) -> Result<(), Error> {
-    write(tx, None, None, note)
 }
 
 /// Returns the timeline of a job after event `after`, oldest first.
@@ -184,6 +180,10 @@ fn select(
     reader.many("read the timeline", &sql, params, read)
 }
 
+fn kind(text: &str) -> Result<EventKind, serde::de::value::Error> {
+    EventKind::deserialize(text.into_deserializer())
+}
+
 fn read(row: &Row<'_>) -> rusqlite::Result<EventRow> {
     let of_file = row.get::<_, Option<i64>>("file")?.is_some();
     Ok(EventRow {
@@ -191,7 +191,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<EventRow> {
         ts_ms: row.get("ts")?,
         job: row.get::<_, Option<i64>>("job")?.map(JobId),
         key: if of_file { Some(read_key(row)?) } else { None },
-        kind: row.get("type")?,
+        kind: sql::parsed(row, "type", kind)?,
         stage: sql::stage(row, "stage")?,
         attempt: row.get("attempt")?,
         bytes: row.get("bytes")?,
@@ -219,7 +219,7 @@ pub(super) fn write(
             tx.now_ms(),
             file,
             job.map(|j| j.0),
-            note.kind,
+            note.kind.to_string(),
             note.stage.map(Stage::as_str),
             note.attempt,
             note.bytes,
@@ -227,13 +227,13 @@ pub(super) fn write(
             data,
         ],
     )?;
-    trim(tx, file, job, note.kind)?;
+    trim(tx, file, job, &note.kind)?;
     tx.emit(EventRow {
         id,
         ts_ms: tx.now_ms(),
         job,
         key,
-        kind: note.kind.to_owned(),
+        kind: note.kind,
         stage: note.stage,
         attempt: note.attempt,
         bytes: note.bytes,
@@ -244,13 +244,13 @@ pub(super) fn write(
 }
 
 /// Keeps the timeline bounded: progress goes first, then whatever is oldest; how it began and how it ended stay longest.
-fn trim(tx: &Tx<'_>, file: Option<i64>, job: Option<JobId>, kind: &str) -> Result<(), Error> {
+fn trim(tx: &Tx<'_>, file: Option<i64>, job: Option<JobId>, kind: &EventKind) -> Result<(), Error> {
     let most = tx.config().events_per_job;
     match (file, job) {
         // Nothing comes before it.
-        (_, Some(_)) if kind == "accepted" => {}
+        (_, Some(_)) if *kind == EventKind::Accepted => {}
         (_, Some(job)) => {
-            if kind == "progress" {
+            if *kind == EventKind::Progress {
                 tx.run(
                     "trim the timeline",
                     "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE job = ?1 AND type = 'progress'

@@ -13,7 +13,7 @@ use super::jobs;
 use super::outbox;
 use super::sql::{self, Reader, Tx, read_content, read_key};
 use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key, Sha256};
-use crate::job::{JobId, Published};
+use crate::job::{EventKind, JobId, Published};
 
 /// How far back a rollback looks for a good version.
 const CHAIN: usize = 64;
@@ -309,9 +309,9 @@ pub fn set_pinned(tx: &Tx<'_>, key: &Key, pinned: bool, actor: &str) -> Result<b
         return Ok(false);
     }
     let (kind, verb) = if pinned {
-        ("pinned", "pinned")
+        (EventKind::Pinned, "pinned")
     } else {
-        ("unpinned", "no longer pinned")
+        (EventKind::Unpinned, "no longer pinned")
     };
     let message = format!("{verb} by {actor}");
     events::add_for_file(tx, key, Note::new(kind, &message))?;
@@ -336,8 +336,11 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
         return Ok(false);
     }
     let (kind, note) = match damage {
-        Some(what) => (outbox::DAMAGED, Note::new("damaged", what)),
-        None => (outbox::HEALED, Note::new("healed", "found whole again")),
+        Some(what) => (outbox::DAMAGED, Note::new(EventKind::Damaged, what)),
+        None => (
+            outbox::HEALED,
+            Note::new(EventKind::Healed, "found whole again"),
+        ),
     };
     events::add_for_file(tx, key, note)?;
     let Some(row) = get(tx, key)? else {
@@ -416,7 +419,11 @@ pub fn remove(tx: &Tx<'_>, key: &Key, why: &str, actor: &str) -> Result<Removal,
         [file],
     )?;
     let message = format!("removed by {actor}: {why}");
-    events::add_for_file(tx, key, Note::new("removed", &message).bytes(row.bytes))?;
+    events::add_for_file(
+        tx,
+        key,
+        Note::new(EventKind::Removed, &message).bytes(row.bytes),
+    )?;
     let data = json!({
         "app": key.app,
         "name": key.name,
@@ -460,7 +467,7 @@ pub fn restore(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
     events::add_for_file(
         tx,
         key,
-        Note::new("recovered", "found on the disk and entered again"),
+        Note::new(EventKind::Recovered, "found on the disk and entered again"),
     )?;
     if live {
         let flip = Flip {

@@ -2,7 +2,7 @@
 
 use super::testing::{Bench, file, key};
 use super::*;
-use crate::job::JobState;
+use crate::job::{EventKind, JobState};
 
 /// Keeps the owner busy until the sender is dropped, so that what is written meanwhile forms one group.
 fn occupy(store: &Store) -> std::sync::mpsc::SyncSender<()> {
@@ -199,8 +199,8 @@ async fn subscribers_and_waiters_hear_of_what_was_committed_and_of_nothing_else(
     wake.mark_unchanged();
     let event = events.try_recv().unwrap();
     assert_eq!(
-        (event.kind.as_str(), event.key.clone()),
-        ("accepted", Some(key("n", "2")))
+        (event.kind.clone(), event.key.clone()),
+        (EventKind::Accepted, Some(key("n", "2")))
     );
     assert!(events.try_recv().is_err());
 }

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::support::origin::{Origin, Reply};
 
 /// A copy of the shipped quickstart in a directory of its own.
 fn quickstart() -> TempDir {
@@ -113,6 +115,31 @@ fn a_lost_database_is_rebuilt_from_the_disk() {
     assert_eq!(again, "0 versions entered from the disk\n");
     let both = pairs([("site", "already-there"), ("catalog", "already-there")]);
     assert_eq!(results(&apply(dir.path(), &["push.json", "--json"])), both);
+}
+
+/// An origin that fails at first is no reason for silence: each retry is a line for the person who waits.
+#[test]
+fn a_retry_is_shown_while_it_waits() {
+    let origin = Origin::start();
+    let archive = fs::read("config/quickstart/site-1.0.tar.gz").unwrap();
+    origin.script("/s", [Reply::status(503), Reply::file(archive)]);
+    let dir = tempfile::tempdir().unwrap();
+    let file =
+        json!({"name": "site", "version": "1", "archiveType": "tar.gz", "url": origin.url("/s")});
+    let document = json!({"AppId": "a", "Data": [file]});
+    fs::write(dir.path().join("push.json"), document.to_string()).unwrap();
+    fs::write(
+        dir.path().join("c.toml"),
+        "[fetch]\nallow = [\"127.0.0.1\"]\n",
+    )
+    .unwrap();
+    let output = apply(dir.path(), &["push.json", "--config", "c.toml"]);
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(code(&output), 0, "{error}");
+    let retry = error
+        .lines()
+        .find(|line| line.starts_with("site@1: ") && line.contains("503"));
+    assert!(retry.is_some(), "{error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use edgepush::job::EventKind;
 use serde_json::{Value, json};
 
 const NOW: i64 = 1_767_323_045_000;
@@ -185,15 +186,15 @@ fn reading_verbs_show_what_the_agent_says() {
     let events = [
         event(
             1,
-            json!({"type": "accepted", "message": "by the native API"}),
+            json!({"type": EventKind::Accepted, "message": "by the native API"}),
         ),
         event(
             2,
-            json!({"type": "retry", "stage": "fetch", "attempt": 2, "bytes": 1024, "message": "reset by peer"}),
+            json!({"type": EventKind::Retrying, "stage": "fetch", "attempt": 2, "bytes": 1024, "message": "reset by peer"}),
         ),
         event(
             3,
-            json!({"type": "failed", "stage": "verify", "message": "match md5"}),
+            json!({"type": EventKind::Failed, "stage": "verify", "message": "match md5"}),
         ),
     ];
     let stream: String = events

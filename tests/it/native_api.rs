@@ -5,7 +5,7 @@ use std::time::Duration;
 use edgepush::api::client::{self, Client, EventsQuery, FilesQuery};
 use edgepush::api::model::{Pin, Replay, Verdict, WhatToVerify, WhichJob, WhichName};
 use edgepush::api::{Command, Denied};
-use edgepush::job::JobState;
+use edgepush::job::{EventKind, JobState};
 use edgepush::store::{jobs, outbox};
 use serde_json::{Value, json};
 
@@ -72,7 +72,7 @@ fn a_push_is_followed_from_its_document_to_its_end() {
             .await
             .unwrap()
             .into_iter()
-            .map(|e| e.kind)
+            .map(|e| e.kind.to_string())
             .collect();
         assert_eq!(kinds, ["accepted", "started", "published", "activated"]);
         assert_eq!(client.history(file.id).await.unwrap().files, [file]);
@@ -394,17 +394,17 @@ fn a_follower_gets_what_it_missed_and_then_what_happens() {
         };
         let first = next(&mut follow).await;
         assert_eq!(
-            (first.kind.as_str(), first.name),
-            ("accepted", Some(a.name.clone()))
+            (first.kind, first.name),
+            (EventKind::Accepted, Some(a.name.clone()))
         );
         let mut from_now = client.follow(&EventsQuery::default()).await.unwrap();
         let start = served
             .store
             .write(move |tx| jobs::start(tx, job, tx.now_ms()));
         start.await.unwrap();
-        assert_eq!(next(&mut follow).await.kind, "started");
+        assert_eq!(next(&mut follow).await.kind, EventKind::Started);
         let live = next(&mut from_now).await;
-        assert_eq!((live.kind.as_str(), live.job), ("started", Some(job)));
+        assert_eq!((live.kind, live.job), (EventKind::Started, Some(job)));
     });
 }
 

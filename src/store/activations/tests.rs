@@ -207,7 +207,10 @@ async fn every_flip_is_logged_and_told() {
         .read(|r| events::of_file(r, &key("n", "1"), 0, 99))
         .await
         .unwrap();
-    assert_eq!(timeline.last().unwrap().kind, "rolled-back");
+    assert_eq!(
+        timeline.last().unwrap().kind,
+        crate::job::EventKind::RolledBack
+    );
 }
 
 #[tokio::test]

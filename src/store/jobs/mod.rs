@@ -19,7 +19,7 @@ use super::sql::{self, Reader, Tx, read_content, read_key};
 use super::vault::Vault;
 use super::{Config, Topic};
 use crate::datafile::{ArchiveType, Content, DataFile, Key, SourceUrl};
-use crate::job::{Failure, Job, JobId, JobState, Outcome, Published, Snapshot, Stage};
+use crate::job::{EventKind, Failure, Job, JobId, JobState, Outcome, Published, Snapshot, Stage};
 use crate::sys::units::show_bytes;
 use crate::wire::push::Via;
 use crate::wire::status::ResultCode;
@@ -90,7 +90,7 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
     )?;
     let message = format!("accepted, to be fetched from {}", file.url);
     let id = JobId(id);
-    let note = Note::new("accepted", &message);
+    let note = Note::new(EventKind::Accepted, &message);
     events::write(tx, Some((file_id, key.clone())), Some(id), note)?;
     report(tx, id, outbox::ACCEPTED, ResultCode::Accepted)?;
     trim(tx, file_id)?;
@@ -212,7 +212,7 @@ pub fn start(tx: &Tx<'_>, id: JobId, now_ms: i64) -> Result<Option<u32>, Error> 
         1 => "started".to_owned(),
         n => format!("started, for the {n}th time"),
     };
-    events::add(tx, id, Note::new("started", &message))?;
+    events::add(tx, id, Note::new(EventKind::Started, &message))?;
     Ok(Some(starts))
 }
 
@@ -227,7 +227,7 @@ pub fn requeue(tx: &Tx<'_>, id: JobId, not_before_ms: i64, why: &str) -> Result<
         return Ok(false);
     }
     mirror_state(tx, id, JobState::Queued)?;
-    events::add(tx, id, Note::new("requeued", why))?;
+    events::add(tx, id, Note::new(EventKind::Requeued, why))?;
     tx.touch(Topic::Jobs);
     Ok(true)
 }
@@ -257,7 +257,7 @@ pub fn hurry(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<bool, Error> {
         return Ok(false);
     }
     let message = format!("{actor} asked to try again at once");
-    events::add(tx, id, Note::new("hurried", &message))?;
+    events::add(tx, id, Note::new(EventKind::Hurried, &message))?;
     tx.touch(Topic::Jobs);
     Ok(true)
 }
@@ -325,13 +325,17 @@ fn tell_end(tx: &Tx<'_>, id: JobId, outcome: &Outcome) -> Result<(), Error> {
     match outcome {
         Outcome::Published(published) => tell_published(tx, id, published),
         Outcome::Failed(failure) => {
-            let note = Note::new("failed", &failure.message).stage(failure.stage);
+            let note = Note::new(EventKind::Failed, &failure.message).stage(failure.stage);
             let data = sql::to_value("failure", failure)?;
             events::add(tx, id, note.data(data))?;
             report(tx, id, outbox::FAILED, ResultCode::Refused)
         }
         Outcome::Canceled => {
-            events::add(tx, id, Note::new("canceled", "ended by an operator"))?;
+            events::add(
+                tx,
+                id,
+                Note::new(EventKind::Canceled, "ended by an operator"),
+            )?;
             report(tx, id, outbox::FAILED, ResultCode::Refused)
         }
     }
@@ -352,7 +356,7 @@ fn tell_published(tx: &Tx<'_>, id: JobId, published: &Published) -> Result<(), E
         published.files,
         show_bytes(published.bytes)
     );
-    let note = Note::new("published", &message).stage(Stage::Publish);
+    let note = Note::new(EventKind::Published, &message).stage(Stage::Publish);
     events::add(tx, id, note.bytes(published.bytes))?;
     report(tx, id, outbox::PUBLISHED, ResultCode::Accepted)?;
     if published.activated {
@@ -413,7 +417,7 @@ pub fn progress_event(
         return Ok(());
     }
     let message = describe_progress(snapshot);
-    let note = Note::new("progress", &message)
+    let note = Note::new(EventKind::Progress, &message)
         .stage(snapshot.stage)
         .attempt(snapshot.attempt)
         .bytes(snapshot.received)
@@ -492,7 +496,7 @@ fn note_cancel(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<(), Error> {
     )?;
     if changed == 1 {
         let message = format!("{actor} asked to cancel it");
-        events::add(tx, id, Note::new("cancel-requested", &message))?;
+        events::add(tx, id, Note::new(EventKind::CancelRequested, &message))?;
     }
     Ok(())
 }

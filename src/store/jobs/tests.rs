@@ -29,7 +29,10 @@ async fn kinds(bench: &Bench, id: JobId) -> Vec<String> {
         .store
         .read(move |r| events::of_job(r, id, 0, 1000))
         .await;
-    rows.unwrap().into_iter().map(|e| e.kind).collect()
+    rows.unwrap()
+        .into_iter()
+        .map(|e| e.kind.to_string())
+        .collect()
 }
 
 async fn due(bench: &Bench, now: i64, limit: usize, running: &[JobId]) -> Vec<JobId> {
