@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::Config;
+use crate::deliver::Road;
 use crate::fetch::{self, Fetcher, Spool};
 use crate::intake::Intake;
 use crate::job::Board;
 use crate::publish::{self, Publisher};
-use crate::push::Road;
 use crate::runner::Runner;
 use crate::store::{self, Store};
 use crate::sys::clock::{Clock, SystemClock};

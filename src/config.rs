@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::Chain;
-use crate::{api, fetch, intake, publish, push, report, runner, store, unpack, verify, watch};
+use crate::{api, deliver, fetch, intake, publish, report, runner, store, unpack, verify, watch};
 
 pub use keys::Keys;
 pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, Loaded, Origin, Problem, Sources};
@@ -41,7 +41,7 @@ pub struct Config {
     /// How trees are published and how many versions stay.
     pub publish: publish::Config,
     /// How the road of a file treats what travels on it.
-    pub push: push::Config,
+    pub push: deliver::Config,
     /// How much is done at once, and how long ends may take.
     pub runner: runner::Config,
     /// Who is told what happens to files: signed callbacks.
@@ -111,7 +111,7 @@ impl Default for Config {
             verify: verify::Config::default(),
             unpack: unpack::Config::default(),
             publish: publish::Config::default(),
-            push: push::Config::default(),
+            push: deliver::Config::default(),
             runner: runner::Config::default(),
             report: report::Config::default(),
             watch: watch::Config::default(),

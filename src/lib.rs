@@ -5,10 +5,10 @@
 //!
 //! A push comes in by the ENS endpoint, the native API or a document in the inbox. [`wire`] turns its bytes into the
 //! nouns of [`datafile`]; [`intake`] decides what each file gets for an answer and commits a [`job`] to the [`store`]
-//! before anyone is answered. [`runner`] takes due jobs and sends each down the road, [`push`]: [`fetch`] brings the
+//! before anyone is answered. [`runner`] takes due jobs and sends each down the road, [`deliver`]: [`fetch`] brings the
 //! bytes, [`verify`] compares them with what was announced, [`unpack`] writes the tree into a private staging directory,
 //! and [`publish`] makes it a version and flips `current`. The outcome and its report are one transaction; [`report`]
-//! delivers it. Stations never import each other: `push` joins them, and `tests/it/layers.rs` holds the directions.
+//! delivers it. Stations never import each other: `deliver` joins them, and `tests/it/layers.rs` holds the directions.
 
 pub mod api;
 pub mod watch;
@@ -21,7 +21,7 @@ pub mod job;
 
 pub mod runner;
 
-pub mod push;
+pub mod deliver;
 
 pub mod fetch;
 pub mod publish;

@@ -21,8 +21,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::datafile::Content;
+use crate::deliver::{Done, Note, Road, Run, Stop};
 use crate::job::{Board, EventKind, Failure, Job, JobId, Outcome, Published, Stage, Unrecorded};
-use crate::push::{Done, Note, Road, Run, Stop};
 use crate::store::{self, Store, Topic, activations, events, jobs};
 use crate::sys::Live;
 use crate::sys::clock::Clock;

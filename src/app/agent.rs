@@ -299,7 +299,7 @@ struct Reload {
     intake: Arc<crate::intake::Intake>,
     reporter: crate::report::Handle,
     publisher: Arc<crate::publish::Publisher>,
-    road: Arc<crate::push::Road>,
+    road: Arc<crate::deliver::Road>,
     runner: Arc<crate::runner::Runner>,
     rules: Arc<Live<crate::verify::Config>>,
     local_urls: Arc<AtomicBool>,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::command::{Command, Denied};
 use crate::api::model::{Collected, Removed, Verified, VerifiedTree, WhatToVerify};
 use crate::datafile::Key;
-use crate::push::Verification;
+use crate::deliver::Verification;
 use crate::runner::{self, Runner};
 use crate::store::{Store, jobs, releases};
 use crate::sys::Chain;

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::datafile::{DataFile, Key};
+use crate::deliver::Verification;
 use crate::intake::Intake;
-use crate::push::Verification;
 use crate::runner::{Healed, Runner};
 use crate::sys::Chain;
 use crate::wire::push::Via;

@@ -3,7 +3,7 @@
 
 use super::Runner;
 use crate::datafile::{AppId, DataName, Key};
-use crate::push::Link;
+use crate::deliver::Link;
 use crate::store::events::{self, Note};
 use crate::store::{self, activations, releases};
 

@@ -5,8 +5,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Runner;
 use crate::datafile::Key;
+use crate::deliver::{Damage, Damaged, Depth, Stop, Verification};
 use crate::job::{Failure, Stage};
-use crate::push::{Damage, Damaged, Depth, Stop, Verification};
 use crate::store::{self, jobs, releases};
 use crate::sys::Chain;
 

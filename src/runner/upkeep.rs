@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Runner;
 use crate::datafile::{AppId, DataName, Key};
+use crate::deliver::{Candidate, Stop};
 use crate::job::{JobId, Published};
-use crate::push::{Candidate, Stop};
 use crate::store::{self, activations, releases};
 use crate::sys::Chain;
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use edgepush::sys::failure::{Kind, Retry};
-use edgepush::{fetch, intake, publish, push, report, store, unpack, verify};
+use edgepush::{deliver, fetch, intake, publish, report, store, unpack, verify};
 
 /// The stations in road order, with what they do.
 const STATIONS: [(&str, &str, &[Kind]); 8] = [
@@ -28,7 +28,7 @@ const STATIONS: [(&str, &str, &[Kind]); 8] = [
     (
         "the road",
         "joins the stations, and keeps to the time",
-        push::KINDS,
+        deliver::KINDS,
     ),
     ("store", "remembers", store::KINDS),
     ("report", "tells the receivers", report::KINDS),
