@@ -313,18 +313,6 @@ impl Runner {
 
     /// Takes up what an earlier life of this process has left.
     async fn take_up(&self) -> Result<(), store::Error> {
-        let lost = Stop::source_lost().into_failure(Stage::Fetch);
-        let given_up = self
-            .store
-            .write(move |tx| jobs::give_up_unreadable(tx, &lost))
-            .await?;
-        if given_up > 0 {
-            tracing::error!(
-                event = "source-lost",
-                files = given_up,
-                "the key of stored source URLs was lost; the files that waited have failed"
-            );
-        }
         let jobs = self.store.write(jobs::interrupted).await?;
         for job in jobs {
             tracing::info!(event = "taken-up", job = %job.id, data = %job.file.key, starts = job.starts, "going on with an interrupted file");

@@ -29,15 +29,8 @@ const INTERNAL: Kind = Kind {
     help: "A defect of the agent, or a machine out of threads: the log says more; please report it.",
 };
 
-const SOURCE_LOST: Kind = Kind {
-    name: "source-lost",
-    class: Class::Device,
-    retry: Retry::Transient,
-    help: "The key that source URLs are sealed with (`url.key` in the data directory) was lost or changed while the file was waiting: push it again.",
-};
-
 /// The failures of the road itself, beside those of its stations.
-pub const KINDS: &[Kind] = &[DEADLINE, GAVE_UP, SOURCE_LOST, INTERNAL];
+pub const KINDS: &[Kind] = &[DEADLINE, GAVE_UP, INTERNAL];
 
 /// How a run ended without a version.
 #[derive(Debug)]
@@ -162,16 +155,6 @@ impl Stop {
             Stage::Fetch,
             &GAVE_UP,
             format!("gave up after {starts} starts, none of which came to an end"),
-        )
-    }
-
-    /// The source of the file cannot be read any more.
-    #[must_use]
-    pub fn source_lost() -> Self {
-        Self::failed(
-            Stage::Fetch,
-            &SOURCE_LOST,
-            "the stored source of the file was sealed with another key".to_owned(),
         )
     }
 

@@ -8,7 +8,6 @@ use rusqlite::ffi;
 
 use crate::sys::durable;
 use crate::sys::failure::{Class, Kind, Retry};
-use crate::sys::secret;
 
 /// What can go wrong in the store. It can be cloned: one failed commit is told to every caller of its group.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -16,12 +15,6 @@ pub enum Error {
     /// The directory or the file of the database could not be prepared.
     #[error("prepare the database")]
     Prepare(#[source] Arc<durable::Error>),
-    /// The key of what is sealed in the database could not be read or made.
-    #[error("prepare the key of source URLs")]
-    Key(#[source] Arc<secret::Error>),
-    /// A text could not be sealed.
-    #[error("seal a source URL")]
-    Sealing,
     /// The database could not be opened or set up.
     #[error("{verb} `{}`", path.display())]
     Open {
@@ -179,14 +172,14 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> &'static Kind {
         match self {
-            Self::Prepare(_) | Self::Key(_) | Self::Open { .. } => &OPEN,
+            Self::Prepare(_) | Self::Open { .. } => &OPEN,
             Self::InUse { .. } => &IN_USE,
             Self::Newer { .. } | Self::Foreign { .. } => &NEWER,
             Self::Damaged { .. } => &DAMAGED,
             Self::Full => &FULL,
             Self::ReadOnly => &READ_ONLY,
             Self::Failed { .. } => &FAILED,
-            Self::Sql { .. } | Self::Row { .. } | Self::Sealing | Self::Panicked => &INTERNAL,
+            Self::Sql { .. } | Self::Row { .. } | Self::Panicked => &INTERNAL,
             Self::Busy => &BUSY,
             Self::Closed => &CLOSED,
         }
@@ -198,8 +191,6 @@ impl Error {
         match self {
             Self::Full | Self::ReadOnly | Self::Failed { .. } | Self::Busy | Self::Closed => true,
             Self::Prepare(_)
-            | Self::Key(_)
-            | Self::Sealing
             | Self::Open { .. }
             | Self::InUse { .. }
             | Self::Newer { .. }

@@ -38,13 +38,11 @@ mod schema;
 mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
-mod vault;
 
 use ballast::Ballast;
 pub use error::{Error, KINDS};
 pub use events::EventRow;
 pub use sql::{Reader, Tx};
-use vault::Vault;
 
 /// Work that may wait for the owner before callers have to.
 const QUEUE: usize = 1024;
@@ -135,7 +133,6 @@ struct Shared {
     clock: Arc<dyn Clock>,
     started: Instant,
     uptime_base_ms: i64,
-    vault: Vault,
     ballast: Ballast,
     /// The last write that the disk refused, until it takes one.
     refused: Mutex<Option<(Instant, Error)>>,
@@ -166,13 +163,7 @@ impl Store {
             Err(error) if error.is_full() && ballast.give_up() => schema::open_writer(path)?,
             opened => opened?,
         };
-        let vault = Vault::open(parent)?;
-        let shared = Arc::new(Shared::new(
-            clock,
-            saved_uptime(&conn, &vault)?,
-            vault,
-            ballast,
-        ));
+        let shared = Arc::new(Shared::new(clock, saved_uptime(&conn)?, ballast));
         let (sender, queue) = mpsc::channel(QUEUE);
         let readers = Readers::new(path.to_owned(), config.readers);
         let config = Arc::new(config);
@@ -375,12 +366,11 @@ impl Drop for Inner {
 }
 
 impl Shared {
-    fn new(clock: Arc<dyn Clock>, uptime_base_ms: i64, vault: Vault, ballast: Ballast) -> Self {
+    fn new(clock: Arc<dyn Clock>, uptime_base_ms: i64, ballast: Ballast) -> Self {
         Self {
             clock,
             started: Instant::now(),
             uptime_base_ms,
-            vault,
             ballast,
             refused: Mutex::default(),
             failed: watch::Sender::new(None),
@@ -499,7 +489,7 @@ impl Readers {
         };
         conn.execute_batch("BEGIN")
             .map_err(Error::sql("begin to read"))?;
-        let result = f(&Reader::new(&conn, shared.uptime_ms(), &shared.vault));
+        let result = f(&Reader::new(&conn, shared.uptime_ms()));
         // A connection that cannot end its transaction is not used again.
         if conn.execute_batch("ROLLBACK").is_ok() {
             self.idle().push(conn);
@@ -526,8 +516,8 @@ fn lock_directory(path: &Path) -> Result<File, Error> {
     }
 }
 
-fn saved_uptime(conn: &Connection, vault: &Vault) -> Result<i64, Error> {
-    let saved: Option<String> = Reader::new(conn, 0, vault).one(
+fn saved_uptime(conn: &Connection) -> Result<i64, Error> {
+    let saved: Option<String> = Reader::new(conn, 0).one(
         "read the uptime",
         "SELECT value FROM meta WHERE key = 'uptime_ms'",
         [],

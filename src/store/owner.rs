@@ -232,7 +232,7 @@ impl Owner {
 
     fn run_one(&self, work: &mut dyn Work, effects: &mut Effects) -> Result<(), Error> {
         self.execute("begin a piece of work", "SAVEPOINT piece")?;
-        let reader = Reader::new(&self.conn, self.shared.uptime_ms(), &self.shared.vault);
+        let reader = Reader::new(&self.conn, self.shared.uptime_ms());
         let tx = Tx::new(reader, self.shared.clock.now_ms(), &self.config);
         let result =
             catch_unwind(AssertUnwindSafe(|| work.run(&tx))).unwrap_or(Err(Error::Panicked));

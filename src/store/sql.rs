@@ -13,7 +13,6 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, RowIndex};
 
 use super::error::Error;
 use super::events::EventRow;
-use super::vault::Vault;
 use super::{Config, Topic};
 use crate::datafile::{Content, Key, Md5, Sha256};
 use crate::job::Stage;
@@ -22,21 +21,11 @@ use crate::job::Stage;
 pub struct Reader<'c> {
     conn: &'c Connection,
     uptime_ms: i64,
-    vault: &'c Vault,
 }
 
 impl<'c> Reader<'c> {
-    pub(super) fn new(conn: &'c Connection, uptime_ms: i64, vault: &'c Vault) -> Self {
-        Self {
-            conn,
-            uptime_ms,
-            vault,
-        }
-    }
-
-    /// Returns what seals the texts that must not lie open in the database.
-    pub(super) fn vault(&self) -> &'c Vault {
-        self.vault
+    pub(super) fn new(conn: &'c Connection, uptime_ms: i64) -> Self {
+        Self { conn, uptime_ms }
     }
 
     /// Returns how long agents have run on this database, in milliseconds: a clock that never jumps, that stands still

@@ -108,7 +108,7 @@ impl Secret {
 }
 
 /// Returns bytes that nobody can guess, from the kernel.
-pub fn random<const N: usize>() -> Result<[u8; N], Error> {
+fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {

@@ -1,5 +1,8 @@
 //! The main job, end to end: a real agent, a real origin, real kills.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use crate::support::archive::{md5, site, tar_gz, zip};
@@ -217,45 +220,44 @@ fn a_digest_that_nobody_had_asked_for_is_found_out_when_one_is_stated() {
 }
 
 #[test]
-fn a_signed_url_never_lies_open_on_the_disk() {
+fn only_the_agent_may_read_a_signed_url_and_only_until_the_job_ends() {
     let (origin, mut node) = (Origin::start(), TestNode::new(""));
     let archive = tar_gz(&site("1", 2000));
     let gate = Gate::new();
     origin.serve("/a", Reply::file(&archive).hold_at(1000, &gate));
     node.start();
-    // 1. Not while the file is on its way, and not in the journal of the database either.
+    // 1. While the job is open, its URL is in the database and its journal, and nobody else can open those.
     let url = format!("{}?sign=VERY-SECRET", origin.url("/a"));
     node.push(&[item("a", "1", "tar.gz", &archive, &url)]);
     origin.wait_for_hits("/a", 1);
-    let open = |node: &TestNode| {
-        let files = std::fs::read_dir(node.root())
-            .unwrap()
-            .map(|e| e.unwrap().path());
-        files
-            .filter(|f| f.is_file() && holds(f, b"VERY-SECRET"))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(open(&node), Vec::<std::path::PathBuf>::new());
-    // 2. A start with the key goes on; one without it says so, and the file may be pushed again.
+    let holders = files_with(&node, b"VERY-SECRET");
+    assert!(!holders.is_empty());
+    for path in &holders {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("edgepush.db"), "{}", path.display());
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+    // 2. After a crash the job goes on with it.
     node.kill();
-    std::fs::remove_file(node.root().join("url.key")).unwrap();
     gate.open();
     node.start();
-    let file = node.finish("a", "1");
-    assert_eq!(file["failure"]["kind"], "source-lost", "{file}");
-    assert_eq!(
-        node.push_codes(&[item("a", "1", "tar.gz", &archive, &url)]),
-        [0]
-    );
     assert_eq!(node.finish("a", "1")["state"], "succeeded");
-    assert_eq!(open(&node), Vec::<std::path::PathBuf>::new());
+    // 3. Once the job has ended and the journal is folded in, it is nowhere.
+    node.stop();
+    assert_eq!(files_with(&node, b"VERY-SECRET"), Vec::<PathBuf>::new());
 }
 
-fn holds(file: &std::path::Path, text: &[u8]) -> bool {
-    std::fs::read(file)
+/// Returns the files in the data directory itself that hold `text`.
+fn files_with(node: &TestNode, text: &[u8]) -> Vec<PathBuf> {
+    let holds = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap();
+        bytes.windows(text.len()).any(|w| w == text)
+    };
+    let files = std::fs::read_dir(node.root())
         .unwrap()
-        .windows(text.len())
-        .any(|w| w == text)
+        .map(|e| e.unwrap().path());
+    files.filter(|f| f.is_file() && holds(f)).collect()
 }
 
 #[test]

@@ -16,10 +16,9 @@ use super::events::{self, Note};
 use super::outbox;
 use super::releases;
 use super::sql::{self, Reader, Tx, read_content, read_key};
-use super::vault::Vault;
 use super::{Config, Topic};
 use crate::datafile::{ArchiveType, Content, DataFile, Key, SourceUrl};
-use crate::job::{EventKind, Failure, Job, JobId, JobState, Outcome, Published, Snapshot, Stage};
+use crate::job::{EventKind, Job, JobId, JobState, Outcome, Published, Snapshot, Stage};
 use crate::sys::units::show_bytes;
 use crate::wire::push::Via;
 use crate::wire::status::ResultCode;
@@ -76,7 +75,7 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
             file.size,
             file.md5.map(|d| d.to_string()),
             file.sha256.map(|d| d.to_string()),
-            tx.vault().seal(file.url.expose())?,
+            file.url.expose(),
             file.url.to_string(),
             millis(file.timeout),
             new.activate,
@@ -136,7 +135,7 @@ fn waiting(
     let most = i64::try_from(limit.saturating_add(running.len())).unwrap_or(i64::MAX);
     let params = params![now_ms, LONGEST_WAIT_MS, most, bound];
     let rows = reader.many("find due jobs", &waiting_sql(which), params, |r| {
-        Ok(readable(r, reader.vault()))
+        Ok(readable(r))
     })?;
     let due = rows
         .into_iter()
@@ -269,7 +268,7 @@ pub fn interrupted(tx: &Tx<'_>) -> Result<Vec<Job>, Error> {
         "SELECT j.*, f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file
          WHERE j.state = 'running' ORDER BY j.id",
         [],
-        |r| Ok(readable(r, tx.vault())),
+        |r| Ok(readable(r)),
     )?;
     let jobs: Vec<Job> = rows.into_iter().flatten().collect();
     for job in &jobs {
@@ -757,16 +756,16 @@ fn with_seq(reader: &Reader<'_>, id: JobId) -> Result<Option<(JobRow, i64)>, Err
 
 /// Reads a job for the runner. A row that cannot be read is left out and complained about, so that it cannot hold up the
 /// others for ever.
-fn readable(row: &Row<'_>, vault: &Vault) -> Option<Job> {
+fn readable(row: &Row<'_>) -> Option<Job> {
     let id = row.get::<_, i64>("id").unwrap_or(-1);
-    read_job(row, vault)
+    read_job(row)
         .inspect_err(
             |e| tracing::error!(job = id, error = %e, "a job cannot be read and is left alone"),
         )
         .ok()
 }
 
-fn read_job(row: &Row<'_>, vault: &Vault) -> rusqlite::Result<Job> {
+fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
     let content = read_content(row)?;
     let timeout: u64 = row.get("timeout_ms")?;
     Ok(Job {
@@ -777,7 +776,7 @@ fn read_job(row: &Row<'_>, vault: &Vault) -> rusqlite::Result<Job> {
             size: content.size,
             md5: content.md5,
             sha256: content.sha256,
-            url: SourceUrl::from(sql::parsed(row, "url", |text| open_url(vault, text))?),
+            url: SourceUrl::from(sql::parsed(row, "url", Url::parse)?),
             timeout: Duration::from_millis(timeout),
         },
         starts: row.get("starts")?,
@@ -786,44 +785,6 @@ fn read_job(row: &Row<'_>, vault: &Vault) -> rusqlite::Result<Job> {
         attempts: row.get("attempts")?,
         fetched: row.get("fetched")?,
     })
-}
-
-/// Why a stored URL cannot be used; not a word of it is in here.
-#[derive(Debug, thiserror::Error)]
-enum Lost {
-    #[error("it was sealed with another key")]
-    Key,
-    #[error("it is no URL")]
-    Url,
-}
-
-fn open_url(vault: &Vault, text: &str) -> Result<Url, Lost> {
-    let plain = vault.unseal(text).ok_or(Lost::Key)?;
-    Url::parse(&plain).map_err(|_| Lost::Url)
-}
-
-/// Ends the jobs whose source cannot be read any more, since the key that it was sealed with is gone; returns how many.
-pub fn give_up_unreadable(tx: &Tx<'_>, failure: &Failure) -> Result<usize, Error> {
-    let vault = tx.vault();
-    let open = tx.many(
-        "look for jobs that cannot be read",
-        "SELECT id, url FROM jobs WHERE state IN ('queued', 'running')",
-        [],
-        |r| Ok((r.get::<_, i64>(0)?, r.get::<_, Option<String>>(1)?)),
-    )?;
-    let lost = open
-        .into_iter()
-        .filter(|(_, url)| url.as_ref().is_none_or(|u| open_url(vault, u).is_err()));
-    let mut ended = 0;
-    for (id, _) in lost {
-        ended += usize::from(finish(
-            tx,
-            JobId(id),
-            &Outcome::Failed(failure.clone()),
-            tx.now_ms(),
-        )?);
-    }
-    Ok(ended)
 }
 
 fn millis(duration: Duration) -> i64 {
