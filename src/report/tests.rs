@@ -1,158 +1,24 @@
 //! The sender against a receiver on loopback that does what it is told.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::collections::{HashMap, HashSet};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use base64::Engine as _;
-use serde_json::Value;
 
+use self::receiver::{Delivery, Receiver};
 use super::*;
 use crate::job::Outcome;
 use crate::store::outbox::{Filter, OutboxRow};
 use crate::store::testing::{Bench, file, published};
 
+#[path = "../../tests/it/support/receiver.rs"]
+#[allow(dead_code, reason = "each story uses its own part of the support")]
+mod receiver;
+
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3";
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// One request as it came in.
-#[derive(Debug, Clone)]
-struct Hit {
-    headers: HashMap<String, String>,
-    body: Vec<u8>,
-    status: u16,
-    at: Instant,
-}
-
-impl Hit {
-    fn id(&self) -> &str {
-        &self.headers["webhook-id"]
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-
-    fn kind(&self) -> String {
-        self.json()["type"].as_str().unwrap().to_owned()
-    }
-
-    fn name(&self) -> String {
-        self.json()["data"]["name"]
-            .as_str()
-            .unwrap_or("")
-            .to_owned()
-    }
-}
-
-type Answer = Box<dyn FnMut(&Hit) -> (u16, String) + Send>;
-
-struct State {
-    answer: Answer,
-    hits: Vec<Hit>,
-}
-
-/// A receiver; it keeps what it was sent.
-#[derive(Clone)]
-struct Receiver {
-    address: SocketAddr,
-    state: Arc<Mutex<State>>,
-}
-
-impl Receiver {
-    /// Answers by `answer`: a status and further header lines.
-    fn answering(answer: impl FnMut(&Hit) -> (u16, String) + Send + 'static) -> Self {
-        Self::on("127.0.0.1:0".parse().unwrap(), answer)
-    }
-
-    /// Answers with these, then 204 for ever.
-    fn scripted(script: impl IntoIterator<Item = (u16, &'static str)>) -> Self {
-        let mut script: VecDeque<_> = script.into_iter().collect();
-        Self::answering(move |_| {
-            let (status, headers) = script.pop_front().unwrap_or((204, ""));
-            (status, headers.to_owned())
-        })
-    }
-
-    fn on(address: SocketAddr, answer: impl FnMut(&Hit) -> (u16, String) + Send + 'static) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
-        let receiver = Self {
-            address: listener.local_addr().unwrap(),
-            state: Arc::new(Mutex::new(State {
-                answer: Box::new(answer),
-                hits: Vec::new(),
-            })),
-        };
-        let state = Arc::clone(&receiver.state);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&state);
-                std::thread::spawn(move || {
-                    let mut reader = BufReader::new(&stream);
-                    while serve(&mut reader, &stream, &state).is_some() {}
-                });
-            }
-        });
-        receiver
-    }
-
-    fn answer_with(&self, answer: impl FnMut(&Hit) -> (u16, String) + Send + 'static) {
-        self.lock().answer = Box::new(answer);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn hits(&self) -> Vec<Hit> {
-        self.lock().hits.clone()
-    }
-
-    fn taken(&self) -> Vec<Hit> {
-        self.hits().into_iter().filter(|h| h.status < 300).collect()
-    }
-}
-
-fn serve(
-    reader: &mut BufReader<&TcpStream>,
-    mut stream: &TcpStream,
-    state: &Mutex<State>,
-) -> Option<()> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
-    let mut headers = HashMap::new();
-    loop {
-        line.clear();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else {
-            break;
-        };
-        headers.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    let mut body = vec![0; headers["content-length"].parse().unwrap()];
-    reader.read_exact(&mut body).ok()?;
-    let mut hit = Hit {
-        headers,
-        body,
-        status: 0,
-        at: Instant::now(),
-    };
-    let (status, more) = {
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (status, more) = (state.answer)(&hit);
-        hit.status = status;
-        state.hits.push(hit);
-        (status, more)
-    };
-    write!(
-        stream,
-        "HTTP/1.1 {status} X\r\n{more}Content-Length: 0\r\n\r\n"
-    )
-    .ok()
-}
 
 fn secret_file(bench: &Bench, name: &str, text: &str) -> PathBuf {
     let path = bench.dir.path().join(name);
@@ -244,16 +110,16 @@ fn hmac(key: &[u8], message: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(outer)
 }
 
-fn assert_signed(hit: &Hit, secret: &str) {
+fn assert_signed(hit: &Delivery, secret: &str) {
     let key = match secret.strip_prefix("whsec_") {
         Some(base64) => base64::engine::general_purpose::STANDARD
             .decode(base64)
             .unwrap(),
         None => secret.as_bytes().to_vec(),
     };
-    let head = format!("{}.{}.", hit.id(), hit.headers["webhook-timestamp"]);
+    let head = format!("{}.{}.", hit.id(), hit.header("webhook-timestamp"));
     let want = format!("v1,{}", hmac(&key, &[head.as_bytes(), &hit.body].concat()));
-    let found = &hit.headers["webhook-signature"];
+    let found = hit.header("webhook-signature");
     assert!(found.split(' ').any(|s| s == want), "{found} {want}");
 }
 
@@ -263,18 +129,18 @@ async fn a_callback_is_tried_until_it_is_taken_under_one_id_and_signed_each_time
     let receiver = Receiver::scripted([(500, ""), (500, ""), (200, "")]);
     let running = Running::start(&bench, config(vec![endpoint(&bench, "hook", &receiver)]));
     bench.accept(file("n", "1")).await;
-    until("a second attempt", || receiver.hits().len() >= 2).await;
+    until("a second attempt", || receiver.seen().len() >= 2).await;
     bench.clock.set(crate::store::testing::NOW + 5000);
     until_delivered(&bench).await;
-    let hits = receiver.hits();
+    let hits = receiver.seen();
     assert_eq!(hits.len(), 3);
     for hit in &hits {
         assert_eq!(hit.id(), hits[0].id());
         assert_eq!(hit.body, hits[0].body);
         assert_signed(hit, SECRET);
-        assert_eq!(hit.headers["content-type"], "application/json");
+        assert_eq!(hit.header("content-type"), "application/json");
     }
-    let stamp = |hit: &Hit| hit.headers["webhook-timestamp"].parse::<i64>().unwrap();
+    let stamp = |hit: &Delivery| hit.header("webhook-timestamp").parse::<i64>().unwrap();
     assert_eq!(stamp(&hits[0]), crate::store::testing::NOW / 1000);
     assert_eq!(
         stamp(&hits[2]),
@@ -313,7 +179,7 @@ async fn of_one_file_nothing_overtakes_and_no_file_waits_for_another() {
             .taken()
             .iter()
             .filter(|h| h.name() == name)
-            .map(Hit::kind)
+            .map(Delivery::kind)
             .collect()
     };
     let order = [outbox::ACCEPTED, outbox::PUBLISHED, outbox::ACTIVATED];
@@ -335,17 +201,23 @@ async fn of_one_file_nothing_overtakes_and_no_file_waits_for_another() {
 async fn a_receiver_that_wants_no_more_gets_no_more_until_a_reload() {
     let bench = Bench::new();
     let receiver = Receiver::answering(|_| (410, String::new()));
-    let settings = config(vec![endpoint(&bench, "hook", &receiver)]);
+    // It gets the same events: what it has after several refusals, the first one would have had by then.
+    let witness = Receiver::scripted([(503, ""); 4]);
+    let endpoints = vec![
+        endpoint(&bench, "hook", &receiver),
+        endpoint(&bench, "witness", &witness),
+    ];
+    let settings = config(endpoints);
     let running = Running::start(&bench, settings.clone());
     bench.accept(file("a", "1")).await;
-    until("the refusal", || !receiver.hits().is_empty()).await;
+    until("the refusal", || !receiver.seen().is_empty()).await;
     let end = Instant::now() + PATIENCE;
     while !bench.store.read(outbox::endpoints).await.unwrap()[0].disabled {
         assert!(Instant::now() < end, "the endpoint is never disabled");
     }
     bench.accept(file("b", "1")).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(receiver.hits().len(), 1);
+    until("the witness", || witness.taken().len() == 2).await;
+    assert_eq!(receiver.seen().len(), 1);
     receiver.answer_with(|_| (200, String::new()));
     running.handle.reload(settings).unwrap();
     until_delivered(&bench).await;
@@ -361,16 +233,16 @@ async fn a_receiver_that_asks_for_patience_gets_it_also_across_a_restart() {
     let settings = config(vec![endpoint(&bench, "hook", &receiver)]);
     let running = Running::start(&bench, settings.clone());
     bench.accept(file("a", "1")).await;
-    until("the answer", || !receiver.hits().is_empty()).await;
-    bench.accept(file("b", "1")).await;
+    // From here on the pause is known, also to the next start.
     let end = Instant::now() + PATIENCE;
     while bench.store.read(outbox::endpoints).await.unwrap()[0].not_before_ms == 0 {
         assert!(Instant::now() < end, "the wait is never noted");
     }
+    bench.accept(file("b", "1")).await;
     running.stop().await;
     let running = Running::start(&bench, settings);
     until_delivered(&bench).await;
-    let hits = receiver.hits();
+    let hits = receiver.seen();
     assert_eq!(hits.len(), 3);
     let waited = hits[1].at - hits[0].at;
     assert!(waited >= Duration::from_millis(1900), "{waited:?}");
@@ -393,8 +265,8 @@ async fn redirects_are_not_followed() {
     let running = Running::start(&bench, config(vec![endpoint(&bench, "hook", &receiver)]));
     bench.accept(file("a", "1")).await;
     until_delivered(&bench).await;
-    assert_eq!(receiver.hits().len(), 2);
-    assert!(elsewhere.hits().is_empty());
+    assert_eq!(receiver.seen().len(), 2);
+    assert!(elsewhere.seen().is_empty());
     running.stop().await;
 }
 
@@ -520,13 +392,13 @@ async fn two_secrets_sign_twice_and_cloud_events_are_cloud_events() {
     for hit in &hits {
         assert_signed(hit, SECRET);
         assert_signed(hit, second);
-        assert_eq!(hit.headers["webhook-signature"].split(' ').count(), 2);
+        assert_eq!(hit.header("webhook-signature").split(' ').count(), 2);
         assert_eq!(
-            hit.headers["content-type"],
+            hit.header("content-type"),
             "application/cloudevents+json; charset=UTF-8"
         );
-        assert_eq!(hit.headers["x-site"], "wuxi");
-        assert_eq!(hit.headers["authorization"], "Bearer T0KEN");
+        assert_eq!(hit.header("x-site"), "wuxi");
+        assert_eq!(hit.header("authorization"), "Bearer T0KEN");
         let event = hit.json();
         assert_eq!(event["specversion"], "1.0");
         assert_eq!(event["id"], hit.id());

@@ -3,7 +3,7 @@
 //!
 //! `EDGEPUSH_TEST_LONG=1` runs the story of outages and kills in its long form.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::archive::{site, tar_gz};
+use crate::support::dice;
 use crate::support::node::{PATIENCE, TestNode, item};
 use crate::support::origin::{Origin, Reply};
 use crate::support::receiver::{Delivery, Receiver};
@@ -35,10 +36,29 @@ impl Stage {
     }
 
     fn with(more: &str) -> Self {
-        let receiver = Receiver::start();
+        Self::reporting_to(Receiver::start(), "", more)
+    }
+
+    /// A second endpoint that gets every event as well. What it has, after it was refused again and again, the first one
+    /// would have had by then.
+    fn with_witness() -> (Self, Receiver) {
+        let witness = Receiver::start();
+        (
+            Self::reporting_to(Receiver::start(), &witness.url(), ""),
+            witness,
+        )
+    }
+
+    fn reporting_to(receiver: Receiver, witness: &str, more: &str) -> Self {
         let secrets = tempfile::tempdir().unwrap();
         let file = secret(&secrets, "new", SECRET);
-        let node = TestNode::new(&format!("{more}{}", report(&receiver, &[file])));
+        let mut config = format!("{more}{}", report(&receiver, std::slice::from_ref(&file)));
+        if !witness.is_empty() {
+            config += &format!(
+                "\n[[report.endpoints]]\nname = \"witness\"\nurl = {witness:?}\nsecret_files = [{file:?}]\n"
+            );
+        }
+        let node = TestNode::new(&config);
         Self {
             origin: Origin::start(),
             receiver,
@@ -67,6 +87,27 @@ impl Stage {
     fn wait_until_delivered(&self) {
         self.node.wait_for("an empty outbox", PATIENCE * 10, || {
             (self.outbox()["pending"] == 0).then_some(())
+        });
+    }
+
+    /// Waits until the receiver has given `status` this often.
+    fn wait_for_answers(&self, status: u16, count: usize) {
+        let given = || {
+            self.receiver
+                .seen()
+                .iter()
+                .filter(|d| d.status == status)
+                .count()
+        };
+        self.node.wait_for("answers of the receiver", PATIENCE, || {
+            (given() >= count).then_some(())
+        });
+    }
+
+    /// Waits until the witness has every event of `name`.
+    fn wait_for_witness(&self, witness: &Receiver, name: &str) {
+        self.node.wait_for("the witness", PATIENCE, || {
+            (by_file(&witness.seen()).get(name)? == &WHOLE).then_some(())
         });
     }
 
@@ -135,7 +176,7 @@ const WHOLE: [&str; 3] = ["file.accepted", "file.published", "file.activated"];
 #[test]
 fn a_receiver_that_is_away_changes_no_outcome_and_floods_no_log() {
     let mut stage = Stage::new();
-    stage.receiver.always(Some(503));
+    stage.receiver.always(503);
     stage.node.start();
     let names: Vec<String> = (0..30).map(|i| format!("n{i}")).collect();
     stage.push(&names);
@@ -150,8 +191,8 @@ fn a_receiver_that_is_away_changes_no_outcome_and_floods_no_log() {
         "accepted, published, activated of each, and the node's start"
     );
     // 2. A receiver that refuses for good changes no more than that.
-    stage.receiver.always(Some(403));
-    std::thread::sleep(Duration::from_secs(1));
+    stage.receiver.always(403);
+    stage.wait_for_answers(403, 5);
     let lines = stage.node.log().matches("callbacks-failing").count();
     assert_eq!(lines, 1, "one line a minute");
     assert!(
@@ -159,7 +200,7 @@ fn a_receiver_that_is_away_changes_no_outcome_and_floods_no_log() {
         "the path of a hook is often its password"
     );
     // 3. When it is back it hears everything, in order.
-    stage.receiver.always(None);
+    stage.receiver.always(204);
     stage.wait_until_delivered();
     let files = by_file(&stage.receiver.seen());
     assert_eq!(files.len(), names.len());
@@ -176,9 +217,7 @@ fn a_receiver_that_is_away_changes_no_outcome_and_floods_no_log() {
 fn nothing_is_lost_through_outages_and_kills() {
     let long = std::env::var_os("EDGEPUSH_TEST_LONG").is_some();
     let (rounds, files) = if long { (100, 34) } else { (6, 6) };
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
-    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut rng = dice::seeded();
     // The breaker of crash loops would end what was killed ten times, and rightly.
     let mut stage = Stage::with("[runner]\nstarts = 1000000\n");
     stage.node.start();
@@ -187,19 +226,17 @@ fn nothing_is_lost_through_outages_and_kills() {
         let names: Vec<String> = (0..files).map(|i| format!("r{round}n{i}")).collect();
         // 1. An outage begins somewhere before, or amid, the work of this round, or not at all.
         if rng.bool() {
-            stage
-                .receiver
-                .always(Some([500, 502, 503, 429][rng.usize(0..4)]));
+            stage.receiver.always([500, 502, 503, 429][rng.usize(0..4)]);
         }
         stage.push(&names);
         all.extend(names);
         std::thread::sleep(Duration::from_millis(rng.u64(0..80)));
         // 2. The agent is killed at some moment; the receiver is back before or after.
         if rng.bool() {
-            stage.receiver.always(None);
+            stage.receiver.always(204);
         }
         stage.node.kill();
-        stage.receiver.always(None);
+        stage.receiver.always(204);
         stage.node.start();
     }
     // 3. Everything that was answered has ended, and was told: once by its id, in order, and nothing after its end.
@@ -347,8 +384,8 @@ print(len(cases))
 
 #[test]
 fn a_receiver_that_wants_no_more_is_left_alone_until_a_reload() {
-    let mut stage = Stage::new();
-    stage.receiver.always(Some(410));
+    let (mut stage, witness) = Stage::with_witness();
+    stage.receiver.always(410);
     stage.node.start();
     stage.push(&["a".to_owned()]);
     assert_eq!(stage.node.finish("a", "1")["state"], "succeeded");
@@ -358,11 +395,11 @@ fn a_receiver_that_wants_no_more_is_left_alone_until_a_reload() {
             stage.node.log().contains("endpoint-disabled").then_some(())
         });
     let heard = stage.receiver.seen().len();
+    witness.script([(503, ""); 4]);
     stage.push(&["b".to_owned()]);
-    assert_eq!(stage.node.finish("b", "1")["state"], "succeeded");
-    std::thread::sleep(Duration::from_secs(1));
+    stage.wait_for_witness(&witness, "b");
     assert_eq!(stage.receiver.seen().len(), heard);
-    stage.receiver.always(None);
+    stage.receiver.always(204);
     stage.hang_up();
     stage.wait_until_delivered();
     for (name, kinds) in by_file(&stage.receiver.seen()) {
@@ -372,7 +409,7 @@ fn a_receiver_that_wants_no_more_is_left_alone_until_a_reload() {
 
 #[test]
 fn a_reload_does_not_cut_short_the_pause_that_a_receiver_asked_for() {
-    let mut stage = Stage::new();
+    let (mut stage, witness) = Stage::with_witness();
     stage
         .receiver
         .script(vec![(429, "Retry-After: 7200\r\n"); 50]);
@@ -380,23 +417,25 @@ fn a_reload_does_not_cut_short_the_pause_that_a_receiver_asked_for() {
     stage.push(&["a".to_owned()]);
     assert_eq!(stage.node.finish("a", "1")["state"], "succeeded");
     let named = |verdict: &str| stage.node.log().matches(verdict).count();
-    stage.node.wait_for("a refusal", PATIENCE, || {
-        (named("callback-failed") + named("callbacks-failing") > 0).then_some(())
-    });
-    // What was sent beside the first is told the same.
-    std::thread::sleep(Duration::from_millis(500));
-    let heard = stage.receiver.seen().len();
+    stage.wait_for_answers(429, 1);
     for reloads in 1..=2 {
         stage.hang_up();
         stage.node.wait_for("the reload", PATIENCE, || {
             (named("took the changed configuration") == reloads).then_some(())
         });
+        witness.script([(503, ""); 4]);
         let name = format!("b{reloads}");
         stage.push(std::slice::from_ref(&name));
-        assert_eq!(stage.node.finish(&name, "1")["state"], "succeeded");
+        stage.wait_for_witness(&witness, &name);
     }
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(stage.receiver.seen().len(), heard);
+    // What was on its way with the first refusal was refused as well; nothing came a second time, and nothing later.
+    let seen = stage.receiver.seen();
+    let ids: HashSet<&str> = seen.iter().map(Delivery::id).collect();
+    assert_eq!(ids.len(), seen.len());
+    assert!(
+        seen.iter()
+            .all(|delivery| !delivery.name().starts_with('b'))
+    );
 }
 
 #[test]

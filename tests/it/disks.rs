@@ -401,18 +401,7 @@ fn a_write_that_is_refused_as_read_only_fails_the_file_once() {
     node.start();
     publish_small(&node, &origin, "a", "1");
     node.stop();
-    node.run_through(&[
-        "strace",
-        "-D",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=renameat2",
-        "-e",
-        "inject=renameat2:error=EROFS",
-    ]);
+    node.fail_calls("renameat2", "error=EROFS", &[]);
     node.start();
     let archive = tar_gz(&site("2", 5));
     origin.serve("/2", Reply::file(&archive));
@@ -449,16 +438,7 @@ fn a_write_that_fails_fails_its_file_alone() {
     let mut broken = vec![node.root().join("spool").join(spooled)];
     let staging = node.root().join("staging");
     broken.extend((0..12).map(|n| staging.join(format!("2-{n}/big.bin"))));
-    let mut strace: Vec<String> = ["strace", "-D", "-f", "-qq", "-o", "/dev/null"]
-        .map(str::to_owned)
-        .into();
-    strace.extend(["-e", "trace=write", "-e", "inject=write:error=EIO"].map(str::to_owned));
-    for path in &broken {
-        strace.push("-P".to_owned());
-        strace.push(path.to_str().unwrap().to_owned());
-    }
-    let strace: Vec<&str> = strace.iter().map(String::as_str).collect();
-    node.run_through(&strace);
+    node.fail_calls("write", "error=EIO", &broken);
     node.start();
     let (tar, zip) = (tar(&big(4 * MIB, 1)), zip(&big(4 * MIB, 2)));
     origin.serve("/tar", Reply::file(&tar));
@@ -500,18 +480,7 @@ fn a_failed_sync_is_not_believed_and_not_repeated() {
     publish_small(&node, &origin, "a", "1");
     node.stop();
     // Each attempt's sync fails, the last one included.
-    node.run_through(&[
-        "strace",
-        "-D",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=syncfs",
-        "-e",
-        "inject=syncfs:error=EIO",
-    ]);
+    node.fail_calls("syncfs", "error=EIO", &[]);
     node.start();
     let archive = tar_gz(&site("2", 5));
     origin.serve("/2", Reply::file(&archive));
@@ -541,18 +510,7 @@ fn a_commit_that_fails_ends_the_process_and_the_next_start_recovers() {
     node.start();
     publish_small(&node, &origin, "a", "1");
     node.stop();
-    node.run_through(&[
-        "strace",
-        "-D",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=fsync,fdatasync",
-        "-e",
-        "inject=fsync,fdatasync:error=EIO:when=5+",
-    ]);
+    node.fail_calls("fsync,fdatasync", "error=EIO:when=5+", &[]);
     node.start();
     let archive = tar_gz(&site("2", 5));
     origin.serve("/2", Reply::file(&archive));
@@ -592,7 +550,9 @@ fn without_descriptors_requests_wait_and_nothing_dies() {
     let idle: Vec<_> = (0..80)
         .filter_map(|_| std::os::unix::net::UnixStream::connect(node.socket()).ok())
         .collect();
-    std::thread::sleep(Duration::from_millis(300));
+    node.wait_for("every descriptor to be taken", PATIENCE, || {
+        node.log().contains("accept_failed").then_some(())
+    });
     drop(idle);
     // 2. They are gone, and the node answers and works again.
     node.wait_for("an answer", PATIENCE, || {
@@ -681,29 +641,27 @@ fn a_disk_that_hangs_leaves_the_node_answering() {
     let pushing = std::thread::spawn(move || {
         http::unix(&socket, "POST", "/v1/pushes", Some(&new)).map(|a| a.status)
     });
-    std::thread::sleep(Duration::from_millis(300));
-    let mut slowest = Duration::ZERO;
     for n in 0..20 {
         for target in ["/v1/status", "/healthz"] {
-            let asked = Instant::now();
             let answer = http::unix(&node.socket(), "GET", target, None)
                 .unwrap_or_else(|e| panic!("{target}, round {n}: {e}"));
             assert_eq!(answer.status, 200, "{target}");
-            slowest = slowest.max(asked.elapsed());
         }
-        std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     node.assert_tree("a", &site("1", 5));
     // Long enough, and the watchdog is not fed any more: whoever supervises the agent ends it. Status still answers.
     supervisor.wait_until_hungry(&node);
     assert!(node.cli(&["status"]).status.success());
+    assert!(
+        !pushing.is_finished(),
+        "what waits for the disk is not answered"
+    );
     node.wait_for("the node to say that it hangs", PATIENCE, || {
         state(&node).contains("hangs").then_some(())
     });
     drop(frozen);
     let status = pushing.join().unwrap();
-    eprintln!("slowest answer of a hung node: {slowest:?}; the push that waited: {status:?}");
+    eprintln!("the push that waited: {status:?}");
     assert_eq!(node.finish("held", "1")["state"], "succeeded");
     publish_small(&node, &origin, "a", "2");
     supervisor.wait_until_fed(&node);

@@ -90,7 +90,7 @@ fn the_page_explains_every_kind() {
 /// Two stations may name the same failure, and mean the same then.
 #[test]
 fn every_kind_means_one_thing_and_says_what_to_do() {
-    let mut seen = BTreeMap::new();
+    let (mut seen, mut advice) = (BTreeMap::new(), BTreeMap::new());
     for (station, _, kinds) in STATIONS {
         for kind in kinds {
             let name = kind.name;
@@ -104,12 +104,14 @@ fn every_kind_means_one_thing_and_says_what_to_do() {
                 before, kind.class,
                 "{station}: `{name}` is of another class elsewhere"
             );
-            let sentence = kind.help.ends_with('.') && kind.help.len() > 20;
+            let words = kind.help.split(' ').count();
             assert!(
-                sentence,
+                kind.help.ends_with('.') && words >= 4,
                 "{station}: `{name}` does not say what to do: {}",
                 kind.help
             );
+            let other = advice.insert(kind.help, name).unwrap_or(name);
+            assert_eq!(other, name, "{station}: one advice for two kinds");
         }
     }
     assert!(seen.len() > 30, "found only {} kinds", seen.len());

@@ -7,13 +7,6 @@ use crate::support::archive::{md5, noise, tar};
 use crate::support::node::{APP, PATIENCE, TestNode, item};
 use crate::support::origin::{Origin, Reply};
 
-/// Resident memory of a process, in KiB.
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 fn size_of(dir: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let mut sum = 0;
@@ -62,15 +55,15 @@ fn many_pushes_leave_nothing_behind() {
         assert_eq!(node.finish("a", &version)["state"], "succeeded");
         times.push(started.elapsed());
         if n == 50 {
-            early = resident(node.pid());
+            early = node.memory().0;
         }
         if n % 250 == 0 {
-            eprintln!("after {n}: {} KiB", resident(node.pid()));
+            eprintln!("after {n}: {} KiB", node.memory().0 >> 10);
         }
         // The origin of this test would remember every archive.
         origin.serve(&path, Reply::status(404));
     }
-    let late = resident(node.pid());
+    let late = node.memory().0;
     let mean =
         |part: &[Duration]| part.iter().sum::<Duration>() / u32::try_from(part.len()).unwrap();
     let (first, last) = (mean(&times[10..60]), mean(&times[pushes - 50..]));
@@ -84,7 +77,7 @@ fn many_pushes_leave_nothing_behind() {
         .iter()
         .sum();
     eprintln!(
-        "{pushes} pushes of {kib} KiB: RSS {early} KiB after 50, {late} KiB at the end; {first:?} a push at first, {last:?} at the end; database {database} bytes, all {disk} bytes"
+        "{pushes} pushes of {kib} KiB: RSS {early} bytes after 50, {late} at the end; {first:?} a push at first, {last:?} at the end; database {database} bytes, all {disk} bytes"
     );
     // Two trees, two archives, and the database.
     let wanted = 4 * (kib as u64 + 64) * 1024 + database + (1 << 20);
@@ -103,13 +96,13 @@ fn many_pushes_leave_nothing_behind() {
         );
         assert!(
             late <= early + early / 10,
-            "{early} KiB have become {late} KiB"
+            "{early} bytes have become {late}"
         );
     } else {
         // Few pushes: the first pages of a process come and go.
         assert!(
             late <= early + early / 4,
-            "{early} KiB have become {late} KiB"
+            "{early} bytes have become {late}"
         );
     }
 }

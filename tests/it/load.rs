@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::archive;
 use crate::support::ens::{Ens, Scheme};
-use crate::support::node::{APP, TestNode, item};
+use crate::support::node::{APP, PATIENCE, TestNode, item};
 use crate::support::origin::{Origin, Reply};
 
 const ID: &str = "key-1";
@@ -17,8 +17,8 @@ const SECRET: &str = "secret-1";
 
 /// A node with one access key.
 fn node(api: &str) -> TestNode {
-    let keys = tempfile::tempdir().unwrap().keep();
-    let secret = keys.join("key.secret");
+    let keys = tempfile::tempdir().unwrap();
+    let secret = keys.path().join("key.secret");
     let mut file = std::fs::OpenOptions::new()
         .create_new(true)
         .write(true)
@@ -29,7 +29,6 @@ fn node(api: &str) -> TestNode {
     let access = format!("access_keys = [{{ id = {ID:?}, secret_file = {secret:?} }}]");
     let mut node = TestNode::new(&format!("[api]\n{access}\n{api}\n"));
     node.start();
-    std::fs::remove_dir_all(keys).unwrap();
     node
 }
 
@@ -61,7 +60,7 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 }
 
 #[test]
-fn slow_clients_are_gone_within_ten_seconds_and_good_ones_never_wait() {
+fn slow_clients_go_by_their_time_limit_and_good_ones_are_answered() {
     raise_descriptors();
     let node = node("");
     let address = node.http.unwrap();
@@ -71,23 +70,17 @@ fn slow_clients_are_gone_within_ten_seconds_and_good_ones_never_wait() {
         .collect();
     let body = "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100000\r\n\r\n";
     dripping.extend((0..20).map(|_| connect(address, body)));
-    let start = Instant::now();
+    let end = Instant::now() + PATIENCE;
     let ens = Ens::new(address, ID, SECRET, Scheme::Header);
     while !silent.is_empty() || !dripping.is_empty() {
         assert!(
-            start.elapsed() < Duration::from_secs(10),
+            Instant::now() < end,
             "still open: {} silent, {} dripping",
             silent.len(),
             dripping.len()
         );
-        let asked = Instant::now();
         let answer = ens.call("DescribeDataPushResult", &[("AppId", APP)]);
         assert_eq!(answer.status, 200);
-        assert!(
-            asked.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            asked.elapsed()
-        );
         for stream in &mut dripping {
             let _ = stream.write(b"x");
         }
@@ -142,14 +135,6 @@ impl KeptOpen {
     }
 }
 
-/// Resident memory of a process, in KiB.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    let number = line.unwrap().trim().split(' ').next().unwrap();
-    number.parse().unwrap()
-}
-
 #[test]
 fn ten_thousand_equal_pushes_are_one_publication_and_take_no_memory() {
     const PUSHES: usize = 10_000;
@@ -179,7 +164,7 @@ fn ten_thousand_equal_pushes_are_one_publication_and_take_no_memory() {
     assert_eq!(push_some(1), [0]);
     node.finish("once", "1");
     push_some(500);
-    let before = resident(node.pid());
+    let before = node.memory().0;
     let codes: Vec<u64> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| scope.spawn(|| push_some(PUSHES / CLIENTS)))
@@ -190,8 +175,8 @@ fn ten_thousand_equal_pushes_are_one_publication_and_take_no_memory() {
             .collect()
     });
     assert!(codes.len() == PUSHES && codes.iter().all(|code| *code == 100));
-    let grown = resident(node.pid()).saturating_sub(before);
-    assert!(grown < 24 * 1024, "{before} KiB and {grown} KiB more");
+    let grown = node.memory().0.saturating_sub(before);
+    assert!(grown < 24 << 20, "{before} bytes, and {grown} more");
     let file = node.file("once", "1").unwrap();
     let events = node.ask(
         "GET",

@@ -40,7 +40,7 @@ fn a_big_archive_takes_no_more_memory_than_a_small_one() {
             },
         );
         assert_eq!(file["state"], "succeeded", "{file}");
-        let peak = peak(node.pid());
+        let peak = node.memory().1;
         println!(
             "{kind} of {} MiB: at most {} MiB resident",
             length >> 20,
@@ -48,17 +48,6 @@ fn a_big_archive_takes_no_more_memory_than_a_small_one() {
         );
         assert!(peak < MOST, "{kind}: {peak} bytes");
     }
-}
-
-fn peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        << 10
 }
 
 fn tar_gz(blocks: usize) -> Vec<u8> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::archive::{site, tar_gz};
+use crate::support::dice;
 use crate::support::http;
 use crate::support::node::{APP, PATIENCE, TestNode, assert_tree, item};
 use crate::support::origin::{Origin, Reply};
@@ -169,7 +170,6 @@ fn keeping_no_version_is_refused_by_the_name_of_the_key() {
         let mut node = TestNode::new(extra);
         node.spawn();
         assert!(!node.wait_end().success());
-        std::thread::sleep(Duration::from_millis(50));
         assert!(node.log().contains(key), "{}", node.log());
     }
 }
@@ -289,18 +289,6 @@ impl Drop for Thaw {
     }
 }
 
-/// Numbers by a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % below
-    }
-}
-
 /// What the storm knows of one name.
 #[derive(Default)]
 struct Name {
@@ -326,15 +314,15 @@ const NAMES: [&str; 3] = ["n0", "n1", "n2"];
 struct Storm {
     node: TestNode,
     origin: Origin,
-    dice: Dice,
+    dice: fastrand::Rng,
     names: BTreeMap<&'static str, Name>,
     steps: BTreeMap<&'static str, u64>,
 }
 
 impl Storm {
     fn step(&mut self) {
-        let name = NAMES[usize::try_from(self.dice.next(3)).unwrap()];
-        let what = match self.dice.next(100) {
+        let name = NAMES[self.dice.usize(..3)];
+        let what = match self.dice.u64(..100) {
             0..40 => self.push_next(name),
             40..50 => self.push_again(name),
             50..62 => self.rollback(name),
@@ -365,7 +353,7 @@ impl Storm {
         if pushed == 0 {
             return "nothing";
         }
-        let version = (1 + self.dice.next(pushed)).to_string();
+        let version = (1 + self.dice.u64(..pushed)).to_string();
         let code = push(&self.node, &self.origin, name, &version);
         assert!([0, 100].contains(&code), "{code}");
         self.wait_live(name, &version);
@@ -414,7 +402,7 @@ impl Storm {
         if there.is_empty() {
             return None;
         }
-        let n = usize::try_from(self.dice.next(there.len() as u64)).unwrap();
+        let n = self.dice.usize(..there.len());
         Some(there[n].clone())
     }
 
@@ -439,7 +427,7 @@ impl Storm {
         let Some(version) = self.any_version(name) else {
             return "nothing";
         };
-        let pinned = self.dice.next(2) == 0;
+        let pinned = self.dice.bool();
         let body = json!({"app": APP, "name": name, "version": version, "pinned": pinned});
         let answer = self.node.ask("POST", "/v1/pin", Some(&body));
         if answer.status != 200 {
@@ -492,7 +480,7 @@ impl Storm {
         known.pushed += 1;
         let version = known.pushed.to_string();
         assert_eq!(push(&self.node, &self.origin, name, &version), 0);
-        std::thread::sleep(Duration::from_micros(self.dice.next(20_000)));
+        std::thread::sleep(Duration::from_micros(self.dice.u64(..20_000)));
         self.kill();
         self.wait_live(name, &version);
         "kill in a push"
@@ -558,16 +546,11 @@ fn a_storm_of_random_steps_never_takes_what_is_live_or_pinned() {
         Ok("1") => 10_000,
         _ => 250,
     };
-    let seed = std::env::var("EDGEPUSH_TEST_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) * 2_654_435_761 + 1);
-    eprintln!("storm of {steps} steps, EDGEPUSH_TEST_SEED={seed}");
     let extra = "[publish]\nkeep_versions = 2\ndurable = false\n[runner]\nupkeep_every = \"1s\"\n";
     let mut storm = Storm {
         node: TestNode::new(extra),
         origin: Origin::start(),
-        dice: Dice(seed | 1),
+        dice: dice::seeded(),
         names: BTreeMap::new(),
         steps: BTreeMap::new(),
     };

@@ -3,7 +3,6 @@
 //! These need root for their mounts.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,96 +11,12 @@ use edgepush::job::JobId;
 use edgepush::store::jobs::{self, NewJob};
 use edgepush::store::{Error, Store};
 use edgepush::sys::clock::SystemClock;
+
+use crate::support::disk::{Disk, may_mount};
 use edgepush::wire::push::Via;
 
-/// A file system of its own, unmounted at the end.
-struct Mount {
-    dir: tempfile::TempDir,
-    image: Option<PathBuf>,
-}
-
-impl Mount {
-    /// A tmpfs of `size`.
-    fn tmpfs(size: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let at = dir.path().join("mnt");
-        std::fs::create_dir(&at).unwrap();
-        let options = format!("size={size}");
-        run(
-            "mount",
-            &["-t", "tmpfs", "-o", &options, "tmpfs", text(&at)],
-        )?;
-        Some(Self { dir, image: None })
-    }
-
-    /// An ext4 of 32 MiB on a loop device.
-    fn ext4() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let (at, image) = (dir.path().join("mnt"), dir.path().join("image"));
-        std::fs::create_dir(&at).unwrap();
-        std::fs::File::create(&image)
-            .unwrap()
-            .set_len(32 << 20)
-            .unwrap();
-        run("mkfs.ext4", &["-q", text(&image)])?;
-        run(
-            "mount",
-            &["-o", "loop,errors=remount-ro", text(&image), text(&at)],
-        )?;
-        Some(Self {
-            dir,
-            image: Some(image),
-        })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("mnt")
-    }
-
-    fn database(&self) -> PathBuf {
-        self.path().join("edgepush.db")
-    }
-
-    /// Cuts the power: nothing that was not synced reaches the disk, and every write from now on fails.
-    fn cut_power(&self) -> Option<()> {
-        let script = "import fcntl, os, struct, sys\n\
-                      fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
-        run("python3", &["-c", script, text(&self.path())])
-    }
-
-    /// Lets the kernel find an error in the file system, which makes it read-only.
-    fn trip(&self) -> Option<()> {
-        let script = "dev=$(findmnt -no SOURCE \"$1\") && echo test > /sys/fs/ext4/${dev#/dev/}/trigger_fs_error";
-        run("sh", &["-c", script, "sh", text(&self.path())])
-    }
-
-    fn mount_again(&self) {
-        let image = self.image.as_ref().unwrap();
-        run("umount", &[text(&self.path())]).unwrap();
-        run("mount", &["-o", "loop", text(image), text(&self.path())]).unwrap();
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        run("umount", &["-l", text(&self.path())]);
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// Runs a command; says so if it fails, which under CI it must not.
-fn run(command: &str, arguments: &[&str]) -> Option<()> {
-    let why = match Command::new(command).args(arguments).output() {
-        Ok(output) if output.status.success() => return Some(()),
-        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Err(error) => error.to_string(),
-    };
-    assert!(std::env::var_os("CI").is_none(), "{command}: {why}");
-    eprintln!("SKIPPED: {command} {arguments:?}: {why}");
-    None
+fn database(disk: &Disk) -> PathBuf {
+    disk.path().join("edgepush.db")
 }
 
 fn open(path: &Path) -> Result<Store, Error> {
@@ -147,11 +62,12 @@ async fn assert_known(store: &Store, ids: &[JobId]) {
 
 #[tokio::test]
 async fn a_full_disk_refuses_pushes_and_forgets_none() {
-    let Some(disk) = Mount::tmpfs("3m") else {
+    if !may_mount("a full disk") {
         return;
-    };
+    }
+    let disk = Disk::tmpfs("size=3m");
     let filler = disk.path().join("filler");
-    let store = open(&disk.database()).unwrap();
+    let store = open(&database(&disk)).unwrap();
     std::fs::write(&filler, vec![0; 1 << 20]).unwrap();
     // 1. Pushes come in until the disk is full, and some more.
     let (mut answered, mut refused) = (Vec::new(), 0);
@@ -174,21 +90,22 @@ async fn a_full_disk_refuses_pushes_and_forgets_none() {
     answered.push(accept(&store, 9999).await.unwrap());
     // 4. And after a start without an orderly end, as far as one process can: the lock is all that goes.
     drop(store);
-    let store = open(&disk.database()).unwrap();
+    let store = open(&database(&disk)).unwrap();
     assert_known(&store, &answered).await;
 }
 
 #[tokio::test]
 async fn a_change_after_one_that_found_no_room_is_seen_to_be_in_use() {
-    let Some(disk) = Mount::tmpfs("3m") else {
+    if !may_mount("a full disk") {
         return;
-    };
-    let store = open(&disk.database()).unwrap();
+    }
+    let disk = Disk::tmpfs("size=3m");
+    let store = open(&database(&disk)).unwrap();
     accept(&store, 1).await.unwrap();
     store.close().await;
     drop(store);
     // 1. The first change of this run finds no room when it is committed.
-    let store = open(&disk.database()).unwrap();
+    let store = open(&database(&disk)).unwrap();
     let filler = disk.path().join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
@@ -198,7 +115,7 @@ async fn a_change_after_one_that_found_no_room_is_seen_to_be_in_use() {
     drop(file);
     std::fs::remove_file(&filler).unwrap();
     accept(&store, 2).await.unwrap();
-    let clean: String = rusqlite::Connection::open(disk.database())
+    let clean: String = rusqlite::Connection::open(database(&disk))
         .unwrap()
         .query_row("SELECT value FROM meta WHERE key = 'clean'", [], |r| {
             r.get(0)
@@ -209,15 +126,16 @@ async fn a_change_after_one_that_found_no_room_is_seen_to_be_in_use() {
 
 #[tokio::test]
 async fn a_disk_that_goes_away_ends_the_store_and_no_answer_is_lost() {
-    let Some(disk) = Mount::ext4() else { return };
-    let store = open(&disk.database()).unwrap();
+    if !may_mount("a disk that fails") {
+        return;
+    }
+    let disk = Disk::ext4("32M");
+    let store = open(&database(&disk)).unwrap();
     let mut answered = Vec::new();
     for version in 0..200 {
         answered.push(accept(&store, version).await.unwrap());
     }
-    if disk.cut_power().is_none() {
-        return;
-    }
+    disk.cut_power();
     // 1. What cannot be synced is not answered, and is not tried again.
     let error = accept(&store, 1000).await.unwrap_err();
     assert!(matches!(error, Error::Failed { .. }), "{error:?}");
@@ -232,7 +150,7 @@ async fn a_disk_that_goes_away_ends_the_store_and_no_answer_is_lost() {
     drop(store);
     // 2. After the power is back everything that was answered is known, and nothing else.
     disk.mount_again();
-    let store = open(&disk.database()).unwrap();
+    let store = open(&database(&disk)).unwrap();
     assert_known(&store, &answered).await;
     let counts = store.read(jobs::counts).await.unwrap();
     assert_eq!(counts[0].1, 200);
@@ -242,13 +160,14 @@ async fn a_disk_that_goes_away_ends_the_store_and_no_answer_is_lost() {
 
 #[tokio::test]
 async fn a_disk_that_becomes_read_only_refuses_pushes_and_answers_queries() {
-    let Some(disk) = Mount::ext4() else { return };
-    let store = open(&disk.database()).unwrap();
-    let id = accept(&store, 1).await.unwrap();
-    // 1. The kernel finds an error in the file system and makes it read-only under the agent.
-    if disk.trip().is_none() {
+    if !may_mount("a disk that fails") {
         return;
     }
+    let disk = Disk::ext4("32M");
+    let store = open(&database(&disk)).unwrap();
+    let id = accept(&store, 1).await.unwrap();
+    // 1. The kernel finds an error in the file system and makes it read-only under the agent.
+    disk.trip();
     for version in 2..10 {
         let error = accept(&store, version).await.unwrap_err();
         assert!(matches!(error, Error::ReadOnly), "{error:?}");
@@ -257,14 +176,14 @@ async fn a_disk_that_becomes_read_only_refuses_pushes_and_answers_queries() {
     assert_known(&store, &[id]).await;
     drop(store);
     // 3. A start on such a disk answers too, and takes nothing.
-    let store = open(&disk.database()).unwrap();
+    let store = open(&database(&disk)).unwrap();
     assert_known(&store, &[id]).await;
     let error = accept(&store, 2).await.unwrap_err();
     assert!(matches!(error, Error::ReadOnly), "{error:?}");
     drop(store);
     // 4. With a disk that can be written all is there.
     disk.mount_again();
-    let store = open(&disk.database()).unwrap();
+    let store = open(&database(&disk)).unwrap();
     assert_known(&store, &[id]).await;
     accept(&store, 2).await.unwrap();
 }

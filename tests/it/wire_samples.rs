@@ -1,6 +1,6 @@
 //! The answers of the ENS endpoint, compared whole with checked-in samples.
 //!
-//! `EDGEPUSH_REWRITE_SAMPLES=1 cargo test wire_samples` writes them anew; review the difference, it is what clients see.
+//! `EDGEPUSH_REWRITE=1 cargo test wire_samples` writes them anew; review the difference, it is what clients see.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ fn same_as_sample(name: &str, text: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data/wire")
         .join(format!("{name}.json"));
-    if std::env::var_os("EDGEPUSH_REWRITE_SAMPLES").is_some() {
+    if std::env::var_os("EDGEPUSH_REWRITE").is_some() {
         std::fs::write(&path, format!("{text}\n")).unwrap();
     }
     let sample = std::fs::read_to_string(&path).unwrap();

@@ -56,7 +56,12 @@ impl Disk {
         run("mkfs.ext4", &["-q", "-F", "-m", "0", image]);
         run(
             "mount",
-            &["-o", "loop", image, disk.mount.to_str().unwrap()],
+            &[
+                "-o",
+                "loop,errors=remount-ro",
+                image,
+                disk.mount.to_str().unwrap(),
+            ],
         );
         disk
     }
@@ -83,6 +88,19 @@ impl Disk {
     pub(crate) fn freeze(&self) -> Frozen {
         run("fsfreeze", &["-f", self.mount.to_str().unwrap()]);
         Frozen(self.mount.clone())
+    }
+
+    /// Cuts the power of an ext4: nothing that was not synced reaches the disk, and every write from now on fails.
+    pub(crate) fn cut_power(&self) {
+        let script = "import fcntl, os, struct, sys\n\
+                      fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
+        run("python3", &["-c", script, self.mount.to_str().unwrap()]);
+    }
+
+    /// Lets the kernel find an error in an ext4, which makes it read-only.
+    pub(crate) fn trip(&self) {
+        let script = "dev=$(findmnt -no SOURCE \"$1\") && echo test > /sys/fs/ext4/${dev#/dev/}/trigger_fs_error";
+        run("sh", &["-c", script, "sh", self.mount.to_str().unwrap()]);
     }
 
     /// Bytes that are in use.

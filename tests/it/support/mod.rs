@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each story uses its own part of the support")]
 
 pub(crate) mod archive;
+pub(crate) mod dice;
 pub(crate) mod disk;
 pub(crate) mod ens;
 pub(crate) mod http;

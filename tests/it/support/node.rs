@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -27,6 +28,8 @@ pub(crate) struct TestNode {
     config: String,
     agent: Option<Child>,
     log: Arc<Mutex<String>>,
+    /// Reads the log of the agent that runs.
+    reader: Option<JoinHandle<()>>,
     /// Set when the agent is started.
     pub(crate) http: Option<SocketAddr>,
     arguments: Vec<String>,
@@ -62,6 +65,7 @@ impl TestNode {
             config,
             agent: None,
             log: Arc::default(),
+            reader: None,
             http: None,
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -74,6 +78,18 @@ impl TestNode {
         if !value.is_empty() {
             self.environment.push((name.to_owned(), value.to_owned()));
         }
+    }
+
+    /// Lets system calls fail from the agent's next start on, as `strace` says: `fail_calls("write", "error=EIO", &[])`,
+    /// of these paths only if any are given.
+    pub(crate) fn fail_calls(&mut self, calls: &str, how: &str, paths: &[PathBuf]) {
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{how}"));
+        let mut arguments = vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null"];
+        arguments.extend(["-e", &trace, "-e", &inject]);
+        for path in paths {
+            arguments.extend(["-P", path.to_str().unwrap()]);
+        }
+        self.run_through(&arguments);
     }
 
     /// Runs the agent through another program, such as `strace …`, from its next start on.
@@ -150,14 +166,14 @@ impl TestNode {
             .unwrap();
         let mut stderr = child.stderr.take().unwrap();
         let log = Arc::clone(&self.log);
-        std::thread::spawn(move || {
+        self.reader = Some(std::thread::spawn(move || {
             let mut block = [0; 4096];
             while let Ok(n @ 1..) = stderr.read(&mut block) {
                 log.lock()
                     .unwrap()
                     .push_str(&String::from_utf8_lossy(&block[..n]));
             }
-        });
+        }));
         self.agent = Some(child);
     }
 
@@ -194,6 +210,17 @@ impl TestNode {
         self.agent.as_ref().unwrap().id()
     }
 
+    /// Resident memory of the agent in bytes: now, and at most so far.
+    pub(crate) fn memory(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let bytes = |field: &str| {
+            let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+            let number = line.split_whitespace().nth(1).unwrap();
+            number.parse::<u64>().unwrap() << 10
+        };
+        (bytes("VmRSS:"), bytes("VmHWM:"))
+    }
+
     /// Everything that the agent has logged so far, over all its lives.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
@@ -204,6 +231,14 @@ impl TestNode {
         let mut child = self.agent.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+        self.read_log_to_its_end();
+    }
+
+    /// Whatever the agent that has ended said is in the log afterwards.
+    fn read_log_to_its_end(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
     }
 
     /// Asks the agent to end, and waits until it has.
@@ -219,6 +254,7 @@ impl TestNode {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().unwrap() {
+                self.read_log_to_its_end();
                 return status;
             }
             if Instant::now() > end {

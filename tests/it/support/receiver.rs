@@ -1,66 +1,105 @@
-//! A receiver of callbacks on loopback: it keeps what it was sent and answers by a script.
+//! A receiver of callbacks on loopback: it records what it was sent, and answers by a script.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// One request as it came in.
+/// One request.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivery {
-    pub(crate) headers: Vec<(String, String)>,
+    /// By lower-case name.
+    headers: HashMap<String, String>,
     pub(crate) body: Vec<u8>,
     /// The status that it was answered with.
     pub(crate) status: u16,
+    pub(crate) at: Instant,
 }
 
 impl Delivery {
-    /// A header's value, by its lower-case name.
+    /// A header's value, by its lower-case name; empty if there is none.
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers
-            .iter()
-            .find(|(n, _)| n == name)
-            .map_or("", |(_, v)| v)
+        self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// The body as JSON.
+    pub(crate) fn id(&self) -> &str {
+        self.header("webhook-id")
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
+
+    /// The event's type.
+    pub(crate) fn kind(&self) -> String {
+        self.json()["type"].as_str().unwrap().to_owned()
+    }
+
+    /// The name of the file that the event is about; empty for an event of the node.
+    pub(crate) fn name(&self) -> String {
+        let body = self.json();
+        body["data"]["name"].as_str().unwrap_or("").to_owned()
+    }
 }
 
-#[derive(Default)]
+type Answer = Box<dyn FnMut(&Delivery) -> (u16, String) + Send>;
+
 struct State {
     script: VecDeque<(u16, String)>,
-    always: Option<u16>,
+    /// Once the script has ended.
+    answer: Answer,
     seen: Vec<Delivery>,
 }
 
-/// The receiver; it ends with its last handle.
+/// The receiver. It listens as long as the process lives.
 #[derive(Clone)]
 pub(crate) struct Receiver {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
 impl Receiver {
     /// Listens on a free port of 127.0.0.1 and answers 204 to everything.
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::answering(|_| (204, String::new()))
+    }
+
+    /// Answers by `answer`: a status, and header lines that each end in CRLF.
+    pub(crate) fn answering(
+        answer: impl FnMut(&Delivery) -> (u16, String) + Send + 'static,
+    ) -> Self {
+        Self::on("127.0.0.1:0".parse().unwrap(), answer)
+    }
+
+    /// Answers with these in order, then 204.
+    pub(crate) fn scripted(answers: impl IntoIterator<Item = (u16, &'static str)>) -> Self {
+        let receiver = Self::start();
+        receiver.script(answers);
+        receiver
+    }
+
+    /// Listens on `address`.
+    pub(crate) fn on(
+        address: SocketAddr,
+        answer: impl FnMut(&Delivery) -> (u16, String) + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let receiver = Self {
             address: listener.local_addr().unwrap(),
-            state: Arc::default(),
+            state: Arc::new(Mutex::new(State {
+                script: VecDeque::new(),
+                answer: Box::new(answer),
+                seen: Vec::new(),
+            })),
         };
-        let state = Arc::downgrade(&receiver.state);
+        let accepting = receiver.clone();
         std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Some(state) = state.upgrade() else { return };
-                if let Ok(stream) = stream {
-                    std::thread::spawn(move || serve(&stream, &state));
-                }
+            for stream in listener.incoming().flatten() {
+                let receiver = accepting.clone();
+                std::thread::spawn(move || receiver.serve(&stream));
             }
         });
         receiver
@@ -71,76 +110,88 @@ impl Receiver {
         format!("http://{}/hook", self.address)
     }
 
-    /// Answers the next requests with these statuses and headers (`"Name: value\r\n"`), in order.
+    /// Answers the next requests with these, in order.
     pub(crate) fn script(&self, answers: impl IntoIterator<Item = (u16, &'static str)>) {
         let answers = answers
             .into_iter()
             .map(|(status, headers)| (status, headers.to_owned()));
-        self.state.lock().unwrap().script.extend(answers);
+        self.state().script.extend(answers);
     }
 
-    /// Answers everything with `status` from now on, or 204 again.
-    pub(crate) fn always(&self, status: Option<u16>) {
-        self.state.lock().unwrap().always = status;
+    /// Answers by `answer` once the script has ended.
+    pub(crate) fn answer_with(
+        &self,
+        answer: impl FnMut(&Delivery) -> (u16, String) + Send + 'static,
+    ) {
+        self.state().answer = Box::new(answer);
+    }
+
+    /// Answers everything with `status` from now on.
+    pub(crate) fn always(&self, status: u16) {
+        self.answer_with(move |_| (status, String::new()));
     }
 
     /// Everything that came in so far.
     pub(crate) fn seen(&self) -> Vec<Delivery> {
-        self.state.lock().unwrap().seen.clone()
+        self.state().seen.clone()
     }
 
-    /// The accepted deliveries of one type.
+    /// What was answered with success.
+    pub(crate) fn taken(&self) -> Vec<Delivery> {
+        self.seen().into_iter().filter(|d| d.status < 300).collect()
+    }
+
+    /// The successful deliveries of one type.
     pub(crate) fn of_type(&self, kind: &str) -> Vec<Delivery> {
-        self.seen()
+        self.taken()
             .into_iter()
-            .filter(|d| d.status < 300 && d.json()["type"] == kind)
+            .filter(|d| d.kind() == kind)
             .collect()
     }
-}
 
-fn serve(stream: &TcpStream, state: &Mutex<State>) {
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(30)));
-    let mut reader = BufReader::new(stream);
-    while let Some(()) = serve_one(&mut reader, stream, state) {}
-}
-
-fn serve_one(
-    reader: &mut BufReader<&TcpStream>,
-    mut stream: &TcpStream,
-    state: &Mutex<State>,
-) -> Option<()> {
-    let mut headers = Vec::new();
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
-    loop {
-        line.clear();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else {
-            break;
-        };
-        headers.push((name.to_ascii_lowercase(), value.to_owned()));
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let length = headers
-        .iter()
-        .find(|(n, _)| n == "content-length")
-        .and_then(|(_, v)| v.parse().ok())
-        .unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let (status, extra) = {
-        let mut state = state.lock().unwrap();
-        let scripted = state.script.pop_front();
-        let (status, extra) = scripted.unwrap_or((state.always.unwrap_or(204), String::new()));
-        state.seen.push(Delivery {
+
+    fn serve(&self, stream: &TcpStream) {
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(30)));
+        let mut reader = BufReader::new(stream);
+        while self.serve_one(&mut reader, stream).is_some() {}
+    }
+
+    fn serve_one(&self, reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream) -> Option<()> {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
+        let mut headers = HashMap::new();
+        loop {
+            line.clear();
+            reader.read_line(&mut line).ok()?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else {
+                break;
+            };
+            headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        }
+        let length = headers.get("content-length").and_then(|v| v.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        reader.read_exact(&mut body).ok()?;
+        let mut delivery = Delivery {
             headers,
             body,
-            status,
-        });
-        (status, extra)
-    };
-    write!(
-        stream,
-        "HTTP/1.1 {status} X\r\n{extra}Content-Length: 0\r\n\r\n"
-    )
-    .ok()
+            status: 0,
+            at: Instant::now(),
+        };
+        let (status, more) = {
+            let mut state = self.state();
+            let scripted = state.script.pop_front();
+            let answer = scripted.unwrap_or_else(|| (state.answer)(&delivery));
+            delivery.status = answer.0;
+            state.seen.push(delivery);
+            answer
+        };
+        write!(
+            stream,
+            "HTTP/1.1 {status} X\r\n{more}Content-Length: 0\r\n\r\n"
+        )
+        .ok()
+    }
 }
