@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use super::failure::Nature;
 use super::frames::{Feed, FrameReader};
 use super::lanes::{Lane, SILENCE};
 use super::{Arrived, Note, Road, Run, Stop, Stopper, blocking, thread};
@@ -320,7 +321,7 @@ impl Pass {
                         .unpacking
                         .failure()
                         .await
-                        .is_some_and(|stop| !(proof && stop.is_unreadable()))
+                        .is_some_and(|stop| !(proof && stop.is(Nature::Unreadable)))
                     {
                         return Err(Stop::Closed);
                     }

@@ -5,7 +5,7 @@ use crate::fetch;
 use crate::job::{Failure, Stage};
 use crate::publish;
 use crate::sys::Chain;
-use crate::sys::failure::{Class, Kind, Retry};
+use crate::sys::failure::{Class, Fault, Kind, Retry};
 use crate::sys::units::show_bytes;
 use crate::unpack;
 use crate::verify;
@@ -29,7 +29,7 @@ const INTERNAL: Kind = Kind {
     help: "A defect of the agent, or a machine out of threads: the log says more; please report it.",
 };
 
-/// The failures of the road itself, beside those of its stations.
+/// The failures of the road itself, besides those of its stations.
 pub const KINDS: &[Kind] = &[DEADLINE, GAVE_UP, INTERNAL];
 
 /// How a run ended without a version.
@@ -41,6 +41,8 @@ pub enum Stop {
         failure: Failure,
         /// Whether the bytes themselves are in doubt, so that fetching them once more from zero may help.
         doubtful: bool,
+        /// What the road does about it.
+        nature: Nature,
     },
     /// The run was canceled or the agent is draining; the spool is kept.
     Interrupted,
@@ -48,12 +50,47 @@ pub enum Stop {
     Closed,
 }
 
+/// What kind of failure the road has to react to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nature {
+    /// The disk has no room: what was received would only keep it full.
+    DiskFull,
+    /// The bytes cannot be read as an archive: they may just be the wrong ones.
+    Unreadable,
+    /// Any other.
+    Other,
+}
+
+impl Nature {
+    fn of(fault: Option<Fault>) -> Self {
+        if fault.is_some_and(Fault::is_full) {
+            Self::DiskFull
+        } else {
+            Self::Other
+        }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed {
+            failure,
+            doubtful: false,
+            nature: Nature::Other,
+        }
+    }
+}
+
 impl Stop {
     fn failed(stage: Stage, kind: &Kind, message: String) -> Self {
-        Self::Failed {
-            failure: Failure::new(stage, kind, message),
-            doubtful: false,
+        Failure::new(stage, kind, message).into()
+    }
+
+    fn with(mut self, is: Nature) -> Self {
+        if let Self::Failed { nature, .. } = &mut self {
+            *nature = is;
         }
+        self
     }
 
     pub(super) fn fetch(error: fetch::Error) -> Self {
@@ -64,10 +101,7 @@ impl Stop {
         if let Some((expected, found)) = error.values() {
             (failure.expected, failure.found) = (Some(expected), Some(found));
         }
-        Self::Failed {
-            failure,
-            doubtful: false,
-        }
+        Self::from(failure).with(Nature::of(error.fault()))
     }
 
     pub(super) fn verify(error: verify::Error) -> Self {
@@ -75,10 +109,7 @@ impl Stop {
         if let Some((expected, found)) = error.values() {
             (failure.expected, failure.found) = (Some(expected), Some(found));
         }
-        Self::Failed {
-            failure,
-            doubtful: false,
-        }
+        failure.into()
     }
 
     /// `room` is what the disk has room for, where that is less than the configuration allows.
@@ -90,38 +121,41 @@ impl Stop {
             let error = publish::Error::TooLarge {
                 available: show_bytes(room),
             };
-            return Self::failed(Stage::Unpack, error.kind(), error.to_string());
+            return Self::failed(Stage::Unpack, error.kind(), error.to_string())
+                .with(Nature::DiskFull);
         }
         let mut failure = Failure::new(Stage::Unpack, error.kind(), Chain(error).to_string());
         failure.entry = error.entry().map(str::to_owned);
         failure.limit = error.limit().map(str::to_owned);
         failure.expected = error.expected().map(str::to_owned);
         failure.found = error.found().map(str::to_owned);
-        Self::Failed {
-            failure,
-            doubtful: false,
-        }
+        Self::from(failure).with(if error.is_unreadable() {
+            Nature::Unreadable
+        } else {
+            Nature::of(error.fault())
+        })
     }
 
     pub(super) fn spool(error: crate::sys::durable::Error) -> Self {
         let error = publish::Error::Durable(error);
-        Self::failed(Stage::Fetch, error.kind(), Chain(&error).to_string())
+        Self::station(Stage::Fetch, &error)
     }
 
     pub(super) fn publish(error: publish::Error) -> Self {
-        Self::failed(Stage::Publish, error.kind(), Chain(&error).to_string())
+        Self::station(Stage::Publish, &error)
+    }
+
+    fn station(stage: Stage, error: &publish::Error) -> Self {
+        Self::failed(stage, error.kind(), Chain(error).to_string()).with(Nature::of(error.fault()))
     }
 
     pub(super) fn spool_read(error: std::io::Error) -> Self {
-        let failure = Failure::new(
+        Self::failed(
             Stage::Fetch,
             &INTERNAL,
             format!("read the spool again: {error}"),
-        );
-        Self::Failed {
-            failure,
-            doubtful: true,
-        }
+        )
+        .doubted(None)
     }
 
     pub(super) fn conflict(
@@ -165,14 +199,11 @@ impl Stop {
     }
 
     /// Notes that the bytes are in doubt, and what was odd about the answer that brought them.
-    pub(super) fn doubted(self, suspicion: Option<&str>) -> Self {
-        match self.explained(suspicion) {
-            Self::Failed { failure, .. } => Self::Failed {
-                failure,
-                doubtful: true,
-            },
-            other => other,
+    pub(super) fn doubted(mut self, suspicion: Option<&str>) -> Self {
+        if let Self::Failed { doubtful, .. } = &mut self {
+            *doubtful = true;
         }
+        self.explained(suspicion)
     }
 
     pub(super) fn explained(mut self, suspicion: Option<&str>) -> Self {
@@ -183,26 +214,13 @@ impl Stop {
         self
     }
 
-    /// Tells whether the disk is full, or out of inodes.
-    pub(super) fn is_no_space(&self) -> bool {
-        matches!(self, Self::Failed { failure, .. } if matches!(failure.kind.as_str(), "no-space" | "no-inodes"))
+    pub(super) fn is(&self, what: Nature) -> bool {
+        matches!(self, Self::Failed { nature, .. } if *nature == what)
     }
 
     /// Tells whether what arrived is to blame, so that it is of no use for a later try.
     pub(super) fn is_content(&self) -> bool {
         matches!(self, Self::Failed { failure, .. } if failure.class == Class::Content)
-    }
-
-    /// Tells whether the archive cannot be read as one, which a damaged or different one cannot either.
-    pub(super) fn is_unreadable(&self) -> bool {
-        let Self::Failed { failure, .. } = self else {
-            return false;
-        };
-        failure.kind.starts_with("gzip-")
-            || matches!(
-                failure.kind.as_str(),
-                "not-an-archive" | "truncated" | "checksum" | "tar-eof" | "pax-malformed"
-            )
     }
 
     /// Returns the failure; an interruption has none of its own and becomes a plain one.

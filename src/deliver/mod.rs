@@ -39,6 +39,7 @@ use lanes::Lanes;
 use small::Workers;
 
 pub use crate::publish::Link;
+use failure::Nature;
 pub use failure::{KINDS, Stop};
 pub use heal::{Damage, Rebuilt};
 pub use keeping::{Candidate, Damaged, Depth, Verification};
@@ -202,7 +203,7 @@ impl Road {
         }
         let ended = self.bring(run).await;
         if let Err(stop) = &ended
-            && stop.is_no_space()
+            && stop.is(Nature::DiskFull)
         {
             // What was received would only keep the disk full.
             self.discard_partial(&run.job.file.key).await;
@@ -217,6 +218,7 @@ impl Road {
             Err(Stop::Failed {
                 failure,
                 doubtful: true,
+                ..
             }) => {
                 (run.note)(Note::Refetching(failure));
                 self.attempt(run, &room, true).await

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::policy::Denied;
 use crate::sys::durable;
-use crate::sys::failure::{Class, Kind, Retry};
+use crate::sys::failure::{Class, Fault, Kind, Retry};
 
 /// Where in an exchange with an origin something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,7 +206,7 @@ fn said(excerpt: Option<&String>) -> String {
 macro_rules! kinds {
     ($($id:ident = $name:literal, $class:ident, $retry:ident, $help:literal;)*) => {
         $(const $id: Kind = Kind { name: $name, class: Class::$class, retry: Retry::$retry, help: $help };)*
-        /// Every way in which this station fails.
+        /// Every way in which this station fails, besides [`FAULTS`](crate::sys::failure::FAULTS).
         pub const KINDS: &[Kind] = &[$($id),*];
     };
 }
@@ -266,12 +266,6 @@ kinds! {
         "The file did not arrive within its `timeout`: the message says what happened last; push again to go on.";
     CANCELED = "canceled", Request, Fatal,
         "An operator canceled it: push again if it is wanted.";
-    NO_SPACE = "no-space", Device, Fatal,
-        "The file system is full or out of inodes: free space, lower `publish.keep_versions`, or move the data directory.";
-    READ_ONLY = "read-only", Device, Fatal,
-        "The file system is mounted read-only, often after an error: look at the kernel's log, repair, and mount it again.";
-    IO = "io", Device, Transient,
-        "The system refused a file operation: the message names path and reason.";
     LOCAL_FILE = "local-file", Request, Fatal,
         "The file named by the push document cannot be read here: the message names path and reason.";
     CONFIG = "fetch-config", Policy, Fatal,
@@ -303,14 +297,10 @@ impl Cause {
             Self::Stalled { .. } => &STALLED,
             Self::Deadline { .. } => &DEADLINE,
             Self::Canceled => &CANCELED,
-            Self::File(e) => match e.source.kind() {
-                _ if durable::is_no_space(&e.source) => &NO_SPACE,
-                io::ErrorKind::ReadOnlyFilesystem => &READ_ONLY,
-                _ => &IO,
-            },
+            Self::File(e) => e.fault().kind(),
             Self::Local(_) | Self::NotAFile { .. } => &LOCAL_FILE,
             Self::Config { .. } => &CONFIG,
-            Self::Over => &IO,
+            Self::Over => Fault::Io.kind(),
         }
     }
 }
@@ -380,6 +370,15 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> &'static Kind {
         self.0.cause.kind()
+    }
+
+    /// Returns what this node lacks, if that is why.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        match &self.0.cause {
+            Cause::File(error) => Some(error.fault()),
+            _ => None,
+        }
     }
 
     /// Returns what went wrong.

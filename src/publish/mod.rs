@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::datafile::AppId;
 use crate::sys::durable;
-use crate::sys::failure::{Class, Kind, Retry};
+use crate::sys::failure::{Class, Fault, Kind, Retry};
 
 pub use layout::Layout;
 pub use release::{Flip, Link, Publisher, Record, Release, Staging};
@@ -119,24 +119,6 @@ impl Default for Config {
     }
 }
 
-const NO_SPACE: Kind = Kind {
-    name: "no-space",
-    class: Class::Device,
-    retry: Retry::Fatal,
-    help: "The file system is full or out of inodes: free space, lower `publish.keep_versions`, or move the data directory.",
-};
-const READ_ONLY: Kind = Kind {
-    name: "read-only",
-    class: Class::Device,
-    retry: Retry::Fatal,
-    help: "The file system is mounted read-only, often after an error: look at the kernel's log, repair, and mount it again.",
-};
-const IO: Kind = Kind {
-    name: "io",
-    class: Class::Device,
-    retry: Retry::Transient,
-    help: "The system refused a file operation: the message names path and reason.",
-};
 const SYNC: Kind = Kind {
     name: "sync-failed",
     class: Class::Device,
@@ -162,8 +144,8 @@ const IN_USE: Kind = Kind {
     help: "The version is live, pinned or held open by a program: activate another one, unpin it, or end the program.",
 };
 
-/// Every way in which this station fails.
-pub const KINDS: &[Kind] = &[NO_SPACE, READ_ONLY, IO, SYNC, CONFLICT, NOT_FOUND, IN_USE];
+/// Every way in which this station fails, besides [`FAULTS`](crate::sys::failure::FAULTS).
+pub const KINDS: &[Kind] = &[SYNC, CONFLICT, NOT_FOUND, IN_USE];
 
 /// Why a version could not be published, activated or removed.
 #[derive(Debug, thiserror::Error)]
@@ -256,22 +238,32 @@ impl Error {
         }
     }
 
-    /// Returns the row of [`KINDS`].
+    /// Returns what this node lacks, if that is why.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Admission { .. } | Self::TooLarge { .. } => Some(Fault::NoSpace),
+            Self::Durable(e) => Some(e.fault()),
+            Self::Sync { source, .. } if Fault::of(source).is_full() => Some(Fault::NoSpace),
+            Self::Manifest { .. } | Self::Layout(_) => Some(Fault::Io),
+            Self::Sync { .. }
+            | Self::Conflict { .. }
+            | Self::NotFound { .. }
+            | Self::InUse { .. } => None,
+        }
+    }
+
+    /// Returns the row of [`KINDS`] or of [`FAULTS`](crate::sys::failure::FAULTS).
     #[must_use]
     pub fn kind(&self) -> &'static Kind {
+        if let Some(fault) = self.fault() {
+            return fault.kind();
+        }
         match self {
-            Self::Admission { .. } | Self::TooLarge { .. } => &NO_SPACE,
-            Self::Durable(e) => match e.source.kind() {
-                _ if durable::is_no_space(&e.source) => &NO_SPACE,
-                io::ErrorKind::ReadOnlyFilesystem => &READ_ONLY,
-                _ => &IO,
-            },
-            Self::Sync { source, .. } if durable::is_no_space(source) => &NO_SPACE,
-            Self::Sync { .. } => &SYNC,
             Self::Conflict { .. } => &CONFLICT,
             Self::NotFound { .. } => &NOT_FOUND,
             Self::InUse { .. } => &IN_USE,
-            Self::Manifest { .. } | Self::Layout(_) => &IO,
+            _ => &SYNC,
         }
     }
 }

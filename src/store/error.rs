@@ -206,7 +206,7 @@ impl Error {
     pub(super) fn is_full(&self) -> bool {
         match self {
             Self::Full => true,
-            Self::Prepare(error) => durable::is_no_space(&error.source),
+            Self::Prepare(error) => error.fault().is_full(),
             _ => false,
         }
     }

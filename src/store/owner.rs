@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::fs::{self, OpenOptions};
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use super::schema;
 use super::sql::{Effects, Reader, Tx};
 use super::{Config, SAVE_UPTIME_MS, Shared};
 use crate::sys::failpoint::{Bug, is_seeded};
+use crate::sys::failure::Fault;
 use crate::sys::{Chain, durable};
 
 /// Most pieces of work in one transaction.
@@ -402,7 +402,7 @@ fn is_read_only(path: &Path) -> bool {
             let _ = fs::remove_file(&probe);
             false
         }
-        Err(error) => error.kind() == io::ErrorKind::ReadOnlyFilesystem,
+        Err(error) => Fault::of(&error) == Fault::ReadOnly,
     }
 }
 

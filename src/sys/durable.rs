@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::failpoint::{Bug, is_seeded};
+use super::failure::Fault;
 
 /// What failed, and on which path.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,14 @@ pub struct Error {
     /// What the system said.
     #[source]
     pub source: io::Error,
+}
+
+impl Error {
+    /// Returns what this node lacks, as far as the system says.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        Fault::of(&self.source)
+    }
 }
 
 /// Makes a mapper from an [`io::Error`] to an [`Error`] with `verb` and `path`.
@@ -165,15 +174,6 @@ pub fn replace_symlink(target: &Path, link: &Path) -> Result<(), Error> {
 /// Syncs the directory that holds `path`.
 pub fn sync_parent(path: &Path) -> Result<(), Error> {
     sync_dir(path.parent().unwrap_or(Path::new(".")))
-}
-
-/// Tells whether an error of the system means that the disk or its inodes or quota are used up.
-#[must_use]
-pub fn is_no_space(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }
 
 #[cfg(test)]

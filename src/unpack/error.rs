@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 
-use crate::sys::failure::{Class, Kind, Retry};
+use crate::sys::failure::{Class, Fault, Kind, Retry};
 
 /// Longest part of a member's name that a message shows, in bytes.
 const SHOWN: usize = 300;
@@ -30,10 +30,10 @@ macro_rules! reasons {
             }
         }
 
-        /// Every way in which unpacking can fail: the reasons to refuse an archive, then what this node may lack.
+        /// Every way in which unpacking can fail, besides [`FAULTS`](crate::sys::failure::FAULTS).
         pub const KINDS: &[Kind] = &[
             $(Kind { name: $name, class: Class::Content, retry: Retry::Fatal, help: $help },)*
-            NO_SPACE, NO_INODES, NO_DESCRIPTORS, READ_ONLY, IO, CANCELED, INPUT,
+            CANCELED, INPUT,
         ];
     };
 }
@@ -98,36 +98,6 @@ reasons! {
     LimitRatio "limit-ratio" "The archive expands by more than `max_ratio` to one; it looks like a bomb. Raise the limit if it is meant.",
 }
 
-const NO_SPACE: Kind = Kind {
-    name: "no-space",
-    class: Class::Device,
-    retry: Retry::Fatal,
-    help: "The disk or the quota is full; free space, or lower how many versions are kept.",
-};
-const NO_INODES: Kind = Kind {
-    name: "no-inodes",
-    class: Class::Device,
-    retry: Retry::Fatal,
-    help: "The file system has no inodes left; remove files, or make it with more inodes.",
-};
-const NO_DESCRIPTORS: Kind = Kind {
-    name: "no-descriptors",
-    class: Class::Device,
-    retry: Retry::Transient,
-    help: "The process or the system has too many open files; raise `LimitNOFILE`.",
-};
-const READ_ONLY: Kind = Kind {
-    name: "read-only",
-    class: Class::Device,
-    retry: Retry::Fatal,
-    help: "The file system is mounted read-only, often after a disk error; look into the kernel log.",
-};
-const IO: Kind = Kind {
-    name: "io",
-    class: Class::Device,
-    retry: Retry::Transient,
-    help: "The system refused to read or write a file; the message says which and why.",
-};
 const CANCELED: Kind = Kind {
     name: "canceled",
     class: Class::Request,
@@ -153,8 +123,8 @@ pub enum Error {
     /// This node could not write what the archive holds.
     #[error("{verb} `{entry}`")]
     Disk {
-        /// The row of [`KINDS`].
-        kind: &'static Kind,
+        /// What that means.
+        why: DiskError,
         /// What was tried, such as `create`.
         verb: &'static str,
         /// The member it was tried for, escaped.
@@ -166,6 +136,16 @@ pub enum Error {
     /// The work was stopped from outside.
     #[error("stopped before the archive was unpacked")]
     Canceled,
+}
+
+/// What an error of the disk means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskError {
+    /// This node lacks something.
+    Fault(Fault),
+    /// The file system takes fewer names than the limits allow: a smaller `NAME_MAX`, or it folds
+    /// case.
+    Name(Reason),
 }
 
 /// What is wrong with an archive, and where.
@@ -271,7 +251,10 @@ impl Error {
         match self {
             Self::Refused(refusal) => refusal.reason.kind(),
             Self::Input(_) => &INPUT,
-            Self::Disk { kind, .. } => kind,
+            Self::Disk { why, .. } => match why {
+                DiskError::Fault(fault) => fault.kind(),
+                DiskError::Name(reason) => reason.kind(),
+            },
             Self::Canceled => &CANCELED,
         }
     }
@@ -324,18 +307,13 @@ impl Error {
     /// Makes the error of a system call: `verb` was tried for the member `entry`.
     pub(super) fn disk(verb: &'static str, entry: &[u8], source: io::Error) -> Self {
         use rustix::io::Errno;
-        let errno = source.raw_os_error().map(Errno::from_raw_os_error);
-        let kind = match errno {
-            // The disk's view of names that passed the limits: a smaller NAME_MAX, a file system that folds case.
-            Some(Errno::NAMETOOLONG) => Reason::PathTooLong.kind(),
-            Some(Errno::EXIST) => Reason::PathConflict.kind(),
-            Some(Errno::NOSPC | Errno::DQUOT) => &NO_SPACE,
-            Some(Errno::ROFS) => &READ_ONLY,
-            Some(Errno::MFILE | Errno::NFILE) => &NO_DESCRIPTORS,
-            _ => &IO,
+        let why = match source.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NAMETOOLONG) => DiskError::Name(Reason::PathTooLong),
+            Some(Errno::EXIST) => DiskError::Name(Reason::PathConflict),
+            _ => DiskError::Fault(Fault::of(&source)),
         };
         Self::Disk {
-            kind,
+            why,
             verb,
             entry: escape(entry),
             source,
@@ -343,26 +321,44 @@ impl Error {
     }
 
     /// Turns "no space" into "no inodes", for a file system that has space and no inodes left.
-    pub(super) fn out_of_inodes(self) -> Self {
+    pub(super) fn out_of_inodes(mut self) -> Self {
+        if let Self::Disk { why, .. } = &mut self {
+            *why = DiskError::Fault(Fault::NoInodes);
+        }
+        self
+    }
+
+    /// Returns what this node lacks, if that is why.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
         match self {
             Self::Disk {
-                kind,
-                verb,
-                entry,
-                source,
-            } if *kind == NO_SPACE => Self::Disk {
-                kind: &NO_INODES,
-                verb,
-                entry,
-                source,
-            },
-            other => other,
+                why: DiskError::Fault(fault),
+                ..
+            } => Some(*fault),
+            Self::Disk { .. } | Self::Refused(_) | Self::Input(_) | Self::Canceled => None,
         }
     }
 
-    /// Tells whether the disk had no room.
-    pub(super) fn is_no_space(&self) -> bool {
-        *self.kind() == NO_SPACE
+    /// Returns whether the bytes cannot be read as an archive at all, which also happens when they
+    /// are damaged or belong to another file.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        let Self::Refused(refusal) = self else {
+            return false;
+        };
+        matches!(
+            refusal.reason,
+            Reason::NotAnArchive
+                | Reason::Truncated
+                | Reason::Checksum
+                | Reason::TarEof
+                | Reason::PaxMalformed
+                | Reason::GzipHeader
+                | Reason::GzipCrc
+                | Reason::GzipData
+                | Reason::GzipTrailing
+        )
     }
 }
 
@@ -431,14 +427,10 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_disk_are_told_apart() {
+    fn errors_of_the_disk_blame_the_node_or_the_name() {
         use rustix::io::Errno;
         for (errno, name) in [
             (Errno::NOSPC, "no-space"),
-            (Errno::DQUOT, "no-space"),
-            (Errno::ROFS, "read-only"),
-            (Errno::MFILE, "no-descriptors"),
-            (Errno::IO, "io"),
             (Errno::NAMETOOLONG, "path-too-long"),
         ] {
             let error = Error::disk("create", b"x", errno.into());

@@ -17,6 +17,7 @@ use super::error::Error;
 use super::path::split_last;
 use super::tree::{FilePlan, Mtime};
 use crate::datafile::{Digest, Sha256};
+use crate::sys::failure::Fault;
 
 /// Zeros, for the digest of a hole.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -363,7 +364,7 @@ fn times(mtime: Mtime) -> Timestamps {
 
 /// Tells "no inodes" from "no space", by asking the file system that `root` is on.
 pub(super) fn explain(error: Error, root: BorrowedFd<'_>) -> Error {
-    let no_inodes = error.is_no_space()
+    let no_inodes = error.fault() == Some(Fault::NoSpace)
         && rustix::fs::fstatvfs(root).is_ok_and(|stat| stat.f_files > 0 && stat.f_favail == 0);
     if no_inodes {
         error.out_of_inodes()

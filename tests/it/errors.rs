@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use edgepush::sys::failure::{Kind, Retry};
+use edgepush::sys::failure::{FAULTS, Kind, Retry};
 use edgepush::{deliver, fetch, intake, publish, report, store, unpack, verify};
 
 /// The stations in road order, with what they do.
-const STATIONS: [(&str, &str, &[Kind]); 8] = [
+const STATIONS: [(&str, &str, &[Kind]); 9] = [
     (
         "intake",
         "takes or refuses the elements of a push",
@@ -29,6 +29,11 @@ const STATIONS: [(&str, &str, &[Kind]); 8] = [
         "the road",
         "joins the stations, and keeps to the time",
         deliver::KINDS,
+    ),
+    (
+        "this node",
+        "what any station that works on files may run into",
+        FAULTS,
     ),
     ("store", "remembers", store::KINDS),
     ("report", "tells the receivers", report::KINDS),
