@@ -16,6 +16,7 @@ use crate::store::jobs::{self, NewJob};
 use crate::store::releases::{self, ReleaseRow};
 use crate::store::{self, Store, Tx};
 use crate::sys::failure::{Class, Kind, Retry};
+use crate::sys::only::Only;
 use crate::wire::push::Via;
 use crate::wire::push::{Item, MAX_ITEMS, Push};
 use crate::wire::status::ResultCode;
@@ -27,7 +28,7 @@ pub struct Config {
     /// The region of this node: a push whose strategy does not select it is refused.
     pub region: String,
     /// The applications that may be pushed: "any", or a list of their ids.
-    pub apps: Apps,
+    pub apps: Only<AppId>,
     /// "auto": a pushed version becomes live. "manual": it waits for `edgepush activate`.
     pub activate: Activate,
     /// What differs from `activate` for single applications, by their id.
@@ -40,7 +41,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             region: "local".to_owned(),
-            apps: Apps::Any,
+            apps: Only::Any,
             activate: Activate::Auto,
             apps_activate: BTreeMap::new(),
             max_items: MAX_ITEMS,
@@ -64,50 +65,6 @@ pub enum Activate {
     Auto,
     /// When an operator says so.
     Manual,
-}
-
-/// Which applications are known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Apps {
-    /// Every application.
-    Any,
-    /// These.
-    Listed(Vec<AppId>),
-}
-
-impl Serialize for Apps {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Any => serializer.serialize_str("any"),
-            Self::Listed(apps) => apps.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Apps {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Apps;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("\"any\" or a list of application ids")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Apps, E> {
-                if text == "any" {
-                    return Ok(Apps::Any);
-                }
-                Err(E::invalid_value(serde::de::Unexpected::Str(text), &self))
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Apps, A::Error> {
-                let mut apps = Vec::new();
-                while let Some(app) = seq.next_element()? {
-                    apps.push(app);
-                }
-                Ok(Apps::Listed(apps))
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
 }
 
 /// Why a whole push is not taken. Nothing of it was written.
@@ -302,10 +259,7 @@ impl Intake {
     /// Tells whether an application may be pushed and asked for.
     #[must_use]
     pub fn knows(&self, app: &AppId) -> bool {
-        match &self.config().apps {
-            Apps::Any => true,
-            Apps::Listed(apps) => apps.contains(app),
-        }
+        self.config().apps.holds(app)
     }
 
     /// Admits a push: one answer per element, in their order, after everything accepted is on the disk.

@@ -11,6 +11,8 @@
 //! delivers it. Stations never import each other: `deliver` joins them, and `tests/it/layers.rs` holds the directions.
 
 pub mod api;
+pub mod ens;
+pub mod http;
 pub mod watch;
 
 pub mod wire;

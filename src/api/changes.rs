@@ -13,13 +13,13 @@ use axum::extract::{Query, State};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use super::body::read_whole;
 use super::command::{Command, Reply};
 use super::error::ApiError;
 use super::native::{Answer, ok};
-use super::server::Peer;
 use super::{Api, model};
 use crate::datafile::Key;
+use crate::http::Peer;
+use crate::http::body::read_whole;
 use crate::intake;
 use crate::job::JobId;
 use crate::store::activations::{self, Reason, Request, Requested};
@@ -47,7 +47,7 @@ pub(super) async fn push(State(api): State<Arc<Api>>, body: Body) -> Answer {
     }
     let (bytes, _place) = read_whole(body, MAX_DOCUMENT, &api.bodies).await?;
     let text = std::str::from_utf8(&bytes).map_err(ApiError::bad_request)?;
-    let sources = match api.live().config.file_urls {
+    let sources = match api.config().file_urls {
         true => Sources::Local,
         false => Sources::Remote,
     };

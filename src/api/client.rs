@@ -9,10 +9,11 @@ use url::Url;
 
 use super::model::{
     Activated, Activations, Canceled, Collected, Event, Events, File, Files, NodeStatus, Outbox,
-    Pin, Problem, Push, Pushed, Readiness, Releases, Removed, Replay, Replayed, Retried, Verified,
+    Pin, Push, Pushed, Readiness, Releases, Removed, Replay, Replayed, Retried, Verified,
     WhatToVerify, WhichJob, WhichName, WhichVersion,
 };
 use crate::datafile::Key;
+use crate::http::Problem;
 use crate::job::JobId;
 
 /// How long an agent may take to accept a connection.

@@ -1,8 +1,9 @@
-//! The ENS endpoint and the native API; the one place where errors become HTTP.
+//! The native API, and the ENS endpoint of a node, on its two listeners.
 //!
 //! Two listeners, one [`Api`]. Over TCP come the contract's calls at `/`, signed, and everything that only looks: status,
-//! page, metrics, kept archives. Over the unix socket comes whoever may open it, and may do everything. `server` bounds
-//! the connections and `connection` wraps hyper; `ens`, `native` and `changes` answer; [`client`] is the other end.
+//! page, metrics, kept archives. Over the unix socket comes whoever may open it, and may do everything. [`http`] serves
+//! the connections; `node` is what the contract's calls do here; `native` and `changes` answer; [`client`] is the other
+//! end.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::datafile::Key;
+use crate::ens::{self, Endpoint, KeyConfig, RateConfig};
+use crate::http::body::Bodies;
+use crate::http::{self, Settings};
 use crate::intake::Intake;
 use crate::job::Board;
 use crate::store::Store;
@@ -22,25 +26,22 @@ use crate::sys::clock::Clock;
 use crate::sys::secret::{self, Secret};
 use crate::wire::download::FileKey;
 
+use node::Node;
+
 mod archives;
-mod body;
 mod changes;
 pub mod client;
 pub mod command;
-mod connection;
-mod ens;
 mod error;
 mod events;
-mod keys;
 pub mod metrics;
 pub mod model;
 mod native;
+mod node;
 mod page;
 mod routes;
-mod server;
 
 pub use command::{Command, Denied};
-pub use keys::{AnyOr, KeyConfig, RateConfig};
 pub use metrics::Gauges;
 
 /// The file below the data directory that holds the key of download paths, where the configuration names none.
@@ -67,7 +68,7 @@ pub struct Config {
     pub file_key: Option<PathBuf>,
     /// Host and port at which clients reach this node, for download paths. Absent: as they reached it.
     pub public_address: Option<String>,
-    /// Connections at once on each listener. Beyond it, the longest idle one makes room.
+    /// Connections at once on each listener. A further one waits until one of them ends; an idle one ends by `head_timeout`.
     pub max_connections: usize,
     /// How long the head of a request may take, and how long a connection may be idle.
     #[serde(with = "crate::sys::units::duration")]
@@ -149,7 +150,7 @@ pub struct Deps {
 pub enum Error {
     /// An access key cannot be used.
     #[error(transparent)]
-    Keys(#[from] keys::Error),
+    Keys(#[from] ens::Error),
     /// The key of download paths cannot be used.
     #[error("prepare the key of download paths")]
     FileKey(#[source] secret::Error),
@@ -167,85 +168,94 @@ pub struct Listeners {
 /// The ENS endpoint and the native API of one node.
 pub struct Api {
     deps: Deps,
-    live: RwLock<Arc<Live>>,
-    file_key: FileKey,
-    rates: keys::Rates,
-    bodies: body::Bodies,
+    config: RwLock<Arc<Config>>,
+    ens: Arc<Endpoint<Node>>,
+    file_key: Arc<FileKey>,
+    bodies: Bodies,
     followers: Arc<Semaphore>,
-    counters: metrics::Counters,
+    counters: Arc<metrics::Counters>,
     started_ms: i64,
     listen_http: OnceLock<SocketAddr>,
     draining: CancellationToken,
 }
 
-/// What a reload replaces.
-struct Live {
-    config: Config,
-    keys: keys::Keys,
-}
-
-impl Live {
-    fn load(config: Config) -> Result<Self, Error> {
-        let keys = keys::Keys::load(&config.access_keys)?;
-        Ok(Self { config, keys })
+impl Config {
+    fn ens(&self) -> ens::Config {
+        ens::Config {
+            access_keys: self.access_keys.clone(),
+            insecure_tcp: self.insecure_tcp_intake,
+            rate: self.rate,
+            public_address: self.public_address.clone(),
+        }
     }
 }
 
 /// Checks what a start would: that every access key has an id of its own and a secret.
 pub fn check(config: &Config) -> Result<(), Error> {
-    keys::Keys::load(&config.access_keys)?;
-    Ok(())
+    Ok(ens::check(&config.access_keys)?)
 }
 
 impl Api {
     /// Reads the secrets that the configuration names.
     pub fn new(config: Config, deps: Deps) -> Result<Self, Error> {
         let file_key = read_file_key(&config, &deps.data_dir).map_err(Error::FileKey)?;
-        let bodies = body::Bodies::new(config.body_timeout);
+        let file_key = Arc::new(file_key);
+        let bodies = Bodies::new(config.body_timeout);
+        let counters = Arc::<metrics::Counters>::default();
+        let draining = CancellationToken::new();
+        let node = Node {
+            deps: deps.clone(),
+            counters: Arc::clone(&counters),
+            draining: draining.clone(),
+        };
+        let clock = Arc::clone(&deps.clock);
+        let key = Arc::clone(&file_key);
+        let ens = Endpoint::new(node, config.ens(), key, bodies.clone(), clock)?;
         let started_ms = deps.clock.now_ms();
         Ok(Self {
-            live: RwLock::new(Arc::new(Live::load(config)?)),
+            config: RwLock::new(Arc::new(config)),
             deps,
+            ens: Arc::new(ens),
             file_key,
-            rates: keys::Rates::default(),
             bodies,
             followers: Arc::new(Semaphore::new(FOLLOWERS)),
-            counters: metrics::Counters::default(),
+            counters,
             started_ms,
             listen_http: OnceLock::new(),
-            draining: CancellationToken::new(),
+            draining,
         })
     }
 
     /// Replaces access keys, rates and who may look; connections, time limits and the key of download paths stay as they
     /// were at the start. When it fails, everything stays.
     pub fn reload(&self, config: Config) -> Result<(), Error> {
-        let live = Arc::new(Live::load(config)?);
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        self.ens.reload(config.ens())?;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         Ok(())
     }
 
     /// Serves until `drain`, then ends what is at work.
     pub async fn serve(self: Arc<Self>, listeners: Listeners, drain: CancellationToken) {
-        let live = self.live();
-        let patience = connection::Patience {
-            head: live.config.head_timeout,
-            write: live.config.write_timeout,
+        let config = self.config();
+        let settings = Settings {
+            connections: config.max_connections,
+            head: config.head_timeout,
+            write: config.write_timeout,
+            unreadable: ens::unreadable,
         };
-        let places = live.config.max_connections;
         if let Some(address) = listeners.tcp.as_ref().and_then(|l| l.local_addr().ok()) {
             self.listen_http.get_or_init(|| address);
         }
         let tcp = async {
             if let Some(listener) = listeners.tcp {
                 let router = routes::over_tcp(Arc::clone(&self));
-                server::run(listener, router, places, patience, drain.clone()).await;
+                http::serve(listener, router, settings, drain.clone()).await;
             }
         };
         let unix = async {
             if let Some(listener) = listeners.unix {
                 let router = routes::over_unix(Arc::clone(&self));
-                server::run(listener, router, places, patience, drain.clone()).await;
+                http::serve(listener, router, settings, drain.clone()).await;
             }
         };
         let end_streams = async {
@@ -256,8 +266,8 @@ impl Api {
         tokio::join!(tcp, unix, end_streams, count);
     }
 
-    fn live(&self) -> Arc<Live> {
-        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn is_draining(&self) -> bool {

@@ -14,15 +14,6 @@ use crate::wire::push::Via;
 use crate::wire::status::ResultCode;
 use crate::wire::status::Status;
 
-/// Why something was not done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// For programs: `bad-request`, `forbidden`, `not-found`, `conflict`, `unavailable`, `internal`.
-    pub code: String,
-    /// For people.
-    pub message: String,
-}
-
 /// The answer to a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushed {

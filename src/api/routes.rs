@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{get, post};
 use axum::{Extension, Router};
 
-use super::error::ApiError;
-use super::server::Peer;
-use super::{Api, StatusFor, archives, changes, ens, events, metrics, native, page};
+use super::{Api, StatusFor, archives, changes, events, metrics, native, page};
+use crate::ens;
+use crate::http::{ApiError, Peer};
 
 /// The contract's calls, signed, and everything that only looks.
 pub(super) fn over_tcp(api: Arc<Api>) -> Router {
@@ -18,17 +18,17 @@ pub(super) fn over_tcp(api: Arc<Api>) -> Router {
         Arc::clone(&api),
         for_those_who_may_look,
     ));
-    common().merge(looking).with_state(api)
+    common(&api).merge(looking).with_state(api)
 }
 
 /// Everything.
 pub(super) fn over_unix(api: Arc<Api>) -> Router {
-    common().merge(looking()).merge(doing()).with_state(api)
+    common(&api).merge(looking()).merge(doing()).with_state(api)
 }
 
-fn common() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/", any(ens::call))
+fn common(api: &Api) -> Router<Arc<Api>> {
+    Arc::clone(&api.ens)
+        .router()
         .route("/healthz", get(native::healthz))
         .route("/readyz", get(native::readyz))
         .route("/file/1/{app}/{name}/{version}", get(archives::download))
@@ -72,7 +72,7 @@ async fn for_those_who_may_look(
     request: Request,
     next: Next,
 ) -> Response {
-    let allowed = match api.live().config.status_for {
+    let allowed = match api.config().status_for {
         StatusFor::Anyone => true,
         StatusFor::Loopback => peer.is_on_this_machine(),
         StatusFor::Nobody => false,

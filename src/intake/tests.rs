@@ -370,7 +370,7 @@ async fn a_whole_push_is_refused_for_its_application_its_region_or_its_length() 
     let bench = Bench::new();
     let config = Config {
         region: "cn-wuxi-5".to_owned(),
-        apps: Apps::Listed(vec![AppId::parse("other").unwrap()]),
+        apps: Only::These(vec![AppId::parse("other").unwrap()]),
         max_items: 1,
         ..Config::default()
     };
@@ -378,7 +378,7 @@ async fn a_whole_push_is_refused_for_its_application_its_region_or_its_length() 
     let refused = intake.admit(push(vec![file("n", "1")]), Via::Ens).await;
     assert!(matches!(refused, Err(Error::UnknownApp { .. })));
     intake.reload(Config {
-        apps: Apps::Any,
+        apps: Only::Any,
         ..config
     });
     let refused = intake
@@ -417,9 +417,9 @@ async fn a_store_that_cannot_write_refuses_the_push() {
 fn the_configuration_names_any_application_or_a_list() {
     let read = |text: &str| toml::from_str::<Config>(text);
     assert_eq!(read("").unwrap(), Config::default());
-    assert_eq!(read("apps = \"any\"").unwrap().apps, Apps::Any);
+    assert_eq!(read("apps = \"any\"").unwrap().apps, Only::Any);
     let listed = read("apps = [\"a\"]\nactivate = \"manual\"").unwrap();
-    assert_eq!(listed.apps, Apps::Listed(vec![AppId::parse("a").unwrap()]));
+    assert_eq!(listed.apps, Only::These(vec![AppId::parse("a").unwrap()]));
     assert_eq!(listed.activate, Activate::Manual);
     let text = toml::to_string(&listed).unwrap();
     assert_eq!(read(&text).unwrap(), listed);

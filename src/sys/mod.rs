@@ -9,6 +9,7 @@ pub mod failpoint;
 pub mod failure;
 pub mod landlock;
 pub mod live;
+pub mod only;
 pub mod secret;
 pub mod space;
 pub mod systemd;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::errors::Refusal;
+use super::status::Status;
 
 /// The media type of every answer.
 pub const CONTENT_TYPE: &str = "application/json;charset=utf-8";
@@ -26,8 +27,8 @@ pub struct PushResult {
 pub struct RegionState {
     /// The region.
     pub region: String,
-    /// `PUSHING`, `SUCCESS` or `FAILED`.
-    pub status: &'static str,
+    /// How the push stands there.
+    pub status: Status,
     /// When the push that led to this status began, in milliseconds.
     pub start_ms: i64,
     /// When the status was reached, in milliseconds.
@@ -219,7 +220,8 @@ struct RegionSpelling<'a> {
 
 impl<'a> From<&'a Row> for RowSpelling<'a> {
     fn from(row: &'a Row) -> Self {
-        let stats = ["PUSHING", "SUCCESS", "FAILED"].map(|status| status_stat(row, status));
+        let stats = [Status::Pushing, Status::Success, Status::Failed]
+            .map(|status| status_stat(row, status));
         Self {
             name: &row.name,
             version: &row.version,
@@ -230,7 +232,7 @@ impl<'a> From<&'a Row> for RowSpelling<'a> {
     }
 }
 
-fn status_stat<'a>(row: &'a Row, status: &'static str) -> Option<StatusStat<'a>> {
+fn status_stat<'a>(row: &'a Row, status: Status) -> Option<StatusStat<'a>> {
     let regions: Vec<RegionSpelling<'a>> = row
         .regions
         .iter()
@@ -243,7 +245,7 @@ fn status_stat<'a>(row: &'a Row, status: &'static str) -> Option<StatusStat<'a>>
         })
         .collect();
     (!regions.is_empty()).then_some(StatusStat {
-        status,
+        status: status.as_str(),
         region_id_count: regions.len(),
         region_ids: RegionIds { region_id: regions },
     })

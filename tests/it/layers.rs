@@ -21,14 +21,16 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ("runner", "deliver store job datafile sys"),
     ("report", "store job wire datafile sys"),
     ("watch", "intake wire store job sys"),
-    ("api", "intake store job wire datafile sys"),
+    ("http", "sys"),
+    ("ens", "http wire datafile sys"),
+    ("api", "http ens intake store job wire datafile sys"),
     (
         "config",
         "api watch intake runner deliver fetch publish unpack verify report store datafile sys",
     ),
     (
         "app",
-        "config api watch intake runner deliver fetch publish unpack verify report store wire job datafile sys",
+        "config api http ens watch intake runner deliver fetch publish unpack verify report store wire job datafile sys",
     ),
     ("cli", "app config api wire unpack datafile job sys"),
     ("main", "cli"),

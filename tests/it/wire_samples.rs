@@ -9,6 +9,7 @@ use edgepush::wire::envelope::{
     push_answer,
 };
 use edgepush::wire::errors::{Code, Refusal};
+use edgepush::wire::status::Status;
 
 const ID: &str = "4C467B38-3910-447D-87BC-AC049166F216";
 
@@ -35,7 +36,7 @@ fn result(name: &str, version: &str, result_code: u16, descrip: &str) -> PushRes
     }
 }
 
-fn state(region: &str, status: &'static str, descrip: &str) -> RegionState {
+fn state(region: &str, status: Status, descrip: &str) -> RegionState {
     RegionState {
         region: region.to_owned(),
         status,
@@ -77,19 +78,19 @@ fn describe() {
                 name: "app01".to_owned(),
                 version: "1.0".to_owned(),
                 regions: vec![
-                    state("cn-wuxi-5", "SUCCESS", "Success"),
+                    state("cn-wuxi-5", Status::Success, "Success"),
                     state(
                         "cn-wuhan-2",
-                        "FAILED",
+                        Status::Failed,
                         "digest-mismatch in verify: match md5",
                     ),
-                    state("cn-chengdu-4", "SUCCESS", "Success"),
+                    state("cn-chengdu-4", Status::Success, "Success"),
                 ],
             },
             Row {
                 name: "app01".to_owned(),
                 version: "1.1".to_owned(),
-                regions: vec![state("cn-wuxi-5", "PUSHING", "queued")],
+                regions: vec![state("cn-wuxi-5", Status::Pushing, "queued")],
             },
         ],
     };

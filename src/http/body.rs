@@ -7,18 +7,11 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::HeaderMap;
-use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::wire::errors::{Code, Refusal};
-use crate::wire::parameters::FormReader;
-
 /// What buys more time: a body may be long, but not slow. In bytes per second.
 const SLOWEST: u32 = 64 * 1024;
-/// Longest form body as it is sent: a `Data` of 8 MiB may be three times as long there.
-const MAX_FORM: usize = 28 << 20;
 /// Bodies beyond this take one of the few places for big ones.
 const BIG: usize = 64 * 1024;
 /// Big bodies that are kept at once.
@@ -26,14 +19,15 @@ const BIG_AT_ONCE: usize = 4;
 
 /// How bodies are taken: how long one may take that hardly arrives at all, and the places for big ones.
 #[derive(Debug, Clone)]
-pub(super) struct Bodies {
+pub struct Bodies {
     patience: Duration,
     big: Arc<Semaphore>,
 }
 
 impl Bodies {
     /// Gives a body that hardly arrives `patience`.
-    pub(super) fn new(patience: Duration) -> Self {
+    #[must_use]
+    pub fn new(patience: Duration) -> Self {
         Self {
             patience,
             big: Arc::new(Semaphore::new(BIG_AT_ONCE)),
@@ -41,48 +35,32 @@ impl Bodies {
     }
 }
 
-/// A form body that was read, and the place it takes as long as it is kept.
-pub(super) struct Form {
-    pub(super) reader: FormReader,
-    pub(super) sha256: [u8; 32],
-    pub(super) place: Option<OwnedSemaphorePermit>,
-}
-
-/// Reads a body, as pairs if it is a form; of any other body the digest is taken only.
-pub(super) async fn read_form(
-    headers: &HeaderMap,
-    body: Body,
-    bodies: &Bodies,
-) -> Result<Form, Refusal> {
-    let is_form = headers
-        .get("content-type")
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            let kind = value.split(';').next().unwrap_or("").trim();
-            kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
-        });
-    let mut chunks = Chunks::new(body, MAX_FORM, bodies);
-    let mut reader = FormReader::default();
-    let mut sha256 = Sha256::new();
-    while let Some(chunk) = chunks.next().await? {
-        sha256.update(&chunk);
-        if is_form {
-            reader.push(&chunk)?;
-        }
-    }
-    Ok(Form {
-        reader,
-        sha256: sha256.finalize().into(),
-        place: chunks.place,
-    })
+/// Why a request body was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// It is longer than the endpoint accepts.
+    #[error("the request body is too large: at most {max} bytes are accepted")]
+    TooLarge {
+        /// The limit.
+        max: usize,
+    },
+    /// It did not arrive in time.
+    #[error("the request body did not arrive in time")]
+    Slow,
+    /// It is not valid HTTP, or the connection broke.
+    #[error("the request body cannot be read")]
+    Broken,
+    /// Too many large bodies are being read already.
+    #[error("too many large requests at once")]
+    Busy,
 }
 
 /// Reads a body of at most `max` bytes whole.
-pub(super) async fn read_whole(
+pub async fn read_whole(
     body: Body,
     max: usize,
     bodies: &Bodies,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), BodyError> {
     let mut chunks = Chunks::new(body, max, bodies);
     let mut whole = BytesMut::new();
     while let Some(chunk) = chunks.next().await? {
@@ -91,7 +69,8 @@ pub(super) async fn read_whole(
     Ok((whole.freeze(), chunks.place))
 }
 
-struct Chunks<'a> {
+/// A body, read piece by piece.
+pub struct Chunks<'a> {
     body: Body,
     max: usize,
     received: usize,
@@ -101,7 +80,8 @@ struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    fn new(body: Body, max: usize, bodies: &'a Bodies) -> Self {
+    /// Reads `body` to at most `max` bytes.
+    pub fn new(body: Body, max: usize, bodies: &'a Bodies) -> Self {
         Self {
             body,
             max,
@@ -112,24 +92,30 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+    /// Returns the place among the big bodies that this one takes, to be held as long as its content is kept.
+    #[must_use]
+    pub fn into_place(self) -> Option<OwnedSemaphorePermit> {
+        self.place
+    }
+
+    /// Returns the next piece; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {
             let earned = Duration::from_secs(self.received as u64) / SLOWEST;
             let deadline = self.start + self.bodies.patience + earned;
             let frame = tokio::time::timeout_at(deadline, self.body.frame())
                 .await
-                .map_err(|_| Code::RequestTimeout)?;
+                .map_err(|_| BodyError::Slow)?;
             let Some(frame) = frame else {
                 return Ok(None);
             };
-            let frame = frame.map_err(|_| Code::BadRequest)?;
+            let frame = frame.map_err(|_| BodyError::Broken)?;
             let Ok(chunk) = frame.into_data() else {
                 continue;
             };
             self.received += chunk.len();
             if self.received > self.max {
-                let detail = format!("At most {} bytes are taken.", self.max);
-                return Err(Refusal::because(Code::TooLarge, detail));
+                return Err(BodyError::TooLarge { max: self.max });
             }
             if self.received > BIG && self.place.is_none() {
                 let place = Arc::clone(&self.bodies.big).acquire_owned();
@@ -137,7 +123,7 @@ impl<'a> Chunks<'a> {
                     .await
                     .ok()
                     .and_then(Result::ok)
-                    .ok_or(Code::Unavailable)?;
+                    .ok_or(BodyError::Busy)?;
                 self.place = Some(place);
             }
             return Ok(Some(chunk));

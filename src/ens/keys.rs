@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::datafile::AppId;
+use crate::sys::only::Only;
 use crate::sys::secret::{self, Secret};
 use crate::wire::errors::{Code, Refusal};
 use crate::wire::sign::Action;
@@ -22,9 +23,9 @@ pub struct KeyConfig {
     /// credentials directory (`LoadCredential=`).
     pub secret_file: PathBuf,
     /// Which applications it may speak for: a list of ids, or "any".
-    pub apps: AnyOr<AppId>,
+    pub apps: Only<AppId>,
     /// Which actions it may use: a list of their names, or "any".
-    pub actions: AnyOr<Action>,
+    pub actions: Only<Action>,
     /// Whether it may be used at all.
     pub enabled: bool,
 }
@@ -34,67 +35,10 @@ impl Default for KeyConfig {
         Self {
             id: String::new(),
             secret_file: PathBuf::new(),
-            apps: AnyOr::Any,
-            actions: AnyOr::Any,
+            apps: Only::Any,
+            actions: Only::Any,
             enabled: true,
         }
-    }
-}
-
-/// A list, or `"any"`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AnyOr<T> {
-    /// Everything.
-    Any,
-    /// These only.
-    These(Vec<T>),
-}
-
-impl<T: PartialEq> AnyOr<T> {
-    /// Tells whether `value` is among them.
-    pub fn holds(&self, value: &T) -> bool {
-        match self {
-            Self::Any => true,
-            Self::These(values) => values.contains(value),
-        }
-    }
-}
-
-impl<T: Serialize> Serialize for AnyOr<T> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Any => serializer.serialize_str("any"),
-            Self::These(values) => values.serialize(serializer),
-        }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for AnyOr<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Visitor<T> {
-            type Value = AnyOr<T>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("\"any\" or a list")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                match text {
-                    "any" => Ok(AnyOr::Any),
-                    other => Err(E::invalid_value(serde::de::Unexpected::Str(other), &self)),
-                }
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(
-                self,
-                mut seq: A,
-            ) -> Result<Self::Value, A::Error> {
-                let mut values = Vec::new();
-                while let Some(value) = seq.next_element()? {
-                    values.push(value);
-                }
-                Ok(AnyOr::These(values))
-            }
-        }
-        deserializer.deserialize_any(Visitor(std::marker::PhantomData))
     }
 }
 

@@ -1,9 +1,8 @@
 //! One connection: hyper's own HTTP/1 reader with time limits on everything that a client may take its time for.
 //!
-//! Three things are added to it. What hyper answers by itself to a request that it cannot read (400, 414, 431, with an
-//! empty body) becomes an answer that the vendor's clients can read. A connection that nobody uses can be told to go when
-//! room is needed. And a socket that was answered before its request had been read is emptied before it is closed, because
-//! the kernel otherwise resets it, and the answer with it.
+//! Two things are added to it. What hyper answers by itself to a request that it cannot read (400, 414, 431, with an
+//! empty body) becomes an answer that the endpoint's clients can read. And a socket that was answered before its request
+//! had been read is emptied before it is closed, because the kernel otherwise resets it, and the answer with it.
 
 use std::io;
 use std::pin::Pin;
@@ -13,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::StatusCode;
 use axum::response::Response;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -22,9 +22,6 @@ use tokio::time::{Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::error;
-use crate::wire::errors::Code;
-
 /// Largest request line with headers: the longest URI that hyper takes, and as much again for the headers.
 const MAX_HEAD: usize = 128 * 1024;
 /// How long a closed connection is emptied, so that its answer arrives.
@@ -32,26 +29,33 @@ const LINGER: Duration = Duration::from_secs(3);
 /// How much of it.
 const MAX_LINGER: u64 = 32 << 20;
 
-/// How long a client may take.
+/// Makes the answer to a request that cannot be read at all, from the status that hyper gives it.
+pub type Unreadable = fn(StatusCode) -> hyper::Response<String>;
+
+/// How a listener is served.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    /// For the head of a request, the time before its first byte included.
-    pub(super) head: Duration,
-    /// For taking the next bytes of an answer.
-    pub(super) write: Duration,
+pub struct Settings {
+    /// Connections at once. A further one waits in the kernel's backlog until one ends.
+    pub connections: usize,
+    /// Time limit for the head of a request, the time before its first byte included: an idle connection ends by it.
+    pub head: Duration,
+    /// Time limit for a client to take the next bytes of an answer.
+    pub write: Duration,
+    /// Makes the answer to a request that cannot be read.
+    pub unreadable: Unreadable,
 }
 
-/// What a connection is doing; shared by its socket, its service and whoever looks for room.
+/// What a connection is doing; shared by its socket and its service.
 #[derive(Debug, Default)]
-pub(super) struct Phase(AtomicU8);
+struct Phase(AtomicU8);
 
 const IDLE: u8 = 0;
 const BUSY: u8 = 1;
 const ENDING: u8 = 2;
 
 impl Phase {
-    /// Tells whether no request is at work: nothing has arrived, or not yet a whole head.
-    pub(super) fn is_idle(&self) -> bool {
+    /// Tells whether no request is being answered: nothing has arrived, or not yet a whole head.
+    fn is_idle(&self) -> bool {
         self.0.load(Ordering::Acquire) == IDLE
     }
 
@@ -73,22 +77,20 @@ impl Phase {
     }
 }
 
-/// Serves one connection to its end, or until `evicted`; after `drain` only the request at work is answered.
+/// Serves one connection to its end; after `drain` only the current request is answered.
 pub(super) async fn serve<S>(
     stream: S,
     router: axum::Router,
-    patience: Patience,
-    phase: Arc<Phase>,
-    evicted: CancellationToken,
+    settings: Settings,
     drain: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let watched = Watched::new(stream, Arc::clone(&phase), patience.write);
-    let serving = Arc::clone(&phase);
+    let phase = Arc::<Phase>::default();
+    let watched = Watched::new(stream, Arc::clone(&phase), settings);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        serving.set(BUSY);
-        let phase = Arc::clone(&serving);
+        phase.set(BUSY);
+        let phase = Arc::clone(&phase);
         let answer = router.clone().oneshot(request.map(Body::new));
         Box::pin(async move {
             let answer: Result<Response, _> = answer.await;
@@ -97,21 +99,13 @@ pub(super) async fn serve<S>(
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(patience.head)
+        .header_read_timeout(settings.head)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(watched), service);
     let mut ending = false;
     let outcome = loop {
         tokio::select! {
             outcome = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => break outcome,
-            () = evicted.cancelled(), if !ending => {
-                if phase.is_idle() {
-                    return;
-                }
-                // A request has come in at the last moment: it is answered first.
-                ending = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
             () = drain.cancelled(), if !ending => {
                 ending = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -123,7 +117,6 @@ pub(super) async fn serve<S>(
     if outcome.is_ok() || !watched.automatic.is_empty() {
         tokio::select! {
             _ = watched.close() => {}
-            () = evicted.cancelled() => {}
             () = drain.cancelled() => {}
         }
     }
@@ -133,7 +126,7 @@ pub(super) async fn serve<S>(
 struct Watched<S> {
     stream: S,
     phase: Arc<Phase>,
-    patience: Duration,
+    settings: Settings,
     stalled: Option<Pin<Box<Sleep>>>,
     /// What hyper wrote while there was no request to answer.
     automatic: Vec<u8>,
@@ -141,11 +134,11 @@ struct Watched<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
-    fn new(stream: S, phase: Arc<Phase>, patience: Duration) -> Self {
+    fn new(stream: S, phase: Arc<Phase>, settings: Settings) -> Self {
         Self {
             stream,
             phase,
-            patience,
+            settings,
             stalled: None,
             automatic: Vec::new(),
             ended: false,
@@ -154,10 +147,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
 
     /// Answers what hyper could not read, and closes the socket so that the client still gets its answer.
     async fn close(mut self) -> io::Result<()> {
-        if let Some(answer) = readable_answer(&self.automatic) {
-            timeout(self.patience, self.stream.write_all(&answer)).await??;
+        let patience = self.settings.write;
+        if let Some(status) = automatic_status(&self.automatic) {
+            let answer = spelled_out(&(self.settings.unreadable)(status));
+            timeout(patience, self.stream.write_all(&answer)).await??;
         }
-        timeout(self.patience, self.stream.shutdown()).await??;
+        timeout(patience, self.stream.shutdown()).await??;
         if !self.ended {
             let mut rest = self.stream.take(MAX_LINGER);
             let mut nowhere = tokio::io::sink();
@@ -168,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
 
     /// Fails once a write has waited longer than the patience.
     fn waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let patience = self.patience;
+        let patience = self.settings.write;
         let stalled = self
             .stalled
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
@@ -177,14 +172,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     }
 }
 
-/// Turns hyper's `HTTP/1.1 414 URI Too Long` and the like into an answer with a code, a message and a request id.
-fn readable_answer(automatic: &[u8]) -> Option<Vec<u8>> {
-    let code = match automatic.get(9..12)? {
-        b"414" => Code::UriTooLong,
-        b"431" => Code::HeadTooLarge,
-        _ => Code::BadRequest,
-    };
-    Some(error::raw_answer(code))
+/// Returns the status of an answer that hyper wrote by itself, such as `HTTP/1.1 414 URI Too Long`.
+fn automatic_status(automatic: &[u8]) -> Option<StatusCode> {
+    let digits = automatic.get(9..12)?;
+    Some(StatusCode::from_bytes(digits).unwrap_or(StatusCode::BAD_REQUEST))
+}
+
+fn spelled_out(answer: &hyper::Response<String>) -> Vec<u8> {
+    let mut text = format!("HTTP/1.1 {}\r\n", answer.status()).into_bytes();
+    for (name, value) in answer.headers() {
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
+    let body = answer.body();
+    let end = format!(
+        "content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    text.extend_from_slice(end.as_bytes());
+    text
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {

@@ -1,0 +1,244 @@
+//! What the contract's actions do on a node: the [`ens::Actions`] over intake, store and kept archives.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Deps;
+use super::metrics::Counters;
+use crate::datafile::{AppId, DataName, DataVersion, Key};
+use crate::ens::{self, Nonce};
+use crate::intake;
+use crate::job::JobState;
+use crate::store::jobs::{self, JobRow};
+use crate::store::{self, Tx, nonces, releases};
+use crate::sys::Chain;
+use crate::wire::describe;
+use crate::wire::download;
+use crate::wire::envelope::{Page, PushResult, RegionState, Row, Server};
+use crate::wire::errors::{Code, Refusal};
+use crate::wire::push::{Push, Via};
+
+/// The node behind the ENS endpoint.
+pub(super) struct Node {
+    pub(super) deps: Deps,
+    pub(super) counters: Arc<Counters>,
+    pub(super) draining: CancellationToken,
+}
+
+impl ens::Actions for Node {
+    fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    async fn remember(&self, nonce: Nonce) -> Result<bool, Refusal> {
+        let fresh = self.deps.store.write(move |tx| remember(tx, &nonce)).await;
+        fresh.map_err(|error| unavailable(&error))
+    }
+
+    async fn admit(
+        &self,
+        push: Push,
+        nonce: Option<Nonce>,
+    ) -> Result<Option<Vec<PushResult>>, Refusal> {
+        let first = move |tx: &Tx<'_>| nonce.map_or(Ok(true), |nonce| remember(tx, &nonce));
+        let admitted = self.deps.intake.admit_if(push, Via::Ens, first).await;
+        let answers = admitted.map_err(|error| not_admitted(&error))?;
+        Ok(answers.map(|answers| answers.into_iter().map(push_result).collect()))
+    }
+
+    async fn describe(&self, query: &describe::Query) -> Result<Page, Refusal> {
+        self.known_app(&query.app)?;
+        let region = &self.deps.intake.region();
+        if !query.wants_region(region) {
+            return Ok(page(query, 0, Vec::new()));
+        }
+        let filter = jobs::Filter {
+            app: Some(query.app.to_string()),
+            names: query.names.clone(),
+            versions: query.versions.clone(),
+            states: Vec::new(),
+            from_ms: query.since_ms,
+            before_ms: query.before_ms,
+        };
+        let part = match query.page {
+            None => jobs::Page::ALL,
+            Some(page) => jobs::Page {
+                offset: page.offset() as u64,
+                limit: page.size as u64,
+                newest_first: false,
+            },
+        };
+        let listed = self
+            .deps
+            .store
+            .read(move |reader| jobs::list(reader, &filter, part))
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let rows = listed
+            .rows
+            .into_iter()
+            .map(|job| row(&self.with_unrecorded(job), region))
+            .collect();
+        let total = usize::try_from(listed.total).unwrap_or(usize::MAX);
+        Ok(page(query, total, rows))
+    }
+
+    async fn servers(
+        &self,
+        query: &download::Query,
+        host: &str,
+    ) -> Result<(Vec<Server>, String), Refusal> {
+        self.known_app(&query.app)?;
+        let region_id = self.deps.intake.region();
+        if let Some(strategy) = &query.servers
+            && !strategy.selects(&region_id)
+        {
+            let detail = "It selects no region of this node.";
+            return Err(Refusal::parameter("ServerFilterStrategy", detail));
+        }
+        Ok(match self.is_served(query).await? {
+            Ok(()) => {
+                let host = host.to_owned();
+                (vec![Server { host, region_id }], "Success".to_owned())
+            }
+            Err(why) => (Vec::new(), why.to_owned()),
+        })
+    }
+
+    fn answered(&self, refused: Option<&Code>) {
+        self.counters.ens_call(refused);
+    }
+}
+
+impl Node {
+    fn known_app(&self, app: &AppId) -> Result<(), Refusal> {
+        match self.deps.intake.knows(app) {
+            true => Ok(()),
+            false => Err(Refusal::parameter("AppId", "It is not known on this node.")),
+        }
+    }
+
+    /// Adds how a job has failed, where that could not be recorded.
+    fn with_unrecorded(&self, mut job: JobRow) -> JobRow {
+        if job.state == JobState::Running
+            && let Some(unrecorded) = self.deps.board.unrecorded_failure(job.id)
+        {
+            if !unrecorded.again {
+                job.state = JobState::Failed;
+                job.status = job.state.status();
+            }
+            job.updated_ms = unrecorded.at_ms;
+            job.failure = Some(unrecorded.failure);
+        }
+        job
+    }
+
+    /// Tells whether the archive can be downloaded here, or why not; refuses a name or version that was never pushed.
+    async fn is_served(
+        &self,
+        query: &download::Query,
+    ) -> Result<Result<(), &'static str>, Refusal> {
+        let unknown = |what: &'static str| Refusal::parameter(what, "It was never pushed here.");
+        let key = Key {
+            app: query.app.clone(),
+            name: DataName::parse(&query.name).map_err(|_| unknown("DataName"))?,
+            version: DataVersion::parse(&query.version).map_err(|_| unknown("DataVersion"))?,
+        };
+        let archive = (self.deps.archive)(&key);
+        let (known, pushed, released, kept) = self
+            .deps
+            .store
+            .read(move |reader| {
+                let (_, known) = jobs::known(reader, key.app.as_str(), key.name.as_str())?;
+                let pushed = jobs::latest(reader, &key)?.is_some();
+                let released = releases::get(reader, &key)?.is_some();
+                Ok((known, pushed, released, archive.is_file()))
+            })
+            .await
+            .map_err(|error| unavailable(&error))?;
+        match (known, pushed, released, kept) {
+            (false, ..) => Err(unknown("DataName")),
+            (true, false, ..) => Err(unknown("DataVersion")),
+            (true, true, false, _) => Ok(Err("no server has published it")),
+            (true, true, true, true) => Ok(Ok(())),
+            (true, true, true, false) if (self.deps.keep_archives)() => {
+                Ok(Err("its archive is not on this node any more"))
+            }
+            (true, true, true, false) => Ok(Err(
+                "archives are not kept on this node (keep_archives = false)",
+            )),
+        }
+    }
+}
+
+fn remember(tx: &Tx<'_>, nonce: &Nonce) -> Result<bool, store::Error> {
+    nonces::remember(tx, &nonce.key, &nonce.text, nonce.expires_ms)
+}
+
+fn push_result(answer: intake::Answer) -> PushResult {
+    PushResult {
+        name: answer.name,
+        version: answer.version,
+        result_code: answer.code.code(),
+        result_descrip: answer.descrip,
+    }
+}
+
+fn not_admitted(error: &intake::Error) -> Refusal {
+    match error {
+        intake::Error::UnknownApp { .. } => Refusal::parameter("AppId", error),
+        intake::Error::NotSelected { .. } => Refusal::parameter("PushStrategy", error),
+        intake::Error::TooMany { .. } => Refusal::parameter("Data", error),
+        intake::Error::Unavailable(error) | intake::Error::Store(error) => unavailable(error),
+    }
+}
+
+/// Turns an error of the store into a refusal; the cause is logged.
+fn unavailable(error: &store::Error) -> Refusal {
+    tracing::error!(event = "store_error", error = %Chain(error), "a call could not be answered");
+    match error.is_unavailable() {
+        true => Code::Unavailable.into(),
+        false => Code::Internal.into(),
+    }
+}
+
+fn page(query: &describe::Query, total: usize, rows: Vec<Row>) -> Page {
+    Page {
+        total,
+        number: query.page.map_or(1, |page| page.number),
+        size: query.page.map_or(rows.len(), |page| page.size),
+        rows,
+    }
+}
+
+fn row(job: &JobRow, region: &str) -> Row {
+    Row {
+        name: job.key.name.to_string(),
+        version: job.key.version.to_string(),
+        regions: vec![RegionState {
+            region: region.to_owned(),
+            status: job.status,
+            start_ms: job.accepted_ms,
+            // A clock that was set back must not end a push before it began.
+            update_ms: job.updated_ms.max(job.accepted_ms),
+            descrip: describe_state(job),
+        }],
+    }
+}
+
+fn describe_state(job: &JobRow) -> String {
+    match (job.state, &job.failure, job.stage) {
+        (JobState::Queued, ..) => "waiting".to_owned(),
+        (JobState::Running, Some(failure), _) => format!("to be tried again: {failure}"),
+        (JobState::Running, None, Some(stage)) => format!("at work: {stage}"),
+        (JobState::Running, None, None) => "at work".to_owned(),
+        (JobState::Succeeded, ..) if job.release.is_none() => {
+            "Success; removed from this node since".to_owned()
+        }
+        (JobState::Succeeded, ..) => "Success".to_owned(),
+        (JobState::Failed, Some(failure), _) => failure.to_string(),
+        (JobState::Failed, None, _) => "failed".to_owned(),
+        (JobState::Canceled, ..) => "canceled by an operator".to_owned(),
+    }
+}

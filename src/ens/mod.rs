@@ -1,0 +1,379 @@
+//! The ENS endpoint: reads a call, finds out who sent it, has it done, and answers in the contract's shapes.
+//!
+//! What a call does is behind [`Actions`]; signatures, permissions, rates and the order of the checks (docs/ens.md §5.3)
+//! are here. A nonce is recorded only after the signature was found right. The message of a wrong signature repeats the
+//! request, so it goes to that client alone, and no query string is ever logged.
+
+mod answer;
+mod form;
+mod keys;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, request};
+use axum::response::Response;
+use axum::routing::any;
+use axum::{Extension, Router};
+use tokio::runtime::RuntimeFlavor;
+use tracing::debug;
+
+use self::form::Form;
+use self::keys::{Keys, Rates};
+use crate::datafile::AppId;
+use crate::http::Peer;
+use crate::http::body::Bodies;
+use crate::sys::clock::Clock;
+use crate::wire::describe;
+use crate::wire::download::{self, FileKey};
+use crate::wire::envelope::{self, Download, Page, PushResult, Server};
+use crate::wire::errors::{Code, Refusal};
+use crate::wire::parameters::Parameters;
+use crate::wire::push::Push;
+use crate::wire::sign::{self, Action, Call, WINDOW_MS};
+
+pub use answer::{not_found, refused, unreadable};
+pub use keys::{Error, KeyConfig, RateConfig};
+
+/// The vendor's clients give up after ten seconds; an answer before that tells them more than silence.
+const DEADLINE: Duration = Duration::from_secs(9);
+/// Parameters longer than this are processed off the async threads.
+const LONG: usize = 256 * 1024;
+
+/// What the endpoint does: the difference between a node and a control.
+pub trait Actions: Send + Sync + 'static {
+    /// Tells whether pushes are refused because the process is ending.
+    fn is_draining(&self) -> bool;
+
+    /// Records the nonce of a call. `false` if it was used before.
+    fn remember(&self, nonce: Nonce) -> impl Future<Output = Result<bool, Refusal>> + Send;
+
+    /// Admits a push and records its nonce in one piece of writing, so that it waits for the disk once. `None`, and
+    /// nothing of the push is taken, if the nonce was used before. After an error the nonce is not recorded.
+    fn admit(
+        &self,
+        push: Push,
+        nonce: Option<Nonce>,
+    ) -> impl Future<Output = Result<Option<Vec<PushResult>>, Refusal>> + Send;
+
+    /// Returns how pushes stand.
+    fn describe(
+        &self,
+        query: &describe::Query,
+    ) -> impl Future<Output = Result<Page, Refusal>> + Send;
+
+    /// Returns who serves an archive, and a sentence: `Success`, or why nobody does. `host` is where the client reached
+    /// this process.
+    fn servers(
+        &self,
+        query: &download::Query,
+        host: &str,
+    ) -> impl Future<Output = Result<(Vec<Server>, String), Refusal>> + Send;
+
+    /// Counts an answered call.
+    fn answered(&self, refused: Option<&Code>);
+}
+
+/// Makes a signed call count once.
+#[derive(Debug, Clone)]
+pub struct Nonce {
+    /// The access key that signed it.
+    pub key: String,
+    /// What the client chose.
+    pub text: String,
+    /// When it may be forgotten: the call is too old by then.
+    pub expires_ms: i64,
+}
+
+/// Who may call.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The access keys.
+    pub access_keys: Vec<KeyConfig>,
+    /// Whether unsigned calls over TCP are accepted.
+    pub insecure_tcp: bool,
+    /// How often one access key may call.
+    pub rate: RateConfig,
+    /// Host and port of this process in download paths; absent: as the client reached it.
+    pub public_address: Option<String>,
+}
+
+/// The endpoint over some [`Actions`].
+pub struct Endpoint<A> {
+    actions: A,
+    live: RwLock<Arc<Live>>,
+    file_key: Arc<FileKey>,
+    rates: Rates,
+    bodies: Bodies,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a reload replaces.
+struct Live {
+    config: Config,
+    keys: Keys,
+}
+
+impl Live {
+    fn load(config: Config) -> Result<Arc<Self>, Error> {
+        let keys = Keys::load(&config.access_keys)?;
+        Ok(Arc::new(Self { config, keys }))
+    }
+}
+
+/// Checks what a start would: that every access key has an id of its own and a secret that can be read.
+pub fn check(keys: &[KeyConfig]) -> Result<(), Error> {
+    Keys::load(keys).map(drop)
+}
+
+impl<A: Actions> Endpoint<A> {
+    /// Makes an endpoint; reads the secrets of the access keys.
+    pub fn new(
+        actions: A,
+        config: Config,
+        file_key: Arc<FileKey>,
+        bodies: Bodies,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            actions,
+            live: RwLock::new(Live::load(config)?),
+            file_key,
+            rates: Rates::default(),
+            bodies,
+            clock,
+        })
+    }
+
+    /// Replaces keys, rates and addresses. On an error everything stays as it was.
+    pub fn reload(&self, config: Config) -> Result<(), Error> {
+        let live = Live::load(config)?;
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        Ok(())
+    }
+
+    /// Returns the route of the calls. The layer below must provide a [`Peer`].
+    pub fn router<S: Clone + Send + Sync + 'static>(self: Arc<Self>) -> Router<S> {
+        Router::new().route("/", any(call::<A>)).with_state(self)
+    }
+
+    fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn answer(
+        &self,
+        peer: Peer,
+        parts: &request::Parts,
+        form: Form,
+        id: &str,
+    ) -> Result<String, Denied> {
+        let parameters = Parameters::with_form(parts.uri.query().unwrap_or(""), form.reader)?;
+        let call = Call::read(sign::Request {
+            method: parts.method.as_str(),
+            headers: &parts.headers,
+            parameters: &parameters,
+            body_sha256: form.sha256,
+        })?;
+        let live = self.live();
+        let nonce = self.authenticate(&live, peer, &call, &parameters)?;
+        let key_id = nonce.as_ref().map(|nonce| nonce.key.clone());
+        let allowed = authorize(&live, key_id.as_deref(), call.action, &parameters)
+            .and_then(|()| parameters.check_common());
+        if call.action != Action::PushApplicationData || allowed.is_err() {
+            self.remember(nonce.clone()).await?;
+        }
+        allowed?;
+        let answer = match call.action {
+            Action::PushApplicationData => self.push(&parameters, nonce, id).await,
+            Action::DescribeDataPushResult => {
+                let query = describe::Query::read(&parameters)?;
+                let page = self.actions.describe(&query).await?;
+                Ok(envelope::describe_answer(id, &page))
+            }
+            Action::DescribeDataDownloadURL => {
+                let query = download::Query::read(&parameters)?;
+                let host = match &live.config.public_address {
+                    Some(address) => address.as_str(),
+                    None => answer::host(&parts.headers),
+                };
+                let key_id = key_id.as_deref().unwrap_or("local");
+                self.download(&query, key_id, host, id).await
+            }
+        };
+        drop(form.place);
+        Ok(answer?)
+    }
+
+    /// Finds out which key signed the call, and returns its nonce, which the caller must record; `None` where a call need
+    /// not be signed.
+    fn authenticate(
+        &self,
+        live: &Live,
+        peer: Peer,
+        call: &Call<'_>,
+        parameters: &Parameters,
+    ) -> Result<Option<Nonce>, Denied> {
+        let may_be_unsigned = peer.is_local() || live.config.insecure_tcp;
+        if !call.is_signed() && may_be_unsigned {
+            return Ok(None);
+        }
+        let key_id = call.key_id()?;
+        let key = live.keys.find(key_id)?;
+        heavy(parameters, || call.verify(key.secret.expose()))?;
+        let time = call.time(self.clock.now_ms())?;
+        let taken = self.rates.take(key_id, live.config.rate, Instant::now());
+        if let Err(wait) = taken {
+            return Err(Denied {
+                refusal: Code::Throttling.into(),
+                retry_after: Some(wait),
+            });
+        }
+        Ok(Some(Nonce {
+            key: key_id.to_owned(),
+            text: call.nonce()?.to_owned(),
+            expires_ms: time + WINDOW_MS,
+        }))
+    }
+
+    /// Records the nonce of a signed call, and refuses one that was used.
+    async fn remember(&self, nonce: Option<Nonce>) -> Result<(), Refusal> {
+        let Some(nonce) = nonce else {
+            return Ok(());
+        };
+        match self.actions.remember(nonce).await? {
+            true => Ok(()),
+            false => Err(Code::NonceUsed.into()),
+        }
+    }
+
+    async fn push(
+        &self,
+        parameters: &Parameters,
+        nonce: Option<Nonce>,
+        id: &str,
+    ) -> Result<String, Refusal> {
+        let admitted = match self.read_push(parameters) {
+            Ok(push) => self.actions.admit(push, nonce.clone()).await,
+            Err(refusal) => Err(refusal),
+        };
+        match admitted {
+            Ok(results) => {
+                let results = results.ok_or(Code::NonceUsed)?;
+                Ok(envelope::push_answer(id, &results))
+            }
+            Err(refusal) => {
+                self.remember(nonce).await?;
+                Err(refusal)
+            }
+        }
+    }
+
+    fn read_push(&self, parameters: &Parameters) -> Result<Push, Refusal> {
+        if self.actions.is_draining() {
+            return Err(Code::Unavailable.into());
+        }
+        heavy(parameters, || Push::read(parameters))
+    }
+
+    async fn download(
+        &self,
+        query: &download::Query,
+        key_id: &str,
+        host: &str,
+        id: &str,
+    ) -> Result<String, Refusal> {
+        let (servers, message) = self.actions.servers(query, host).await?;
+        let expire_ms = self.clock.now_ms() / 1000 * 1000 + i64::from(query.expire_s) * 1000;
+        let path = download::path(&query.app, &query.name, &query.version);
+        let download = Download {
+            url: self.file_key.sign(&path, key_id, expire_ms / 1000),
+            expire_ms,
+            servers,
+            message,
+        };
+        Ok(envelope::download_answer(id, &download))
+    }
+}
+
+/// A refusal, and how long to wait where waiting helps.
+struct Denied {
+    refusal: Refusal,
+    retry_after: Option<Duration>,
+}
+
+impl<T: Into<Refusal>> From<T> for Denied {
+    fn from(refusal: T) -> Self {
+        Self {
+            refusal: refusal.into(),
+            retry_after: None,
+        }
+    }
+}
+
+/// Answers one call.
+async fn call<A: Actions>(
+    State(endpoint): State<Arc<Endpoint<A>>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
+    let id = answer::request_id();
+    let (parts, body) = request.into_parts();
+    let answered = match form::read(&parts.headers, body, &endpoint.bodies).await {
+        Ok(form) => {
+            let answer = endpoint.answer(peer, &parts, form, &id);
+            let answer = tokio::time::timeout(DEADLINE, answer).await;
+            answer.unwrap_or_else(|_| Err(Code::Unavailable.into()))
+        }
+        Err(refusal) => Err(refusal.into()),
+    };
+    let code = answered.as_ref().err().map(|denied| &denied.refusal.code);
+    endpoint.actions.answered(code);
+    debug!(event = "ens_call", request_id = %id, code = ?code.map(Code::name), "answered a call");
+    match answered {
+        Ok(body) => answer::answer(StatusCode::OK, &id, body.into()),
+        Err(denied) => {
+            let host = answer::host(&parts.headers);
+            let mut answer = answer::error(&denied.refusal, &id, host);
+            if let Some(wait) = denied.retry_after {
+                // The vendor's clients take this header for milliseconds, and only this one.
+                let wait = HeaderValue::from(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+                answer.headers_mut().insert("x-acs-retry-after", wait);
+            }
+            answer
+        }
+    }
+}
+
+/// Runs what takes long for a long request, whose eight mebibytes are hashed several times over, without holding up the
+/// other requests of this thread, where the runtime has others.
+fn heavy<T>(parameters: &Parameters, work: impl FnOnce() -> T) -> T {
+    let threads = tokio::runtime::Handle::current().runtime_flavor();
+    if parameters.length() > LONG && threads == RuntimeFlavor::MultiThread {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
+}
+
+/// Refuses what the key may not do.
+fn authorize(
+    live: &Live,
+    key_id: Option<&str>,
+    action: Action,
+    parameters: &Parameters,
+) -> Result<(), Refusal> {
+    let Some(key_id) = key_id else {
+        return Ok(());
+    };
+    let config = &live.keys.find(key_id)?.config;
+    if !config.actions.holds(&action) {
+        return Err(Code::NoPermission.into());
+    }
+    // An invalid application id is for the action to refuse, by its own name.
+    match AppId::parse(parameters.required("AppId")?) {
+        Ok(app) if !config.apps.holds(&app) => Err(Code::NoPermission.into()),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
