@@ -2,7 +2,7 @@
 //!
 //! Every way in ends here. A push is decided and written in one piece: either all its elements got their answers and the
 //! accepted ones their jobs, or nobody knows of it. Deciding looks at what is published and at what is running, never at
-//! an origin: the answer does not wait for the network. The rules are the contract's (ens.md §3).
+//! an origin: the answer does not wait for the network. The rules are the contract's (docs/ens.md §3).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};

@@ -184,7 +184,7 @@ impl JobState {
         }
     }
 
-    /// Returns the contract's status of a file in this state (ens.md §3).
+    /// Returns the contract's status of a file in this state (docs/ens.md §3).
     #[must_use]
     pub fn status(self) -> Status {
         match self {

@@ -1,4 +1,4 @@
-//! The table of answers (ens.md §3), over a real store.
+//! The table of answers (docs/ens.md §3), over a real store.
 
 use super::*;
 use crate::datafile::{Key, Sha256};

@@ -1,4 +1,4 @@
-//! Every way in which a call is refused: the contract's code, HTTP status and message (ens.md §7).
+//! Every way in which a call is refused: the contract's code, HTTP status and message (docs/ens.md §7).
 //!
 //! The status decides what the vendor's clients raise, the code what their users look at. A [`Refusal`] may add a
 //! sentence of its own after the contract's message; the text of `SignatureDoesNotMatch` repeats the client's request and

@@ -251,7 +251,7 @@ pub(super) fn size(value: &Value) -> Result<Option<u64>, Invalid> {
     })
 }
 
-/// A digest that is blank or absent states nothing (ens.md §3).
+/// A digest that is blank or absent states nothing (docs/ens.md §3).
 pub(super) fn digest<const N: usize>(
     what: &'static str,
     value: &Value,

@@ -1,4 +1,4 @@
-//! Who asks: both signature schemes of the vendor's clients, checked in the contract's order (ens.md §5).
+//! Who asks: both signature schemes of the vendor's clients, checked in the contract's order (docs/ens.md §5).
 //!
 //! [`Call::read`] finds out what is asked and how it is signed, without believing any of it; [`Call::verify`] compares the
 //! signature with what the key's secret gives, in constant time; only then are its time and its nonce worth a look. Texts
@@ -244,7 +244,7 @@ impl<'a> Call<'a> {
     }
 
     /// The vendor's older client splits this message at its first colon, compares what follows with its own text and
-    /// tells its user that the secret is wrong when they agree (ens.md §7).
+    /// tells its user that the secret is wrong when they agree (docs/ens.md §7).
     fn mismatch(&self, scheme: &Scheme<'_>) -> Refusal {
         let mut text = Vec::new();
         let mut show = |piece: &[u8]| {

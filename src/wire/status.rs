@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The contract's status of a file in a region (ens.md §3).
+/// The contract's status of a file in a region (docs/ens.md §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
@@ -26,7 +26,7 @@ impl Status {
     }
 }
 
-/// The contract's answer to one element of a push (ens.md §3).
+/// The contract's answer to one element of a push (docs/ens.md §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResultCode {
     /// 0: accepted now.
