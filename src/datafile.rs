@@ -356,6 +356,16 @@ impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
     }
 }
 
+/// Returns host and port as they would be dialled, such as `cdn.example:443`.
+#[must_use]
+pub fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("");
+    match url.port_or_known_default() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
 /// Where an archive is fetched from. Its `Display` and `Debug` show scheme, host, port and path only: user information
 /// and query often hold credentials or a signature, and never belong into a log, a status or an error.
 #[derive(Clone, PartialEq, Eq)]
@@ -434,16 +444,6 @@ impl SourceUrl {
         (self.0.scheme() == "file")
             .then(|| self.0.to_file_path().ok())
             .flatten()
-    }
-
-    /// Returns host and port as they would be dialled, such as `cdn.example:443`.
-    #[must_use]
-    pub fn authority(&self) -> String {
-        let host = self.0.host_str().unwrap_or("");
-        match self.0.port_or_known_default() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        }
     }
 }
 
@@ -599,7 +599,7 @@ mod tests {
         assert_eq!(url.to_string(), "https://cdn.example:8443/a/b.zip?…");
         assert_eq!(format!("{url:?}"), url.to_string());
         assert!(url.expose().contains("sign=SECRET"));
-        assert_eq!(url.authority(), "cdn.example:8443");
+        assert_eq!(authority(url.url()), "cdn.example:8443");
     }
 
     #[test]

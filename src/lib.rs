@@ -32,6 +32,8 @@ pub mod verify;
 
 pub mod report;
 
+pub mod dial;
+
 pub mod store;
 
 pub mod app;

@@ -51,7 +51,8 @@ use crate::sys::clock::stamp;
 use crate::sys::failure::{Class, Kind, Retry};
 use crate::sys::secret;
 
-mod line;
+mod attempt;
+mod health;
 mod sender;
 mod setup;
 mod sign;

@@ -1,106 +1,125 @@
-//! In which phase a request is, and the clock of each phase.
+//! Which phase a request is in, and the timeout of each phase.
 //!
-//! The phase is told by hooks that run inside the request's future: around the connector, in the resolver, and in the
-//! session store that TLS asks at the start of a handshake. A request begins to connect and takes a kept connection when
-//! one becomes free first; its own is then finished in the background, for whoever comes next, and is no phase of it.
+//! The phase is reported by hooks that run inside the request's future: around the connector, in the
+//! resolver, and in the session store that TLS asks at the start of a handshake. A request that starts
+//! to connect may take a pooled connection that becomes free first; its own connection is then finished
+//! in the background for a later request, and no longer counts as a phase of this one.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
+use rustls::NamedGroup;
+use rustls::client::{
+    ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
+use rustls::pki_types::ServerName;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service};
 
-use super::config::Config;
-use super::error::Phase;
+use super::phase::Phase;
 
 tokio::task_local! {
     static PROGRESS: Arc<Progress>;
 }
 
 /// How far a request is.
-#[derive(Default)]
-pub(super) struct Progress {
-    state: AtomicU8,
-    /// Woken when the phase ends from outside the request.
-    waker: AtomicWaker,
+pub(super) struct Progress(watch::Sender<State>);
+
+#[derive(Clone, Copy)]
+struct State {
+    phase: Phase,
+    /// Whether a connection is made for this request.
+    dialled: bool,
 }
 
-/// Set when the connection that the request uses was made for it.
-const DIALLED: u8 = 0x80;
-const PHASES: [Phase; 4] = [Phase::FirstByte, Phase::Resolve, Phase::Connect, Phase::Tls];
+/// A request on a pooled connection, which only waits for its response.
+const POOLED: State = State {
+    phase: Phase::FirstByte,
+    dialled: false,
+};
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self(watch::Sender::new(POOLED))
+    }
+}
 
 impl Progress {
-    /// Returns the phase. A request that is in no other uses a kept connection and waits for its answer.
     pub(super) fn phase(&self) -> Phase {
-        PHASES[usize::from(self.state.load(Ordering::Acquire) & !DIALLED) % PHASES.len()]
+        self.0.borrow().phase
     }
 
-    /// Tells whether a connection was made for this request.
+    /// Returns whether a connection was made for this request.
     pub(super) fn dialled(&self) -> bool {
-        self.state.load(Ordering::Acquire) & DIALLED != 0
+        self.0.borrow().dialled
     }
 
     fn set(&self, phase: Phase) {
-        if let Some(n) = PHASES.iter().position(|p| *p == phase) {
-            self.state.store(DIALLED | n as u8, Ordering::Release);
-        }
-    }
-
-    /// Notes that the request does without the connection that was being made for it.
-    fn uses_a_kept_one(&self) {
-        self.state.store(0, Ordering::Release);
-        self.waker.wake();
+        let dialled = true;
+        self.0.send_replace(State { phase, dialled });
     }
 }
 
-/// Notes the phase of the request that is being polled.
+/// Reports the phase of the request that is being polled.
 pub(super) fn enter(phase: Phase) {
     let _ = PROGRESS.try_with(|progress| progress.set(phase));
 }
 
-/// Runs a request with the clock of each phase; returns the phase whose clock ran out.
-pub(super) async fn with_clocks<F: Future>(
-    config: &Config,
+/// The timeouts of a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    /// For name lookup and connecting together.
+    pub(super) connect: Duration,
+    pub(super) tls: Duration,
+    pub(super) first_byte: Duration,
+}
+
+impl Timeouts {
+    pub(super) fn of(self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Start | Phase::Resolve | Phase::Connect => self.connect,
+            Phase::Tls => self.tls,
+            Phase::FirstByte | Phase::Body => self.first_byte,
+        }
+    }
+}
+
+/// Runs a request under the timeout of each phase; returns the phase that took too long.
+pub(super) async fn with_timeouts<F: Future>(
+    timeouts: Timeouts,
     progress: &Arc<Progress>,
     request: F,
 ) -> Result<F::Output, Phase> {
-    // Finding the address and connecting share one clock.
-    let clock = |phase| match phase {
+    // Name lookup and connecting share one timeout.
+    let timed = |phase| match phase {
         Phase::Resolve => Phase::Connect,
         other => other,
     };
-    let limit = |phase| -> Duration {
-        match phase {
-            Phase::Tls => config.tls_timeout,
-            Phase::FirstByte | Phase::Body => config.first_byte_timeout,
-            Phase::Start | Phase::Resolve | Phase::Connect => config.connect_timeout,
-        }
-    };
+    let mut states = progress.0.subscribe();
+    let mut running = timed(progress.phase());
+    let mut alarm = pin!(sleep(timeouts.of(running)));
     let mut request = pin!(PROGRESS.scope(Arc::clone(progress), request));
-    let mut running = clock(progress.phase());
-    let mut alarm = pin!(sleep(limit(running)));
-    std::future::poll_fn(|cx| {
-        progress.waker.register(cx.waker());
-        if let Poll::Ready(output) = request.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
+    loop {
+        tokio::select! {
+            biased;
+            output = &mut request => return Ok(output),
+            _ = states.changed() => {
+                let now = timed(states.borrow_and_update().phase);
+                if now != running {
+                    running = now;
+                    alarm.as_mut().reset(Instant::now() + timeouts.of(now));
+                }
+            }
+            () = &mut alarm => return Err(progress.phase()),
         }
-        let now = clock(progress.phase());
-        if now != running {
-            running = now;
-            alarm.as_mut().reset(Instant::now() + limit(now));
-        }
-        ready!(alarm.as_mut().poll(cx));
-        Poll::Ready(Err(progress.phase()))
-    })
-    .await
+    }
 }
 
-/// Notes when a connection is begun and when it is open.
+/// Reports when a connection is started and when it is open.
 #[derive(Clone)]
 pub(super) struct Phases;
 
@@ -139,18 +158,17 @@ where
     }
 }
 
-/// A connection that is being made.
+/// A connection that is being made, and the request that waits for it.
 pub(super) struct Connecting<F> {
     connecting: Pin<Box<F>>,
-    /// The request that waits for it.
     request: Option<Arc<Progress>>,
 }
 
 impl<F> Connecting<F> {
-    /// Tells the request that waited that it does so no more.
+    /// The request took a pooled connection: this dial no longer counts for it.
     fn leave(&mut self) {
         if let Some(request) = self.request.take() {
-            request.uses_a_kept_one();
+            request.0.send_replace(POOLED);
         }
     }
 }
@@ -169,7 +187,7 @@ impl<F: Future<Output = Result<T, E>>, T, E> Future for Connecting<F> {
             this.leave();
         }
         let result = ready!(this.connecting.as_mut().poll(cx));
-        // A failure is told with the phase that it happened in.
+        // A failure keeps the phase it happened in.
         if this.request.take().is_some() && result.is_ok() {
             enter(Phase::FirstByte);
         }
@@ -183,15 +201,59 @@ impl<F> Drop for Connecting<F> {
     }
 }
 
+/// Keeps TLS sessions in memory and reports when a handshake starts: the store is asked first.
+#[derive(Debug)]
+pub(super) struct Sessions(pub(super) ClientSessionMemoryCache);
+
+impl ClientSessionStore for Sessions {
+    fn set_kx_hint(&self, server_name: ServerName<'static>, group: NamedGroup) {
+        self.0.set_kx_hint(server_name, group);
+    }
+
+    fn kx_hint(&self, server_name: &ServerName<'_>) -> Option<NamedGroup> {
+        enter(Phase::Tls);
+        self.0.kx_hint(server_name)
+    }
+
+    fn set_tls12_session(&self, server_name: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.0.set_tls12_session(server_name, value);
+    }
+
+    fn tls12_session(&self, server_name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        enter(Phase::Tls);
+        self.0.tls12_session(server_name)
+    }
+
+    fn remove_tls12_session(&self, server_name: &ServerName<'static>) {
+        self.0.remove_tls12_session(server_name);
+    }
+
+    fn insert_tls13_ticket(
+        &self,
+        server_name: ServerName<'static>,
+        value: Tls13ClientSessionValue,
+    ) {
+        self.0.insert_tls13_ticket(server_name, value);
+    }
+
+    fn take_tls13_ticket(
+        &self,
+        server_name: &ServerName<'static>,
+    ) -> Option<Tls13ClientSessionValue> {
+        enter(Phase::Tls);
+        self.0.take_tls13_ticket(server_name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn config() -> Config {
-        Config {
-            connect_timeout: Duration::from_secs(60),
-            first_byte_timeout: Duration::from_millis(50),
-            ..Config::default()
+    fn timeouts(connect: u64, first_byte: u64) -> Timeouts {
+        Timeouts {
+            connect: Duration::from_millis(connect),
+            tls: Duration::from_secs(60),
+            first_byte: Duration::from_millis(first_byte),
         }
     }
 
@@ -202,12 +264,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_took_a_kept_connection_has_the_clock_of_its_answer() {
+    async fn a_request_that_took_a_pooled_connection_has_the_timeout_of_its_response() {
         for spawned in [true, false] {
             let progress = Arc::new(Progress::default());
             let request = async {
                 let mut connecting = connector().call(());
-                // It is begun, then a kept connection becomes free.
+                // It is started, then a pooled connection becomes free.
                 let begun = tokio::time::timeout(Duration::from_millis(5), &mut connecting).await;
                 assert!(begun.is_err());
                 assert_eq!(progress.phase(), Phase::Connect);
@@ -218,8 +280,7 @@ mod tests {
                 }
                 std::future::pending::<()>().await;
             };
-            let config = config();
-            let clocks = with_clocks(&config, &progress, request);
+            let clocks = with_timeouts(timeouts(60_000, 50), &progress, request);
             let ended = tokio::time::timeout(Duration::from_secs(5), clocks).await;
             assert_eq!(ended, Ok(Err(Phase::FirstByte)));
             assert!(!progress.dialled());
@@ -229,13 +290,8 @@ mod tests {
     #[tokio::test]
     async fn a_connection_of_its_own_is_a_phase() {
         let progress = Arc::new(Progress::default());
-        let quick = Config {
-            connect_timeout: Duration::from_millis(20),
-            first_byte_timeout: Duration::from_secs(60),
-            ..Config::default()
-        };
         let request = async { connector().call(()).await };
-        let ended = with_clocks(&quick, &progress, request).await;
+        let ended = with_timeouts(timeouts(20, 60_000), &progress, request).await;
         assert_eq!(ended, Err(Phase::Connect));
         let progress = Arc::new(Progress::default());
         let mut open = Phases.layer(tower::service_fn(|()| std::future::ready(Ok::<(), ()>(()))));
@@ -243,7 +299,7 @@ mod tests {
             open.call(()).await.unwrap();
             std::future::pending::<()>().await;
         };
-        let ended = with_clocks(&config(), &progress, request).await;
+        let ended = with_timeouts(timeouts(60_000, 50), &progress, request).await;
         assert_eq!(ended, Err(Phase::FirstByte));
         assert!(progress.dialled());
     }

@@ -6,47 +6,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::phase::Phase;
 use super::policy::Denied;
 use crate::sys::durable;
 use crate::sys::failure::{Class, Fault, Kind, Retry};
-
-/// Where in an exchange with an origin something happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Before anything was dialled, or while waiting to.
-    Start,
-    /// Asking for the host's addresses.
-    Resolve,
-    /// Opening the connection, through the proxy if there is one.
-    Connect,
-    /// The TLS handshake.
-    Tls,
-    /// The request is sent and the head of the answer is awaited.
-    FirstByte,
-    /// The body is arriving.
-    Body,
-}
-
-impl Phase {
-    /// Returns the stable lower-case name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::FirstByte => "first-byte",
-            Self::Body => "body",
-        }
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// What went wrong, without where.
 #[derive(Debug, thiserror::Error)]

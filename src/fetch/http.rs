@@ -1,30 +1,31 @@
-//! One request: its phases and their clocks, its redirects, and what kind of failure it ended in. GET only (presigned URLs
-//! answer 403 to HEAD), bytes as sent (`Accept-Encoding: identity`, nothing is decoded).
+//! One request: its phases and timeouts, its redirects, and the kind of failure it ended in. GET only
+//! (presigned URLs answer 403 to HEAD), and bytes as sent (`Accept-Encoding: identity`, no decoding).
 
 use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, DATE, HeaderMap, HeaderValue, IF_RANGE,
-    LOCATION, RANGE, RETRY_AFTER,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, IF_RANGE, LOCATION,
+    RANGE,
 };
 use reqwest::{Response, StatusCode};
 use url::Url;
 
-use super::clocks::{Progress, with_clocks};
-use super::error::{Cause, Phase};
+use super::clocks::{Progress, Timeouts, with_timeouts};
+use super::error::Cause;
+use super::phase::Phase;
 use super::policy::Denied;
-use super::redact::{Secrets, basic};
-use super::roads::Roads;
+use super::routes::{Route, Routes};
+use super::secrets::{Secrets, basic};
+use crate::datafile::authority;
 
 /// What is asked for.
 pub(super) struct Ask<'a> {
     pub(super) url: &'a Url,
     /// The first byte wanted, if not all of them.
     pub(super) from: Option<u64>,
-    /// What the object must be for a part of it to be of use.
+    /// The validator that makes a part usable.
     pub(super) if_range: Option<&'a str>,
     /// Whether the URL comes from the configuration, which may name what a push may not.
     pub(super) trusted: bool,
@@ -32,7 +33,7 @@ pub(super) struct Ask<'a> {
     pub(super) past_caches: bool,
 }
 
-/// An answer that is no redirect.
+/// A response that is not a redirect.
 pub(super) struct Answer {
     pub(super) response: Response,
     /// Host and port that it came from.
@@ -40,7 +41,7 @@ pub(super) struct Answer {
     pub(super) via: Option<String>,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 pub(super) struct NoAnswer {
     pub(super) cause: Cause,
     pub(super) phase: Phase,
@@ -49,10 +50,21 @@ pub(super) struct NoAnswer {
     pub(super) via: Option<String>,
 }
 
-/// Asks, and follows redirects. Every hop is checked and gets the headers of its own host only; whatever is sent on the way
-/// adds to `secrets`.
+/// One request of a chain of redirects.
+struct Hop<'a> {
+    url: &'a Url,
+    route: Route<'a>,
+    trusted: bool,
+    /// Host and port, for messages.
+    host: String,
+    /// Whether the host's name holds a secret: a redirect may lead to a host named like a query value.
+    hidden: bool,
+}
+
+/// Sends a request and follows redirects. Every hop is checked and gets the headers of its own host
+/// only; whatever is sent is added to `secrets`.
 pub(super) async fn ask(
-    roads: &Roads,
+    routes: &Routes,
     ask: &Ask<'_>,
     secrets: &mut Secrets,
 ) -> Result<Answer, NoAnswer> {
@@ -61,40 +73,14 @@ pub(super) async fn ask(
     let mut credentials = take_credentials(&mut url);
     let mut hops = 0;
     loop {
-        let mut host = authority(&url);
-        // Messages name hosts, and a redirect may lead to one that is named like a value of the query.
-        let hidden = hops > 0 && secrets.are_in(&host);
-        if hidden {
-            "…".clone_into(&mut host);
-        }
-        let trusted = ask.trusted && hops == 0;
-        let road = roads.road_for(&url, trusted);
-        let via = road.via.map(str::to_owned);
-        if let Some(proxy) = road.proxy {
-            secrets.add(proxy);
-        }
-        for headers in roads.headers_for(&url) {
-            secrets.add_headers(headers);
-        }
-        let fail = |phase, cause| NoAnswer {
-            cause: if hidden { unnamed(cause) } else { cause },
-            phase,
-            host: host.clone(),
-            via: via.clone(),
-        };
-        if !trusted {
-            roads
-                .policy
-                .check_url(&url, via.is_none())
-                .map_err(|denied| fail(Phase::Start, denied.into()))?;
-        }
-        let headers = request_headers(roads, ask, &url, credentials.as_ref());
-        let response = request(roads, road.client, &url, &headers)
-            .await
-            .map_err(|(phase, cause)| fail(phase, cause))?;
-        let Some(next) = redirect_target(&url, &response, secrets)
-            .map_err(|cause| fail(Phase::FirstByte, cause))?
-        else {
+        let hop = Hop::new(routes, &url, hops, ask.trusted, secrets);
+        let headers = request_headers(routes, ask, &url, credentials.as_ref());
+        let response = hop.send(routes, &headers).await?;
+        let next = redirect_target(&url, &response, secrets)
+            .map_err(|cause| hop.fail(Phase::FirstByte, cause))?;
+        let Some(next) = next else {
+            let via = hop.route.via.map(str::to_owned);
+            let host = hop.host;
             return Ok(Answer {
                 response,
                 host,
@@ -103,9 +89,9 @@ pub(super) async fn ask(
         };
         secrets.add(&next);
         hops += 1;
-        if hops > roads.config.max_redirects {
-            let why = format!("more than {} in a row", roads.config.max_redirects);
-            return Err(fail(Phase::FirstByte, Cause::Redirect { why }));
+        if hops > routes.config.max_redirects {
+            let why = format!("more than {} in a row", routes.config.max_redirects);
+            return Err(hop.fail(Phase::FirstByte, Cause::Redirect { why }));
         }
         if next.origin() != url.origin() {
             credentials = None;
@@ -114,16 +100,56 @@ pub(super) async fn ask(
     }
 }
 
-/// Returns host and port of a URL, for messages and as the key of a host.
-pub(super) fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or("");
-    match url.port_or_known_default() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
+impl<'a> Hop<'a> {
+    fn new(
+        routes: &'a Routes,
+        url: &'a Url,
+        hops: u32,
+        trusted: bool,
+        secrets: &mut Secrets,
+    ) -> Self {
+        let trusted = trusted && hops == 0;
+        let host = authority(url);
+        let hidden = hops > 0 && secrets.are_in(&host);
+        let route = routes.route_for(url, trusted);
+        if let Some(proxy) = route.proxy {
+            secrets.add(proxy);
+        }
+        for headers in routes.headers_for(url) {
+            secrets.add_headers(headers);
+        }
+        Self {
+            url,
+            route,
+            trusted,
+            host: if hidden { "…".to_owned() } else { host },
+            hidden,
+        }
+    }
+
+    async fn send(&self, routes: &Routes, headers: &HeaderMap) -> Result<Response, NoAnswer> {
+        if !self.trusted {
+            routes
+                .policy
+                .check_url(self.url, self.route.via.is_none())
+                .map_err(|denied| self.fail(Phase::Start, denied.into()))?;
+        }
+        request(routes.timeouts(), self.route.client, self.url, headers)
+            .await
+            .map_err(|(phase, cause)| self.fail(phase, cause))
+    }
+
+    fn fail(&self, phase: Phase, cause: Cause) -> NoAnswer {
+        NoAnswer {
+            cause: if self.hidden { unnamed(cause) } else { cause },
+            phase,
+            host: self.host.clone(),
+            via: self.route.via.map(str::to_owned),
+        }
     }
 }
 
-/// Takes the name of the host out of a cause.
+/// Removes the host's name from a cause.
 fn unnamed(cause: Cause) -> Cause {
     match cause {
         Cause::Denied(denied) => Cause::Denied(denied.unnamed()),
@@ -134,7 +160,7 @@ fn unnamed(cause: Cause) -> Cause {
     }
 }
 
-/// Takes the user information out of a URL, so that a redirect cannot carry it elsewhere.
+/// Takes the credentials out of a URL, so that a redirect cannot carry them elsewhere.
 fn take_credentials(url: &mut Url) -> Option<HeaderValue> {
     let encoded = basic(url)?;
     let _ = url.set_username("");
@@ -145,7 +171,7 @@ fn take_credentials(url: &mut Url) -> Option<HeaderValue> {
 }
 
 fn request_headers(
-    roads: &Roads,
+    routes: &Routes,
     ask: &Ask<'_>,
     url: &Url,
     credentials: Option<&HeaderValue>,
@@ -154,7 +180,7 @@ fn request_headers(
     if let Some(value) = credentials {
         headers.insert(AUTHORIZATION, value.clone());
     }
-    for more in roads.headers_for(url) {
+    for more in routes.headers_for(url) {
         headers.extend(more.clone());
     }
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -172,10 +198,10 @@ fn request_headers(
     headers
 }
 
-/// Sends one request. A kept connection may have been closed by the origin in the very moment: that is no failure of the
-/// origin, so the request is sent once more at once.
+/// Sends one request. The origin may close a pooled connection at the very moment it is reused: that is
+/// not a failure of the origin, so the request is sent again at once, once.
 async fn request(
-    roads: &Roads,
+    timeouts: Timeouts,
     client: &reqwest::Client,
     url: &Url,
     headers: &HeaderMap,
@@ -184,39 +210,33 @@ async fn request(
     loop {
         let progress = Arc::new(Progress::default());
         let sending = client.get(url.clone()).headers(headers.clone()).send();
-        match with_clocks(&roads.config, &progress, sending).await {
+        match with_timeouts(timeouts, &progress, sending).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) => {
                 let phase = progress.phase();
-                let kept = phase == Phase::FirstByte && !progress.dialled();
+                let pooled = phase == Phase::FirstByte && !progress.dialled();
                 let cause = classify(error.without_url(), phase);
-                if kept && again && matches!(cause, Cause::NoAnswer(_)) {
+                if pooled && again && matches!(cause, Cause::NoAnswer(_)) {
                     again = false;
                     continue;
                 }
                 return Err((phase_of(&cause, phase), cause));
             }
-            Err(phase) => return Err((phase, timed_out(roads, phase))),
+            Err(phase) => return Err((phase, timed_out(timeouts, phase))),
         }
     }
 }
 
-fn timed_out(roads: &Roads, phase: Phase) -> Cause {
-    let config = &roads.config;
+fn timed_out(timeouts: Timeouts, phase: Phase) -> Cause {
+    let limit = timeouts.of(phase);
     match phase {
-        Phase::Start | Phase::Resolve | Phase::Connect => Cause::ConnectTimeout {
-            limit: config.connect_timeout,
-        },
-        Phase::Tls => Cause::TlsTimeout {
-            limit: config.tls_timeout,
-        },
-        Phase::FirstByte | Phase::Body => Cause::FirstByteTimeout {
-            limit: config.first_byte_timeout,
-        },
+        Phase::Start | Phase::Resolve | Phase::Connect => Cause::ConnectTimeout { limit },
+        Phase::Tls => Cause::TlsTimeout { limit },
+        Phase::FirstByte | Phase::Body => Cause::FirstByteTimeout { limit },
     }
 }
 
-/// A policy's refusal comes out of the resolver; nothing was dialled.
+/// A refusal by the policy comes out of the resolver; nothing was dialled.
 fn phase_of(cause: &Cause, phase: Phase) -> Phase {
     match cause {
         Cause::Denied(_) => Phase::Resolve,
@@ -224,7 +244,7 @@ fn phase_of(cause: &Cause, phase: Phase) -> Phase {
     }
 }
 
-/// Tells what kind of failure an error of the client is.
+/// Returns the kind of failure that an error of the client stands for.
 pub(super) fn classify(error: reqwest::Error, phase: Phase) -> Cause {
     if phase == Phase::Body {
         return Cause::Cut(Some(error));
@@ -272,7 +292,7 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
     find(inner.or_else(|| error.source())?)
 }
 
-/// Returns where a redirect leads, or `None` when the answer is none.
+/// Returns where a redirect leads, or `None` for any other response.
 fn redirect_target(
     url: &Url,
     response: &Response,
@@ -298,7 +318,7 @@ fn redirect_target(
         return refuse("no Location");
     };
     let Some(Ok(mut next)) = location.to_str().ok().map(|text| url.join(text)) else {
-        return refuse("Location is no URL");
+        return refuse("Location is not a URL");
     };
     match next.scheme() {
         "https" => {}
@@ -310,41 +330,4 @@ fn redirect_target(
     let _ = next.set_password(None);
     next.set_fragment(None);
     Ok(Some(next))
-}
-
-/// Reads Retry-After: seconds, or a date that is compared with the origin's own clock.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let parse = |t: &str| jiff::fmt::rfc2822::parse(t).ok().map(|z| z.timestamp());
-    let until = parse(text)?;
-    let now = headers
-        .get(DATE)
-        .and_then(|d| d.to_str().ok())
-        .and_then(parse)
-        .unwrap_or_else(jiff::Timestamp::now);
-    u64::try_from(until.as_second() - now.as_second())
-        .ok()
-        .map(Duration::from_secs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_retry_after_as_seconds_or_date() {
-        let read = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
-            headers.insert(RETRY_AFTER, value.parse().unwrap());
-            retry_after(&headers).map(|d| d.as_secs())
-        };
-        assert_eq!(read("120"), Some(120));
-        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
-        assert_eq!(read("Sun, 06 Nov 1994 08:40:37 GMT"), None);
-        assert_eq!(read("soon"), None);
-    }
 }

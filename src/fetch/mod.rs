@@ -1,10 +1,10 @@
-//! A source as a byte stream: dialling, policy, retries, resume, and the partial file.
+//! A source as a stream of bytes: policy, retries, resume, and the partial file.
 //!
-//! [`Fetcher`] is what a node has one of: the ways out, the caps, what is known of hosts. [`Source`] is one file on its way
-//! in: the caller asks it for the next [`Event`] and gets bytes in order, whatever the origin and the network do in
-//! between. [`Spool`] keeps those bytes for the next start of the process.
+//! [`Fetcher`] exists once per node: clients, bandwidth limits, and what is known of hosts. [`Source`] is
+//! one file being fetched: the caller asks for the next [`Event`] and gets bytes in order, whatever the
+//! origin and the network do. [`Spool`] keeps those bytes for the next start of the process.
 //!
-//! Nothing here knows a digest: that what arrives is what was announced is for [`crate::verify`] to say.
+//! Nothing here checks a digest: that the bytes are what was announced is decided by [`crate::verify`].
 
 mod clocks;
 pub mod config;
@@ -12,12 +12,14 @@ mod error;
 mod http;
 mod limit;
 mod local;
-mod looks;
+mod phase;
 pub mod policy;
 mod range;
-mod redact;
+mod resolver;
 mod retry;
-mod roads;
+mod routes;
+mod secrets;
+mod sniff;
 mod source;
 mod spool;
 mod stall;
@@ -31,93 +33,90 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
-pub use error::{Cause, Error, KINDS, Phase, Place};
+pub use error::{Cause, Error, KINDS, Place};
+pub use phase::Phase;
 pub use range::Validator;
 pub use source::Source;
 pub use spool::{Identity, Spool};
 
 use crate::datafile::{AppId, SourceUrl};
 use crate::sys::Chain;
-use roads::Roads;
+use routes::Routes;
 
-/// How often the files that the configuration names are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the files that the configuration names are checked for changes.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// What to fetch, and how far.
+/// What to fetch.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// From where.
     pub url: SourceUrl,
-    /// For which application; its bandwidth counts.
+    /// The application whose bandwidth limit counts.
     pub app: AppId,
-    /// The stated length: not a byte more is taken.
+    /// The stated length: not a byte more is accepted.
     pub size: Option<u64>,
-    /// How many bytes are here already.
+    /// Bytes that are here already.
     pub offset: u64,
-    /// What the origin said of the object that those bytes are from.
+    /// The validator of the object that those bytes are from.
     pub validator: Option<Validator>,
-    /// When it is over, whatever happens.
+    /// When the fetch ends, whatever happens.
     pub deadline: Instant,
-    /// Ends it at once.
+    /// Ends the fetch at once.
     pub cancel: CancellationToken,
-    /// Whether a digest of the whole will be checked. Then a file of known size may be resumed without a strong
-    /// validator: should the parts not belong together, the digest says so.
+    /// Whether a digest of the whole will be checked. Then a file of known size may be resumed without a
+    /// strong validator: if the parts do not belong together, the digest says so.
     pub proven: bool,
-    /// Whether mirrors are left out and caches told to ask the origin: for the one refetch after a digest was wrong.
+    /// Skip mirrors and tell caches to ask the origin: for the one refetch after a wrong digest.
     pub from_origin: bool,
-    /// Whether a `file` URL is read from this node's disk: for push documents given by its operator.
+    /// Whether a `file` URL is read from this host's disk: for push documents of its operator.
     pub allow_local: bool,
-    /// Counts the requests made, beginning with those before: a file may take several sources and several lives.
+    /// Counts requests, starting with earlier ones: a file may take several sources and several starts.
     pub attempts: Arc<AtomicU32>,
-    /// Counts the bytes of bodies that come, repeated ones included.
+    /// Counts bytes of bodies, repeated ones included.
     pub fetched: Arc<AtomicU64>,
 }
 
 /// What happens while a file is fetched.
 #[derive(Debug)]
 pub enum Event {
-    /// The next bytes.
     Bytes(Bytes),
-    /// A request failed and is made again after `wait`; what came so far stands.
+    /// A request failed and is repeated after `wait`; the bytes so far stand.
     Retrying {
-        /// How many requests were made.
+        /// Requests made so far.
         attempt: u32,
-        /// What happened.
         error: Error,
-        /// How long until the next one.
         wait: Duration,
     },
     /// Everything so far is void: the next bytes are the first ones again.
     Restart {
-        /// Why, for people.
+        /// For people.
         why: String,
     },
-    /// All bytes are here. Said again when asked again.
+    /// All bytes have arrived. Returned again when asked again.
     End,
 }
 
-/// The one maker of [`Source`]s on a node.
+/// Makes the [`Source`]s of a node.
 pub struct Fetcher {
-    roads: RwLock<Arc<Roads>>,
+    routes: RwLock<Arc<Routes>>,
     watch: Mutex<Watch>,
     limits: limit::Limits,
     hosts: Arc<retry::Hosts>,
 }
 
-/// When the files behind the roads were looked at, and with which of them it failed.
+/// When CA, proxy and header files were last checked, and which set failed to load.
 struct Watch {
-    looked: Instant,
-    refused: Option<roads::Stamps>,
+    checked: Instant,
+    refused: Option<routes::Stamps>,
 }
 
 impl Fetcher {
-    /// Reads the files that `config` names and makes ready to fetch. Blocks for a moment.
+    /// Reads the files that `config` names and makes the clients. Blocks for a moment.
     pub fn new(config: Config) -> Result<Arc<Self>, Error> {
         let limits = limit::Limits::new(config.bandwidth.clone());
         Ok(Arc::new(Self {
-            roads: RwLock::new(Arc::new(Roads::build(config)?)),
+            routes: RwLock::new(Arc::new(Routes::build(config)?)),
             watch: Mutex::new(Watch {
-                looked: Instant::now(),
+                checked: Instant::now(),
                 refused: None,
             }),
             limits,
@@ -125,87 +124,87 @@ impl Fetcher {
         }))
     }
 
-    /// Changes the configuration: caps at once, all else for the next request of each file. On an error nothing changes.
-    /// Blocks for a moment.
+    /// Changes the configuration: limits at once, the rest with the next request of each file. On an error
+    /// nothing changes. Blocks for a moment.
     pub fn reload(&self, config: Config) -> Result<(), Error> {
         let bandwidth = config.bandwidth.clone();
-        self.take(Roads::build(config)?);
+        self.take(Routes::build(config)?);
         self.limits.change(bandwidth);
         Ok(())
     }
 
-    /// Tells whether this node may fetch from a URL, as far as that can be told without dialling or looking up anything.
+    /// Checks whether this node may fetch from a URL, as far as possible without a name lookup.
     pub fn check(&self, url: &SourceUrl) -> Result<(), Error> {
-        let roads = self.current();
+        let routes = self.current();
         let url = url.url();
-        if !roads.places(url).contains(url) {
+        if !routes.candidates(url).contains(url) {
             return Ok(());
         }
-        let direct = roads.road_for(url, false).via.is_none();
-        roads
+        let direct = routes.via(url).is_none();
+        routes
             .policy
             .check_url(url, direct)
             .map_err(|denied| Error::of_node(denied.into()))
     }
 
-    /// Begins to fetch; nothing is dialled before the first [`Source::next`].
+    /// Starts a fetch; nothing is dialled before the first [`Source::next`].
     #[must_use]
     pub fn open(self: &Arc<Self>, request: Request) -> Source {
         Source::new(Arc::clone(self), request)
     }
 
-    fn current(&self) -> Arc<Roads> {
-        Arc::clone(&self.roads.read().unwrap_or_else(PoisonError::into_inner))
+    fn current(&self) -> Arc<Routes> {
+        Arc::clone(&self.routes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn take(&self, roads: Roads) {
-        *self.roads.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roads);
+    fn take(&self, routes: Routes) {
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
     }
 
-    /// Returns the ways out, made anew when a file behind them changed. Files that do not fit together, as in the middle
-    /// of a rotation, leave the old ones in use.
-    async fn roads(self: &Arc<Self>) -> Arc<Roads> {
-        let roads = self.current();
-        if !self.is_time_to_look() {
-            return roads;
+    /// Returns the routes, rebuilt if a file behind them changed. Files that do not fit together, as in the
+    /// middle of a rotation, leave the old routes in use.
+    async fn routes(self: &Arc<Self>) -> Arc<Routes> {
+        let routes = self.current();
+        if !self.is_time_to_check() {
+            return routes;
         }
         let fetcher = Arc::clone(self);
-        let renewed = tokio::task::spawn_blocking(move || fetcher.renew(&roads)).await;
+        let renewed = tokio::task::spawn_blocking(move || fetcher.renew(&routes)).await;
         if let Err(e) = renewed {
-            tracing::error!(error = %e, "renewing the ways out");
+            tracing::error!(error = %e, "renewing the HTTP clients");
         }
         self.current()
     }
 
-    fn is_time_to_look(&self) -> bool {
+    fn is_time_to_check(&self) -> bool {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = watch.looked.elapsed() >= LOOK;
+        let due = watch.checked.elapsed() >= CHECK_EVERY;
         if due {
-            watch.looked = Instant::now();
+            watch.checked = Instant::now();
         }
         due
     }
 
-    fn renew(&self, roads: &Roads) {
-        let stamps = roads::stamps(&roads.config);
-        if stamps == roads.stamps {
+    fn renew(&self, routes: &Routes) {
+        let stamps = routes::stamps(&routes.config);
+        if stamps == routes.stamps {
             return;
         }
         let refused = |watch: &Watch| watch.refused.as_ref() == Some(&stamps);
         if refused(&self.watch.lock().unwrap_or_else(PoisonError::into_inner)) {
             return;
         }
-        let built = Roads::build(roads.config.clone());
+        let built = Routes::build(routes.config.clone());
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         match built {
             Ok(new) => {
                 watch.refused = None;
                 self.take(new);
-                tracing::info!("took changed certificates, proxy or headers for fetching");
+                tracing::info!("loaded changed certificates, proxy or headers for fetching");
             }
             Err(e) => {
                 watch.refused = Some(stamps);
-                tracing::warn!(error = %Chain(&e), "changed files are not usable for fetching, the old ones stay in use");
+                tracing::warn!(error = %Chain(&e), "cannot use the changed files for fetching; the old ones stay in use");
             }
         }
     }

@@ -104,6 +104,63 @@ impl ContentRange {
     }
 }
 
+/// What a 206 has to match.
+pub(super) struct Expected<'a> {
+    /// The first byte that was asked for.
+    pub(super) start: u64,
+    /// Length of the file, if known.
+    pub(super) total: Option<u64>,
+    /// Content-Length of the response.
+    pub(super) length: Option<u64>,
+    /// Whether the request had a condition, so that the part is proven to be of the same object.
+    pub(super) conditional: bool,
+    /// What the origin said of the object before and now, if both are known.
+    pub(super) validator: Option<(&'a Validator, &'a Validator)>,
+}
+
+/// Why a part cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unusable {
+    OtherObject,
+    /// Of a file of another length than known.
+    OtherLength,
+    /// What the origin sent instead of the part.
+    Wrong(&'static str),
+}
+
+impl Expected<'_> {
+    /// Returns where the part ends, and the length of the file if the response states it.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(u64, Option<u64>), Unusable> {
+        if self
+            .validator
+            .is_some_and(|(before, now)| before.contradicts(now))
+        {
+            return Err(Unusable::OtherObject);
+        }
+        let wrong = |what| Err(Unusable::Wrong(what));
+        let Ok(ContentRange {
+            part: Some((start, end)),
+            total,
+        }) = ContentRange::of(headers)
+        else {
+            return wrong("a part without a usable Content-Range");
+        };
+        if start != self.start {
+            return wrong("another part than asked for");
+        }
+        if self.length.is_some_and(|n| n != end - start) {
+            return wrong("a part of another length than it says");
+        }
+        match (total, self.total) {
+            (Some(found), Some(known)) if found != known => Err(Unusable::OtherLength),
+            // Without a condition, the same length is the only sign of the same object.
+            (None, _) if !self.conditional => wrong("a part of a file of unknown length"),
+            (None, Some(known)) if end > known => wrong("a part beyond the end"),
+            _ => Ok((end, total)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

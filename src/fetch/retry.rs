@@ -1,5 +1,5 @@
-//! When to try again. A file waits a random time that grows (full jitter, so that a fleet does not come back as one), and
-//! a host that does not answer is left in peace by all files together.
+//! When to retry. Each file waits a random time that grows (full jitter, so that a fleet does not come
+//! back as one), and a host that does not answer is spared by all files together.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,33 +9,34 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::config::Retry;
+use crate::dial::backoff;
 
-/// What `per_minute` counts in.
+/// The window of `per_minute`.
 const MINUTE: Duration = Duration::from_secs(60);
 /// Hosts remembered before those without news are forgotten.
 const REMEMBERED: usize = 1024;
 
-/// The patience of one file.
+/// The retries of one file.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    exponent: u32,
-    /// Starts of the requests that led to nothing, of the last minute.
+    failures: u32,
+    /// Starts of requests without progress in the last minute.
     starts: VecDeque<Instant>,
 }
 
 impl Backoff {
-    /// Notes that a request is made now.
+    /// Records that a request starts now.
     pub(super) fn started(&mut self) {
         self.starts.push_back(Instant::now());
     }
 
-    /// Notes that bytes came: the way is open.
+    /// Records that bytes arrived: the next failure starts a new series.
     pub(super) fn progressed(&mut self) {
         *self = Self::default();
     }
 
-    /// Returns how long to wait before the next request, or `None` when that would be after `deadline`. `asked` is what
-    /// the origin said in Retry-After.
+    /// Returns how long to wait before the next request, or `None` if that would be after `deadline`.
+    /// `asked` is the Retry-After of the origin.
     pub(super) fn wait(
         &mut self,
         config: &Retry,
@@ -44,23 +45,18 @@ impl Backoff {
     ) -> Option<Duration> {
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
-        let bound = config
-            .base
-            .saturating_mul(2u32.saturating_pow(self.exponent))
-            .min(config.cap)
-            // Another request before the deadline is worth more than patience.
-            .min(left.mul_f64(0.9));
-        self.exponent = self.exponent.saturating_add(1);
-        let wait = bound
-            .mul_f64(fastrand::f64())
+        // Another request before the deadline is worth more than patience.
+        let longest = config.cap.min(left.mul_f64(0.9));
+        let wait = backoff(config.base, longest, self.failures)
             .max(asked.unwrap_or_default())
-            .max(until_room(&mut self.starts, config.per_minute, now));
+            .max(until_free(&mut self.starts, config.per_minute, now));
+        self.failures = self.failures.saturating_add(1);
         (wait < left).then_some(wait)
     }
 }
 
-/// Returns how long it takes until another start makes at most `limit` within a minute.
-fn until_room(starts: &mut VecDeque<Instant>, limit: u32, now: Instant) -> Duration {
+/// Returns how long to wait so that another start makes at most `limit` within a minute.
+fn until_free(starts: &mut VecDeque<Instant>, limit: u32, now: Instant) -> Duration {
     while starts.front().is_some_and(|s| *s + MINUTE <= now) {
         starts.pop_front();
     }
@@ -72,8 +68,8 @@ fn until_room(starts: &mut VecDeque<Instant>, limit: u32, now: Instant) -> Durat
     }
 }
 
-/// Which hosts answer. As long as one does not, all files together ask it `per_minute` times; as soon as it gives any
-/// answer, everyone may.
+/// Which hosts answer. While one does not, all files together ask it at most `per_minute` times; as soon
+/// as it gives any response, every file may.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     table: Mutex<HashMap<String, Host>>,
@@ -92,14 +88,14 @@ impl Host {
     }
 }
 
-/// The right to make one request to a host; what came of it is told to the host.
+/// The right to make one request to a host; its result must be reported.
 pub(super) struct Pass {
     hosts: Arc<Hosts>,
     host: String,
 }
 
 impl Hosts {
-    /// Waits for the right to make a request to `host`.
+    /// Waits until a request to `host` may be made.
     pub(super) async fn enter(self: &Arc<Self>, host: &str, per_minute: u32) -> Pass {
         loop {
             let mut news = std::pin::pin!(self.news.notified());
@@ -117,7 +113,7 @@ impl Hosts {
         }
     }
 
-    /// Enters, or returns when to look again.
+    /// Enters, or returns when to check again.
     fn try_enter(&self, host: &str, per_minute: u32) -> Option<Instant> {
         let now = Instant::now();
         let mut table = self.lock();
@@ -130,7 +126,7 @@ impl Hosts {
         if entry.answers(now) {
             return None;
         }
-        let wait = until_room(&mut entry.starts, per_minute, now);
+        let wait = until_free(&mut entry.starts, per_minute, now);
         if wait.is_zero() {
             entry.starts.push_back(now);
             return None;
@@ -138,7 +134,7 @@ impl Hosts {
         Some(now + wait)
     }
 
-    /// Notes that a connection to `host` broke: whether it still answers is to be seen.
+    /// Records that a connection to `host` broke: it has to answer again first.
     pub(super) fn doubt(&self, host: &str) {
         if let Some(entry) = self.lock().get_mut(host) {
             entry.answered = None;
@@ -151,7 +147,7 @@ impl Hosts {
 }
 
 impl Pass {
-    /// Notes that the host gave an answer, whatever it was.
+    /// Records that the host gave a response, whatever it was.
     pub(super) fn answered(self) {
         if let Some(entry) = self.hosts.lock().get_mut(&self.host) {
             entry.answered = Some(Instant::now());
@@ -160,7 +156,7 @@ impl Pass {
         self.hosts.news.notify_waiters();
     }
 
-    /// Notes that the host did not answer.
+    /// Records that the host did not answer.
     pub(super) fn failed(self) {
         self.hosts.doubt(&self.host);
     }

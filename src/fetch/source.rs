@@ -1,9 +1,12 @@
-//! One file on its way in. The state machine behind [`Source::next`]: ask, judge the answer, read the body, and on any
-//! trouble decide between going on where it stopped, beginning again, and giving up.
+//! One file being fetched: the state machine behind [`Source::next`]. It asks, judges the response, reads
+//! the body, and after any failure decides whether to resume, start over, or give up.
 //!
-//! A resume is only trusted when it is proven to continue the same object: by If-Range on a strong validator, or, where
-//! a digest of the whole will be checked, by the stated size. Start, end and total of each part are compared with what
-//! was asked for; an origin that sends anything else gets one request for the whole file, and no more ranges.
+//! A resume is trusted only if it provably continues the same object: by If-Range on a strong validator,
+//! or, where a digest of the whole will be checked, by the stated size. An origin that sends anything
+//! but the part asked for gets one request for the whole file, and no more ranges.
+
+mod answer;
+mod file;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,32 +14,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Response;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, TRANSFER_ENCODING};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use url::Url;
 
-use super::error::{Cause, Error, Phase, Place};
-use super::http::{self, Ask, authority};
+use super::error::{Cause, Error, Place};
+use super::http::{self, Answer, Ask, NoAnswer};
 use super::limit::Meter;
 use super::local::Local;
-use super::looks::{Looks, header};
-use super::policy::Denied;
-use super::range::{ContentRange, Validator};
-use super::redact::Secrets;
+use super::phase::Phase;
+use super::range::Validator;
 use super::retry::Backoff;
-use super::roads::Roads;
+use super::routes::Routes;
+use super::secrets::Secrets;
+use super::sniff::Sniff;
 use super::stall::StallClock;
 use super::{Event, Fetcher, Request};
+use crate::datafile::authority;
 use crate::sys::failure::Retry;
 
-/// So many bytes in one answer show that the way is open.
+/// Bytes in one response that count as progress.
 const PROGRESS: u64 = 64 * 1024;
-/// How long the text of an error answer is waited for.
-const EXCERPT: Duration = Duration::from_secs(2);
-/// So many answers in a row that are not HTTP are enough.
+/// Responses in a row that are not HTTP before the fetch gives up.
 const BAD_ANSWERS: u32 = 3;
 
-/// A file that is being fetched. Everything about it is asked for by [`Source::next`].
+/// A file that is being fetched, driven by [`Source::next`].
 pub struct Source {
     fetcher: Arc<Fetcher>,
     request: Request,
@@ -45,19 +46,19 @@ pub struct Source {
     meter: Meter,
     backoff: Backoff,
     state: State,
-    /// Where the next byte belongs.
+    /// Offset of the next byte.
     position: u64,
-    /// Where the next byte belonged when the present request was made.
+    /// `position` when the current request was made.
     asked_from: u64,
     total: Option<u64>,
     validator: Option<Validator>,
-    /// Whether the origin is still asked for parts.
+    /// Whether ranges are still requested.
     ranges: bool,
-    /// Which of the mirrors and the origin is asked, and how many there are.
-    place: usize,
-    places: usize,
+    /// Which candidate URL (mirrors, then the origin) is asked, and how many there are.
+    candidate: usize,
+    candidates: usize,
     bad_answers: u32,
-    looks: Option<Looks>,
+    sniff: Option<Sniff>,
     last: Option<Error>,
     host: String,
     via: Option<String>,
@@ -76,11 +77,11 @@ enum State {
 struct Body {
     response: Response,
     stall: StallClock,
-    /// Where it must end, if that is known.
+    /// Offset at which it must end, if known.
     end: Option<u64>,
     /// Whether it is a part of the file.
     part: bool,
-    /// Whether its end is told apart from the end of the connection.
+    /// Whether its end can be distinguished from a lost connection.
     framed: bool,
 }
 
@@ -99,10 +100,10 @@ impl Source {
             total: request.size,
             validator: request.validator.clone(),
             ranges: true,
-            place: 0,
-            places: 1,
+            candidate: 0,
+            candidates: 1,
             bad_answers: 0,
-            looks: None,
+            sniff: None,
             last: None,
             host: authority(&url),
             via: None,
@@ -113,8 +114,8 @@ impl Source {
         }
     }
 
-    /// Waits for what happens next. Retries by itself until the deadline; an error is the end. May be dropped and called
-    /// again: a request under way is then made again, a body goes on.
+    /// Waits for the next event. Retries until the deadline; an error is final. May be dropped and called
+    /// again: a request in progress is then repeated, a body continues.
     pub async fn next(&mut self) -> Result<Event, Error> {
         let cancel = self.request.cancel.clone();
         let deadline = self.request.deadline;
@@ -137,7 +138,7 @@ impl Source {
         event
     }
 
-    /// Returns what the origin said of the object that the bytes are from: keep it with them.
+    /// Returns the validator of the object that the bytes are from: keep it with them.
     #[must_use]
     pub fn validator(&self) -> Option<&Validator> {
         self.validator.as_ref()
@@ -149,29 +150,30 @@ impl Source {
         self.total
     }
 
-    /// Returns how many bytes are here, those before the start included.
+    /// Returns how many bytes have arrived, including those before this source.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Returns how many requests for the file were made, those before this source included.
+    /// Returns how many requests were made for the file, including those before this source.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.request.attempts.load(Ordering::Relaxed)
     }
 
-    /// Returns how many bytes of bodies came, repeated ones and those before this source included.
+    /// Returns how many bytes of bodies were received, including repeated ones and those before this
+    /// source.
     #[must_use]
     pub fn fetched(&self) -> u64 {
         self.request.fetched.load(Ordering::Relaxed)
     }
 
-    /// Returns why the bytes may not be an archive at all, for the message when their digest is wrong: an error page of
-    /// a server or a login page of a network. Holds no secret.
+    /// Returns why the bytes may not be an archive at all, for the message about a wrong digest: the error
+    /// page of a server or the login page of a network. Contains no secret.
     #[must_use]
     pub fn suspicion(&self) -> Option<String> {
-        self.looks.as_ref()?.describe(&self.secrets)
+        self.sniff.as_ref()?.describe(&self.secrets)
     }
 
     async fn step(&mut self) -> Result<Event, Error> {
@@ -194,6 +196,7 @@ impl Source {
         }
     }
 
+    /// Makes the next request, unless nothing is left to fetch.
     async fn ask(&mut self) -> Result<Option<Event>, Error> {
         if let Some(path) = self.request.url.file_path() {
             return self.open_local(path).await;
@@ -202,245 +205,83 @@ impl Source {
             self.state = State::End;
             return Ok(None);
         }
-        let roads = self.fetcher.roads().await;
-        let place = self.choose_place(&roads);
-        let asked = authority(&place);
-        let condition = self
-            .validator
-            .as_ref()
-            .and_then(|v| v.if_range(&asked))
-            .map(str::to_owned);
+        let routes = self.fetcher.routes().await;
+        let url = self.choose_candidate(&routes);
+        let host = authority(&url);
+        let condition = self.validator.as_ref().and_then(|v| v.if_range(&host));
+        let condition = condition.map(str::to_owned);
         if self.position > 0 && !self.may_resume(condition.is_some()) {
             return Ok(Some(
-                self.restart("the origin cannot be asked for the rest"),
+                self.restart("the rest cannot be requested from the origin"),
             ));
         }
-        let trusted = place != self.url;
-        let dialled = roads.road_for(&place, trusted).via.unwrap_or(&asked);
-        let per_minute = roads.config.retry.per_minute;
+        match self
+            .request(&routes, &url, &host, condition.as_deref())
+            .await
+        {
+            Ok(answer) => {
+                self.bad_answers = 0;
+                (self.host, self.via, self.phase) = (answer.host, answer.via, Phase::FirstByte);
+                let conditional = condition.is_some();
+                self.judge(answer.response, &routes, &host, conditional)
+                    .await
+            }
+            Err(no) => {
+                (self.host, self.via, self.phase) = (no.host, no.via, no.phase);
+                self.failed(no.cause, &routes)
+            }
+        }
+    }
+
+    /// Sends one request when `host`, or the proxy for it, may be asked, and records whether it answers.
+    async fn request(
+        &mut self,
+        routes: &Routes,
+        url: &Url,
+        host: &str,
+        condition: Option<&str>,
+    ) -> Result<Answer, NoAnswer> {
+        let dialled = routes.via(url).unwrap_or(host);
+        let per_minute = routes.config.retry.per_minute;
         let pass = self.fetcher.hosts.enter(dialled, per_minute).await;
         self.request.attempts.fetch_add(1, Ordering::Relaxed);
         self.backoff.started();
         self.asked_from = self.position;
         self.phase = Phase::Start;
         let ask = Ask {
-            url: &place,
+            url,
             from: (self.position > 0).then_some(self.position),
-            if_range: condition.as_deref(),
-            trusted,
+            if_range: condition,
+            trusted: *url != self.url,
             past_caches: self.request.from_origin,
         };
-        match http::ask(&roads, &ask, &mut self.secrets).await {
-            Ok(answer) => {
-                pass.answered();
-                self.bad_answers = 0;
-                self.host.clone_from(&answer.host);
-                self.via.clone_from(&answer.via);
-                self.phase = Phase::FirstByte;
-                let conditional = condition.is_some();
-                self.judge(answer.response, &roads, &asked, conditional)
-                    .await
-            }
+        let answer = http::ask(routes, &ask, &mut self.secrets).await;
+        let answers = match &answer {
+            Ok(_) => true,
             Err(no) => {
-                let spoke = no.host != asked
-                    || matches!(no.cause, Cause::Redirect { .. } | Cause::BadAnswer(_));
-                if spoke {
-                    pass.answered();
-                } else {
-                    pass.failed();
-                }
-                (self.host, self.via, self.phase) = (no.host, no.via, no.phase);
-                self.failed(no.cause, &roads)
+                no.host != host || matches!(no.cause, Cause::Redirect { .. } | Cause::BadAnswer(_))
             }
+        };
+        match answers {
+            true => pass.answered(),
+            false => pass.failed(),
         }
+        answer
     }
 
-    fn choose_place(&mut self, roads: &Roads) -> Url {
+    fn choose_candidate(&mut self, routes: &Routes) -> Url {
         if self.request.from_origin {
-            (self.place, self.places) = (0, 1);
+            (self.candidate, self.candidates) = (0, 1);
             return self.url.clone();
         }
-        let mut places = roads.places(&self.url);
-        self.places = places.len();
-        self.place = self.place.min(self.places - 1);
-        places.swap_remove(self.place)
+        let mut candidates = routes.candidates(&self.url);
+        self.candidates = candidates.len();
+        self.candidate = self.candidate.min(self.candidates - 1);
+        candidates.swap_remove(self.candidate)
     }
 
     fn may_resume(&self, conditional: bool) -> bool {
         self.ranges && (conditional || (self.request.proven && self.request.size.is_some()))
-    }
-
-    async fn judge(
-        &mut self,
-        response: Response,
-        roads: &Roads,
-        asked: &str,
-        conditional: bool,
-    ) -> Result<Option<Event>, Error> {
-        let asked_part = self.position > 0;
-        match response.status().as_u16() {
-            200 => self.take_whole(response, roads, asked).await,
-            206 if asked_part => self.take_part(response, roads, asked, conditional),
-            206 => {
-                let found = header(response.headers(), CONTENT_RANGE);
-                let found = self.secrets.show(found);
-                self.failed(Cause::Unsolicited { found }, roads)
-            }
-            412 if asked_part => Ok(Some(self.restart("the object at the origin has changed"))),
-            416 if asked_part => self.nothing_left(&response, roads),
-            code => {
-                let retry_after = http::retry_after(response.headers());
-                let excerpt = self.excerpt(response, false).await;
-                let cause = Cause::Status {
-                    code,
-                    retry_after,
-                    excerpt,
-                };
-                self.failed(cause, roads)
-            }
-        }
-    }
-
-    /// Takes a 200: all of the file, whether it was asked for or not.
-    async fn take_whole(
-        &mut self,
-        response: Response,
-        roads: &Roads,
-        asked: &str,
-    ) -> Result<Option<Event>, Error> {
-        let length = response.content_length();
-        if let (Some(expected), Some(found)) = (self.request.size, length)
-            && expected != found
-        {
-            let excerpt = self.excerpt(response, true).await;
-            let cause = Cause::WrongLength {
-                expected,
-                found,
-                excerpt,
-            };
-            return self.failed(cause, roads);
-        }
-        let event = (self.position > 0)
-            .then(|| self.restart("the origin sent the whole file, not the rest"));
-        self.asked_from = 0;
-        self.validator = Validator::of(response.headers(), asked);
-        self.total = self.request.size.or(length);
-        self.looks = Some(Looks::of(response.headers()));
-        let framed = length.is_some() || is_chunked(response.headers());
-        self.begin(response, roads, self.total, false, framed);
-        Ok(event)
-    }
-
-    /// Takes a 206, if it is the part that was asked for.
-    fn take_part(
-        &mut self,
-        response: Response,
-        roads: &Roads,
-        asked: &str,
-        conditional: bool,
-    ) -> Result<Option<Event>, Error> {
-        let headers = response.headers();
-        let now = Validator::of(headers, asked);
-        if let (Some(before), Some(now)) = (&self.validator, &now)
-            && before.contradicts(now)
-        {
-            return Ok(Some(self.restart("the object at the origin has changed")));
-        }
-        let range = ContentRange::of(headers);
-        let Ok(ContentRange {
-            part: Some((start, end)),
-            total,
-        }) = range
-        else {
-            return Ok(Some(
-                self.no_more_ranges("a part without a usable Content-Range"),
-            ));
-        };
-        if start != self.position {
-            return Ok(Some(self.no_more_ranges("another part than asked for")));
-        }
-        if response.content_length().is_some_and(|n| n != end - start) {
-            return Ok(Some(
-                self.no_more_ranges("a part of another length than it says"),
-            ));
-        }
-        match (total, self.total) {
-            (Some(found), Some(known)) if found != known => {
-                // Against the push only the whole answer is proof: a cache may number its parts wrongly.
-                return Ok(Some(match self.request.size {
-                    Some(_) => self.no_more_ranges("a part of a file of another length"),
-                    None => self.restart("the object at the origin has changed"),
-                }));
-            }
-            // Only an unconditional part needs the total to be told for the same object.
-            (None, _) if !conditional => {
-                return Ok(Some(
-                    self.no_more_ranges("a part of a file of unknown length"),
-                ));
-            }
-            (None, Some(known)) if end > known => {
-                return Ok(Some(self.no_more_ranges("a part beyond the end")));
-            }
-            (None, _) => {}
-            (Some(found), _) => self.total = Some(found),
-        }
-        if now.is_some() {
-            self.validator = now;
-        }
-        let framed = response.content_length().is_some() || is_chunked(response.headers());
-        self.begin(response, roads, Some(end), true, framed);
-        Ok(None)
-    }
-
-    /// Judges a 416: all is here, or what is here is not of the origin's object.
-    fn nothing_left(&mut self, response: &Response, roads: &Roads) -> Result<Option<Event>, Error> {
-        match ContentRange::of(response.headers())
-            .ok()
-            .and_then(|r| r.total)
-        {
-            Some(total)
-                if total == self.position && self.request.size.is_none_or(|s| s == total) =>
-            {
-                self.total = Some(total);
-                self.state = State::End;
-                Ok(None)
-            }
-            Some(total) => self.other_length(total, roads),
-            None => Ok(Some(self.no_more_ranges("no rest"))),
-        }
-    }
-
-    /// The origin's object is not as long as known: against the push that is final, otherwise it has changed.
-    fn other_length(&mut self, found: u64, roads: &Roads) -> Result<Option<Event>, Error> {
-        match self.request.size {
-            Some(expected) if expected != found => {
-                let cause = Cause::WrongLength {
-                    expected,
-                    found,
-                    excerpt: None,
-                };
-                self.failed(cause, roads)
-            }
-            _ => Ok(Some(self.restart("the object at the origin has changed"))),
-        }
-    }
-
-    fn begin(
-        &mut self,
-        response: Response,
-        roads: &Roads,
-        end: Option<u64>,
-        part: bool,
-        framed: bool,
-    ) {
-        self.phase = Phase::Body;
-        self.state = State::Body(Box::new(Body {
-            response,
-            stall: StallClock::new(&roads.config.stall),
-            end,
-            part,
-            framed,
-        }));
     }
 
     async fn read(&mut self) -> Result<Option<Event>, Error> {
@@ -462,13 +303,13 @@ impl Source {
                 self.failed(cause, &self.fetcher.current())
             }
             Err(_) => {
-                let roads = self.fetcher.current();
-                let stall = &roads.config.stall;
+                let routes = self.fetcher.current();
+                let stall = &routes.config.stall;
                 let cause = Cause::Stalled {
                     rate: stall.rate,
                     window: stall.window,
                 };
-                self.failed(cause, &roads)
+                self.failed(cause, &routes)
             }
         }
     }
@@ -481,8 +322,8 @@ impl Source {
         let (end, part) = (body.end, body.part);
         self.request.fetched.fetch_add(length, Ordering::Relaxed);
         self.meter.owe(bytes.len());
-        if let Some(looks) = &mut self.looks {
-            looks.note(&bytes);
+        if let Some(sniff) = &mut self.sniff {
+            sniff.note(&bytes);
         }
         if let Some(end) = end
             && length > end - self.position
@@ -507,43 +348,43 @@ impl Source {
         self.position - self.asked_from >= PROGRESS
     }
 
-    /// The body is over; whether the file is, is the question.
+    /// The body ended: decides whether the file did too.
     fn body_ended(&mut self) -> Result<Option<Event>, Error> {
         let State::Body(body) = &self.state else {
             return Ok(None);
         };
         let (end, part, framed) = (body.end, body.part, body.framed);
-        let roads = self.fetcher.current();
+        let routes = self.fetcher.current();
         if let Some(expected) = end
             && self.position < expected
         {
-            // A whole body that the origin itself ended is a shorter file; all else is a cut.
+            // A whole body that the origin itself ended is a shorter file; anything else is a cut.
             return if framed && !part {
                 let cause = Cause::WrongLength {
                     expected,
                     found: self.position,
                     excerpt: self.suspicion(),
                 };
-                self.failed(cause, &roads)
+                self.failed(cause, &routes)
             } else {
-                self.failed(Cause::Cut(None), &roads)
+                self.failed(Cause::Cut(None), &routes)
             };
         }
         if part && self.total != Some(self.position) {
-            // A server may send less than asked for; it is asked for the rest.
+            // A server may send less than asked for: ask for the rest.
             if self.has_progressed() {
                 self.state = State::Ask;
                 return Ok(None);
             }
-            return self.failed(Cause::Cut(None), &roads);
+            return self.failed(Cause::Cut(None), &routes);
         }
         self.total = Some(self.position);
         self.state = State::End;
         Ok(None)
     }
 
-    /// Decides what follows a failure: the next place, another try, or the end.
-    fn failed(&mut self, cause: Cause, roads: &Roads) -> Result<Option<Event>, Error> {
+    /// Decides what follows a failure: the next candidate, another attempt, or the end.
+    fn failed(&mut self, cause: Cause, routes: &Routes) -> Result<Option<Event>, Error> {
         let asked = match &cause {
             Cause::Status { retry_after, .. } => *retry_after,
             _ => None,
@@ -554,19 +395,19 @@ impl Source {
         let progressed = self.has_progressed();
         let error = self.error(cause);
         self.last = Some(error.clone());
-        let wait = if self.place + 1 < self.places && !progressed {
-            self.place += 1;
+        let wait = if self.candidate + 1 < self.candidates && !progressed {
+            self.candidate += 1;
             Duration::ZERO
         } else {
             if error.kind().retry == Retry::Fatal || self.bad_answers >= BAD_ANSWERS {
                 return Err(error);
             }
             if !progressed {
-                self.place = 0;
+                self.candidate = 0;
             }
             match self
                 .backoff
-                .wait(&roads.config.retry, asked, self.request.deadline)
+                .wait(&routes.config.retry, asked, self.request.deadline)
             {
                 Some(wait) => wait,
                 None => return Err(self.deadline(true, asked)),
@@ -580,12 +421,12 @@ impl Source {
         }))
     }
 
-    /// Makes everything so far void. Whatever comes next begins with the first byte.
+    /// Discards everything so far. The next byte is the first one again.
     fn restart(&mut self, why: &str) -> Event {
         self.position = 0;
         self.asked_from = 0;
         self.validator = None;
-        self.looks = None;
+        self.sniff = None;
         self.total = self.request.size;
         self.state = State::Ask;
         Event::Restart {
@@ -610,7 +451,7 @@ impl Source {
         Error::new(cause, place)
     }
 
-    /// `asked` is for how long the origin has asked to wait, where another attempt would come too late.
+    /// `asked` is the Retry-After of the origin, if it puts the next attempt past the deadline.
     fn deadline(&self, waiting: bool, asked: Option<Duration>) -> Error {
         let left = self
             .request
@@ -622,71 +463,4 @@ impl Source {
             last: self.last.clone(),
         })
     }
-
-    /// Reads the beginning of an answer that is not the file; with `pages`, only where it looks like a page.
-    async fn excerpt(&mut self, mut response: Response, pages: bool) -> Option<String> {
-        let mut looks = Looks::of(response.headers());
-        let _ = timeout(EXCERPT, async {
-            while !looks.is_full()
-                && let Ok(Some(bytes)) = response.chunk().await
-            {
-                looks.note(&bytes);
-            }
-        })
-        .await;
-        self.request
-            .fetched
-            .fetch_add(looks.kept(), Ordering::Relaxed);
-        if pages {
-            looks.describe(&self.secrets)
-        } else {
-            looks.text(&self.secrets)
-        }
-    }
-
-    async fn open_local(&mut self, path: std::path::PathBuf) -> Result<Option<Event>, Error> {
-        self.host = path.display().to_string();
-        if !self.request.allow_local {
-            return Err(self.error(Denied::local_file().into()));
-        }
-        self.request.attempts.fetch_add(1, Ordering::Relaxed);
-        let (local, found) = Local::open(path, self.position)
-            .await
-            .map_err(|cause| self.error(cause))?;
-        if let Some(expected) = self.request.size
-            && expected != found
-        {
-            return Err(self.error(Cause::WrongLength {
-                expected,
-                found,
-                excerpt: None,
-            }));
-        }
-        self.total = Some(found);
-        self.phase = Phase::Body;
-        self.state = State::Local(local);
-        Ok(None)
-    }
-
-    async fn read_local(&mut self) -> Result<Event, Error> {
-        let State::Local(local) = &mut self.state else {
-            return Err(self.error(Cause::Over));
-        };
-        let bytes = match local.read().await {
-            Ok(bytes) => bytes,
-            Err(cause) => return Err(self.error(cause)),
-        };
-        self.position += bytes.len() as u64;
-        if !bytes.is_empty() {
-            return Ok(Event::Bytes(bytes));
-        }
-        // A file that is written to while it is read ends elsewhere; the check of the size says so.
-        self.total = Some(self.position);
-        self.state = State::End;
-        Ok(Event::End)
-    }
-}
-
-fn is_chunked(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) && !headers.contains_key(CONTENT_LENGTH)
 }

@@ -1,4 +1,5 @@
-//! The configuration made ready: URLs checked, secrets read, clients built. A mistake is found here, at start or reload.
+//! The configuration made ready: URLs checked, secrets read, clients built. Mistakes show here, at start
+//! or reload.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,26 +7,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Url};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use reqwest::Url;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde_json::{Value, json};
 
 use super::sign::{self, Key};
 use super::{Config, Endpoint, Error, Format};
 use crate::datafile::shorten;
+use crate::dial::{self, Client, Tls};
 use crate::store::outbox::{self, Message};
-use crate::sys::Chain;
 use crate::sys::secret::Secret;
 
-/// How long making a connection may take.
+/// Limit for opening a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept.
-const KEPT: Duration = Duration::from_secs(60);
-/// Headers that are not the configuration's to set.
-const OURS: [&str; 9] = [
+const IDLE: Duration = Duration::from_secs(60);
+/// Headers that the configuration cannot set.
+const RESERVED: [&str; 9] = [
     "connection",
     "content-length",
     "content-type",
@@ -39,7 +37,7 @@ const OURS: [&str; 9] = [
 /// Headers whose values are secrets.
 const SECRET: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
-/// What the sender works by.
+/// What the sender needs of the configuration.
 pub(super) struct Setup {
     pub(super) node: String,
     pub(super) targets: Vec<Arc<Target>>,
@@ -70,7 +68,11 @@ impl Setup {
         for (index, endpoint) in config.endpoints.iter().enumerate() {
             let target = Target::new(index, endpoint, config.timeout)?;
             if !names.insert(target.name.clone()) {
-                return Err(wrong(&target.name, "name", "another endpoint has it"));
+                return Err(wrong(
+                    &target.name,
+                    "name",
+                    "is already used by another endpoint",
+                ));
             }
             targets.push(Arc::new(target));
         }
@@ -98,15 +100,15 @@ impl Setup {
 fn check_section(config: &Config) -> Result<(), Error> {
     let wrong = |key, why| Err(Error::Section { key, why });
     if config.parallel == 0 {
-        return wrong("parallel", "0 would send nothing");
+        return wrong("parallel", "must be at least 1");
     }
     if config.timeout.is_zero() {
-        return wrong("timeout", "0 would let no attempt end well");
+        return wrong("timeout", "must be longer than 0s");
     }
     if config.first_retry.is_zero() || config.longest_retry < config.first_retry {
         return wrong(
             "longest_retry",
-            "expected first_retry or more, and neither 0",
+            "must be at least `report.first_retry`, and neither may be 0s",
         );
     }
     Ok(())
@@ -140,12 +142,13 @@ impl Target {
         })
     }
 
-    /// Tells whether both are sent to one address.
-    pub(super) fn is_at_the_address_of(&self, other: &Self) -> bool {
+    /// Returns whether both have the same URL.
+    pub(super) fn has_the_url_of(&self, other: &Self) -> bool {
         self.url == other.url
     }
 
-    /// Makes the request of one attempt: the body is the same every time, the time stamp and so the signature are not.
+    /// Makes the request of one attempt: the body is the same every time, the timestamp and so the signature
+    /// are not.
     pub(super) fn request(
         &self,
         message: &Message,
@@ -159,6 +162,7 @@ impl Target {
             Format::CloudEvents => "application/cloudevents+json; charset=UTF-8",
         };
         self.client
+            .to(&self.url)
             .post(self.url.clone())
             .headers(self.headers.clone())
             .header(CONTENT_TYPE, kind)
@@ -197,7 +201,8 @@ impl Target {
     }
 }
 
-/// The file that an event tells of; CloudEvents allows no empty subject, so that an event of the node has its own.
+/// Returns the file an event is about. CloudEvents allows no empty subject, so events of the node have one
+/// of their own.
 fn subject(data: &Value) -> String {
     let text = |key: &str| data.get(key).and_then(Value::as_str);
     match (text("app"), text("name"), text("version")) {
@@ -218,7 +223,7 @@ fn check_name(index: usize, name: &str) -> Result<String, Error> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
         let why = format!(
-            "`{}` is no name, expected up to 64 of a-z, A-Z, 0-9, - and _",
+            "`{}` is not a name, expected up to 64 of a-z, A-Z, 0-9, - and _",
             shorten(name)
         );
         return Err(wrong(&format!("#{}", index + 1), "name", why));
@@ -233,7 +238,7 @@ fn check_url(name: &str, text: &str) -> Result<Url, Error> {
         return Err(wrong(name, "url", "expected an http or https URL"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let why = "it holds user information, which belongs into `header_files` as `authorization`";
+        let why = "contains credentials, which belong into `header_files` as `authorization`";
         return Err(wrong(name, "url", why));
     }
     Ok(url)
@@ -268,138 +273,59 @@ fn read_secret(name: &str, key: &'static str, path: &Path) -> Result<Secret, Err
 fn headers(name: &str, endpoint: &Endpoint) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::new();
     for (header, value) in &endpoint.headers {
-        let parsed = header_name(name, "headers", header)?;
-        if SECRET.contains(&parsed.as_str()) {
-            let why = format!("`{parsed}` is secret and belongs into `header_files`");
+        let (header, value) = dial::header(header, value.as_bytes(), &RESERVED)
+            .map_err(|why| wrong(name, "headers", why))?;
+        if SECRET.contains(&header.as_str()) {
+            let why = format!("`{header}` is secret and belongs into `header_files`");
             return Err(wrong(name, "headers", why));
         }
-        headers.insert(
-            parsed,
-            header_value(name, "headers", header, value.as_bytes())?,
-        );
+        headers.insert(header, value);
     }
     for (header, path) in &endpoint.header_files {
-        let parsed = header_name(name, "header_files", header)?;
         let secret = read_secret(name, "header_files", path)?;
-        let mut value = header_value(name, "header_files", header, secret.expose())?;
+        let (header, mut value) = dial::header(header, secret.expose(), &RESERVED)
+            .map_err(|why| wrong(name, "header_files", why))?;
         value.set_sensitive(true);
-        headers.insert(parsed, value);
+        headers.insert(header, value);
     }
     Ok(headers)
 }
 
-fn header_name(name: &str, key: &'static str, header: &str) -> Result<HeaderName, Error> {
-    match HeaderName::from_bytes(header.as_bytes()) {
-        Ok(parsed) if !OURS.contains(&parsed.as_str()) => Ok(parsed),
-        Ok(_) => Err(wrong(
-            name,
-            key,
-            format!("`{}` is set by edgepush itself", shorten(header)),
-        )),
-        Err(_) => Err(wrong(
-            name,
-            key,
-            format!("`{}` is no header name", shorten(header)),
-        )),
-    }
-}
-
-fn header_value(
-    name: &str,
-    key: &'static str,
-    header: &str,
-    value: &[u8],
-) -> Result<HeaderValue, Error> {
-    HeaderValue::from_bytes(value).map_err(|_| {
-        wrong(
-            name,
-            key,
-            format!(
-                "the value of `{}` cannot stand in a header",
-                shorten(header)
-            ),
-        )
-    })
-}
-
-/// Makes the client of one endpoint: no redirects, no proxy but its own, no retries of its own.
 fn client(name: &str, endpoint: &Endpoint, timeout: Duration) -> Result<Client, Error> {
-    let builder = Client::builder()
-        .tls_backend_preconfigured(tls(name, &endpoint.extra_ca)?)
-        .user_agent(concat!("edgepush/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_proxy()
-        .http1_only()
-        .connect_timeout(CONNECT.min(timeout))
-        .timeout(timeout)
-        .pool_idle_timeout(KEPT);
-    let builder = match proxy(name, endpoint)? {
-        Some(proxy) => builder.proxy(proxy),
-        None => builder,
-    };
-    builder
-        .build()
-        .map_err(|e| wrong(name, "url", e.without_url().to_string()))
+    let tls = Tls::new(&endpoint.extra_ca).map_err(|why| wrong(name, "extra_ca", why))?;
+    Client::new(Arc::new(tls), proxy(name, endpoint)?, move |builder| {
+        builder
+            .user_agent(concat!("edgepush/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT.min(timeout))
+            .timeout(timeout)
+            .pool_idle_timeout(IDLE)
+    })
+    .map_err(|why| wrong(name, "url", why))
 }
 
-/// Reads the proxy of an endpoint. What is wrong with it never shows the URL, which may hold a password.
-fn proxy(name: &str, endpoint: &Endpoint) -> Result<Option<reqwest::Proxy>, Error> {
-    let (key, text) = match (&endpoint.proxy_file, endpoint.proxy.as_str()) {
-        (None, "") => return Ok(None),
-        (None, text) => ("proxy", text.to_owned()),
-        (Some(_), text) if !text.is_empty() => {
-            return Err(wrong(
-                name,
-                "proxy",
-                "stands beside `proxy_file`: state one of the two",
-            ));
+/// Reads the proxy of an endpoint. Errors never show its URL, which may hold a password.
+fn proxy(name: &str, endpoint: &Endpoint) -> Result<Option<Url>, Error> {
+    let parse = |key, text: &str| dial::proxy_url(text).map_err(|why| wrong(name, key, why));
+    match (&endpoint.proxy_file, endpoint.proxy.as_str()) {
+        (None, "") => Ok(None),
+        (None, text) => {
+            let url = parse("proxy", text)?;
+            if dial::has_credentials(&url) {
+                let why = "contains credentials: put the URL into a file, see `proxy_file`";
+                return Err(wrong(name, "proxy", why));
+            }
+            Ok(Some(url))
         }
-        (Some(path), _) => {
-            let secret =
-                Secret::read(path).map_err(|e| wrong(name, "proxy_file", Chain(&e).to_string()))?;
-            (
-                "proxy_file",
-                String::from_utf8_lossy(secret.expose()).into_owned(),
-            )
+        (Some(path), "") => {
+            let secret = read_secret(name, "proxy_file", path)?;
+            let text = String::from_utf8_lossy(secret.expose());
+            parse("proxy_file", &text).map(Some)
         }
-    };
-    let url = Url::parse(&text)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    let Some(url) = url else {
-        return Err(wrong(
-            name,
-            key,
-            "is no URL of a proxy, expected one such as \"http://proxy.example:3128\"",
-        ));
-    };
-    if key == "proxy" && (!url.username().is_empty() || url.password().is_some()) {
-        return Err(wrong(
-            name,
-            key,
-            "holds user information: that belongs into a file, see `proxy_file`",
-        ));
-    }
-    reqwest::Proxy::all(url)
-        .map(Some)
-        .map_err(|e| wrong(name, key, e.without_url().to_string()))
-}
-
-fn tls(name: &str, extra_ca: &[PathBuf]) -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore::empty();
-    for path in extra_ca {
-        let wrong = |why: String| wrong(name, "extra_ca", format!("`{}`: {why}", path.display()));
-        let pem = fs::read(path).map_err(|e| wrong(e.to_string()))?;
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|e| wrong(e.to_string()))?;
-            roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
+        (Some(_), _) => {
+            let why = "is set together with `proxy_file`: keep one of the two";
+            Err(wrong(name, "proxy", why))
         }
     }
-    let builder =
-        crate::sys::tls::client(roots).map_err(|e| wrong(name, "extra_ca", e.to_string()))?;
-    Ok(builder.with_no_client_auth())
 }
 
 /// Returns the name of this node: the configured one, or the host's.

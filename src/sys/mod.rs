@@ -13,7 +13,6 @@ pub mod only;
 pub mod secret;
 pub mod space;
 pub mod systemd;
-pub mod tls;
 pub mod units;
 
 pub use chain::Chain;

@@ -12,7 +12,7 @@ use crate::support::origin::{Gate, Origin, Reply};
 
 mod clocks;
 mod resume;
-mod roads;
+mod routes;
 mod secrets;
 mod servers;
 
