@@ -27,14 +27,15 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the agent until it is told to end (`SIGTERM`, `SIGINT`), or until its database has failed.
 pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
-    let notify = Notify::from_env();
+    let inherited = systemd::take_listeners().map_err(at("a socket of the service manager"))?;
+    let notify = Notify;
     notify.extend_timeout(Duration::from_secs(120));
     let config = loaded.config.clone();
     let theirs = config.clone();
     let parts = tokio::task::spawn_blocking(move || Parts::build(&theirs, theirs.api.file_urls))
         .await
         .map_err(|e| Error::Other(e.to_string()))??;
-    let listeners = listen(&config).await?;
+    let listeners = listen(&config, inherited).await?;
     let http = listeners.tcp.as_ref().and_then(|l| l.local_addr().ok());
 
     let drain = CancellationToken::new();
@@ -71,14 +72,10 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         tasks.spawn(inbox.run(drain.clone()));
     }
     // Not one of the tasks that are waited for: it goes on feeding while they end.
-    let feeding = tokio::spawn(feed_watchdog(
-        notify.clone(),
-        parts.store.clone(),
-        drain.clone(),
-    ));
+    let feeding = tokio::spawn(feed_watchdog(notify, parts.store.clone(), drain.clone()));
     let reload = Reload {
         sources,
-        notify: notify.clone(),
+        notify,
         api: Arc::clone(&api),
         fetcher: Arc::clone(&parts.fetcher),
         intake: Arc::clone(&parts.intake),
@@ -181,14 +178,13 @@ fn disk_check(publisher: &crate::publish::Publisher) -> api::model::Check {
 }
 
 /// Takes the sockets of the service manager, or opens those of the configuration.
-async fn listen(config: &Config) -> Result<api::Listeners, Error> {
+async fn listen(config: &Config, inherited: Vec<Socket>) -> Result<api::Listeners, Error> {
     let mut listeners = api::Listeners {
         tcp: None,
         unix: None,
     };
-    let inherited = systemd::take_listeners().map_err(|e| Error::Other(Chain(&e).to_string()))?;
-    for listener in inherited {
-        match listener.socket {
+    for socket in inherited {
+        match socket {
             Socket::Tcp(tcp) => {
                 let opened = tcp
                     .set_nonblocking(true)
