@@ -64,7 +64,8 @@ mod unpacking {
     use std::fs::File;
     use support::archive::{site, tar, tar_gz};
 
-    use edgepush::unpack::{Config, Options, Target, unpack_tar};
+    use edgepush::datafile::ArchiveType;
+    use edgepush::unpack::{Config, Options, Target, unpack_stream};
 
     const FILES: usize = 2_000;
 
@@ -83,7 +84,13 @@ mod unpacking {
         let bytes = text.len();
         let archive = tar_gz(&[("big.txt".to_owned(), text)]);
         bencher.counter(BytesCount::new(bytes)).bench_local(|| {
-            unpack_tar(black_box(&*archive), true, Target::Check, &options()).unwrap()
+            unpack_stream(
+                ArchiveType::TarGz,
+                black_box(&*archive),
+                Target::Check,
+                &options(),
+            )
+            .unwrap()
         });
     }
 
@@ -91,7 +98,13 @@ mod unpacking {
     fn walk_tar_of_small_files(bencher: Bencher<'_, '_>) {
         let archive = tar(&site("1", FILES));
         bencher.counter(ItemsCount::new(FILES)).bench_local(|| {
-            unpack_tar(black_box(&*archive), false, Target::Check, &options()).unwrap()
+            unpack_stream(
+                ArchiveType::Tar,
+                black_box(&*archive),
+                Target::Check,
+                &options(),
+            )
+            .unwrap()
         });
     }
 
@@ -106,7 +119,13 @@ mod unpacking {
             .with_inputs(|| tempfile::tempdir().unwrap())
             .bench_local_refs(|dir| {
                 let root = File::open(dir.path()).unwrap().into();
-                unpack_tar(&*archive, false, Target::Directory(root), &options()).unwrap()
+                unpack_stream(
+                    ArchiveType::Tar,
+                    &*archive,
+                    Target::Directory(root),
+                    &options(),
+                )
+                .unwrap()
             });
     }
 }

@@ -287,6 +287,13 @@ impl ArchiveType {
         }
     }
 
+    /// Returns whether an archive of this type can be unpacked while its bytes arrive. A zip
+    /// cannot: its directory is at its end.
+    #[must_use]
+    pub fn is_streamable(self) -> bool {
+        self != Self::Zip
+    }
+
     /// Returns the type that a file's name suggests.
     #[must_use]
     pub fn from_file_name(name: &str) -> Option<Self> {

@@ -4,8 +4,8 @@
 
 use std::io::{self, BufRead, Read};
 
-use edgepush_fuzz::input::{Format, Input};
-use edgepush_fuzz::unpack::{Error, Target, Tree, unpack_tar};
+use edgepush_fuzz::input::Input;
+use edgepush_fuzz::unpack::{Error, Target, Tree, unpack_stream};
 use edgepush_fuzz::{check, fixed, options};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
@@ -83,7 +83,6 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let options = options(&input);
-    let gzip = input.format == Format::TarGz;
     // A long archive has a filler in front, which arrives in one piece.
     let filler = input.archive.len().saturating_sub(MOST_CUT);
     let pieces = |bytes, breaks| Pieces {
@@ -94,14 +93,19 @@ fuzz_target!(|data: &[u8]| {
         interrupted: false,
         breaks,
     };
-    let whole = unpack_tar(&input.archive[..], gzip, Target::Check, &options);
-    let cut = unpack_tar(pieces(&input.archive, false), gzip, Target::Check, &options);
+    let whole = unpack_stream(input.format, &input.archive[..], Target::Check, &options);
+    let cut = unpack_stream(
+        input.format,
+        pieces(&input.archive, false),
+        Target::Check,
+        &options,
+    );
     compare(&whole, &cut);
     // A connection that breaks is never taken for the end, and never for a flaw of the archive that was not there yet.
     let at = input.archive.len() * usize::from(*count) / 255;
-    let broken = unpack_tar(
+    let broken = unpack_stream(
+        input.format,
         pieces(&input.archive[..at], true),
-        gzip,
         Target::Check,
         &options,
     );

@@ -11,8 +11,9 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use edgepush_fuzz::datafile::ArchiveType;
 use edgepush_fuzz::disk::Place;
-use edgepush_fuzz::input::{Format, Input};
+use edgepush_fuzz::input::Input;
 use edgepush_fuzz::others::{self, Tool};
 use edgepush_fuzz::unpack::{Entry, EntryKind, Target, Tree};
 use edgepush_fuzz::{fixed, options, plain, unpack};
@@ -125,7 +126,7 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
         }
         // It guesses what an archive is, and takes a tar with an odd header and the end of a zip in it for a zip. It believes
         // the real size in a header of GNU tar whether or not the file is a sparse one.
-        (Tool::Bsdtar, Format::Tar | Format::TarGz) => {
+        (Tool::Bsdtar, ArchiveType::Tar | ArchiveType::TarGz) => {
             let tar = plain::tar_of(input);
             let zip = tar.windows(4).any(|w| w == b"PK\x05\x06");
             let mut blocks = tar.chunks_exact(512);
@@ -133,7 +134,7 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
             (zip || real_size) && !plain::is(input)
         }
         // Nobody could agree with edgepush about a name that bsdtar shortens.
-        (Tool::Unzip, Format::Zip)
+        (Tool::Unzip, ArchiveType::Zip)
             if tree
                 .entries
                 .iter()
@@ -142,11 +143,13 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
             !plain::is(input)
         }
         // Each has its own list of the systems that have Unix modes, beside Unix itself.
-        (_, Format::Zip) if has_record(&input.archive, |record| !matches!(record[5], 0 | 3)) => {
+        (_, ArchiveType::Zip)
+            if has_record(&input.archive, |record| !matches!(record[5], 0 | 3)) =>
+        {
             true
         }
         // Each tool has its own idea of names that are neither ASCII nor marked as UTF-8, and of backslashes.
-        (_, Format::Zip) => {
+        (_, ArchiveType::Zip) => {
             let odd = |path: &[u8]| !path.is_ascii() || path.contains(&b'\\');
             tree.entries.iter().any(|entry| odd(&entry.path))
         }

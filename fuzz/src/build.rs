@@ -3,7 +3,7 @@
 
 use flate2::Crc;
 
-use crate::input::deflate;
+use crate::deflate::deflate;
 use crate::repair::set_checksum;
 
 const BLOCK: usize = 512;

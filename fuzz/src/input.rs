@@ -3,6 +3,8 @@
 
 use flate2::Crc;
 
+use crate::datafile::ArchiveType;
+use crate::deflate::deflate;
 use crate::unpack::NameEncoding;
 use crate::{build, repair};
 
@@ -12,24 +14,13 @@ pub const HEAD: usize = 2;
 /// An archive, and how to unpack it.
 pub struct Input {
     /// What it says it is.
-    pub format: Format,
+    pub format: ArchiveType,
     /// Its bytes.
     pub archive: Vec<u8>,
     /// How names in a zip are read.
     pub encoding: NameEncoding,
     /// Threads that write.
     pub writers: usize,
-}
-
-/// Which kind of archive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Plain tar.
-    Tar,
-    /// tar in gzip.
-    TarGz,
-    /// zip.
-    Zip,
 }
 
 /// How bytes become an archive.
@@ -48,9 +39,9 @@ impl Input {
     pub fn parse(data: &[u8]) -> Option<Self> {
         let (head, rest) = data.split_at_checked(HEAD)?;
         let format = match head[0] % 4 {
-            0 => Format::Tar,
-            1 => Format::TarGz,
-            2 => Format::Zip,
+            0 => ArchiveType::Tar,
+            1 => ArchiveType::TarGz,
+            2 => ArchiveType::Zip,
             _ => return None,
         };
         let making = match head[0] / 4 % 4 {
@@ -75,21 +66,21 @@ impl Input {
     }
 }
 
-fn make(format: Format, making: Making, filled: bool, how: u8, bytes: &[u8]) -> Vec<u8> {
+fn make(format: ArchiveType, making: Making, filled: bool, how: u8, bytes: &[u8]) -> Vec<u8> {
     let mut archive = match (format, making) {
-        (Format::TarGz, Making::Raw) => return bytes.to_vec(),
-        (Format::Zip, Making::Repaired) => return repair::zip(bytes),
-        (Format::Zip, Making::Built) => return build::zip(bytes),
+        (ArchiveType::TarGz, Making::Raw) => return bytes.to_vec(),
+        (ArchiveType::Zip, Making::Repaired) => return repair::zip(bytes),
+        (ArchiveType::Zip, Making::Built) => return build::zip(bytes),
         (_, Making::Raw) => bytes.to_vec(),
         (_, Making::Repaired) => repair::tar(bytes),
         (_, Making::Built) => build::tar(bytes),
     };
-    if filled && format != Format::Zip {
+    if filled && format != ArchiveType::Zip {
         archive = [build::filler(how), archive].concat();
     }
     match format {
-        Format::TarGz => gzip(&archive, how),
-        Format::Tar | Format::Zip => archive,
+        ArchiveType::TarGz => gzip(&archive, how),
+        ArchiveType::Tar | ArchiveType::Zip => archive,
     }
 }
 
@@ -124,29 +115,4 @@ fn member(bytes: &[u8], level: u32, named: bool, out: &mut Vec<u8>) {
     crc.update(bytes);
     out.extend_from_slice(&crc.sum().to_le_bytes());
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-}
-
-/// Deflates `bytes`; level 0 stores them, which is written here since a compressor takes its time to start.
-pub fn deflate(bytes: &[u8], level: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() + 16);
-    if level > 0 {
-        let mut compress = flate2::Compress::new(flate2::Compression::new(level), false);
-        out.reserve(bytes.len() + 1024);
-        compress
-            .compress_vec(bytes, &mut out, flate2::FlushCompress::Finish)
-            .expect("room for what does not compress");
-        return out;
-    }
-    let mut parts = bytes.chunks(65_535).peekable();
-    if parts.peek().is_none() {
-        out.extend_from_slice(&[1, 0, 0, 0xff, 0xff]);
-    }
-    while let Some(part) = parts.next() {
-        let len = part.len() as u16;
-        out.push(u8::from(parts.peek().is_none()));
-        out.extend_from_slice(&len.to_le_bytes());
-        out.extend_from_slice(&(!len).to_le_bytes());
-        out.extend_from_slice(part);
-    }
-    out
 }

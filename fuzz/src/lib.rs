@@ -10,6 +10,7 @@ pub mod unpack;
 
 pub mod build;
 pub mod check;
+pub mod deflate;
 pub mod disk;
 pub mod fixed;
 pub mod forked;
@@ -23,7 +24,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Seek, Write};
 
-use input::{Format, Input};
+use input::Input;
 use unpack::{Error, Limits, Options, Target, Tree};
 
 /// What an archive may hold here: little, so that an input takes little time and every limit is met now and then.
@@ -56,13 +57,13 @@ pub fn options(input: &Input) -> Options {
 
 /// Unpacks `input` as it would be from the disk.
 pub fn unpack(input: &Input, target: Target, options: &Options) -> Result<Tree, Error> {
-    match input.format {
-        Format::Tar => unpack::unpack_tar(&input.archive[..], false, target, options),
-        Format::TarGz => unpack::unpack_tar(&input.archive[..], true, target, options),
-        Format::Zip => in_memory(&input.archive, |file| {
-            unpack::unpack_zip(file, target, options)
-        }),
+    let format = input.format;
+    if format.is_streamable() {
+        return unpack::unpack_stream(format, &input.archive[..], target, options);
     }
+    in_memory(&input.archive, |file| {
+        unpack::unpack(format, file, target, options)
+    })
 }
 
 /// Calls `f` with a file that holds `bytes` and lies on no disk.

@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::datafile::ArchiveType;
 use crate::disk::{Found, Kind, Place};
 use crate::forked::Forked;
-use crate::input::{Format, Input};
+use crate::input::Input;
 use crate::unpack::{EntryKind, Tree};
 
 /// A tool that unpacks.
@@ -24,10 +25,10 @@ pub enum Tool {
 
 impl Tool {
     /// Returns the tools that read `format`.
-    pub fn all(format: Format) -> [Self; 2] {
+    pub fn all(format: ArchiveType) -> [Self; 2] {
         match format {
-            Format::Tar | Format::TarGz => [Self::Tar, Self::Bsdtar],
-            Format::Zip => [Self::Unzip, Self::Bsdtar],
+            ArchiveType::Tar | ArchiveType::TarGz => [Self::Tar, Self::Bsdtar],
+            ArchiveType::Zip => [Self::Unzip, Self::Bsdtar],
         }
     }
 
@@ -86,9 +87,9 @@ fn has(text: &[u8], words: &[u8]) -> bool {
 /// Writes the archive of `input` where tools can read it.
 pub fn write(input: &Input, place: &Place) -> std::path::PathBuf {
     let name = match input.format {
-        Format::Tar => "archive.tar",
-        Format::TarGz => "archive.tar.gz",
-        Format::Zip => "archive.zip",
+        ArchiveType::Tar => "archive.tar",
+        ArchiveType::TarGz => "archive.tar.gz",
+        ArchiveType::Zip => "archive.zip",
     };
     let path = place.archive(name);
     fs::write(&path, &input.archive).expect("room for an archive");

@@ -7,21 +7,22 @@ use std::io::Read;
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::input::{Format, Input};
+use crate::datafile::ArchiveType;
+use crate::input::Input;
 
 const BLOCK: usize = 512;
 
 /// Tells whether an archive that was accepted is plain.
 pub fn is(input: &Input) -> bool {
     match input.format {
-        Format::Tar | Format::TarGz => tar(&tar_of(input)),
-        Format::Zip => zip(&input.archive).is_some(),
+        ArchiveType::Tar | ArchiveType::TarGz => tar(&tar_of(input)),
+        ArchiveType::Zip => zip(&input.archive).is_some(),
     }
 }
 
 /// Returns the tar in an archive that was accepted.
 pub fn tar_of(input: &Input) -> Cow<'_, [u8]> {
-    if input.format != Format::TarGz {
+    if input.format != ArchiveType::TarGz {
         return Cow::Borrowed(&input.archive);
     }
     let mut inflated = Vec::new();

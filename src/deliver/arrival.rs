@@ -10,8 +10,7 @@ use tokio::task::JoinHandle;
 use super::failure::Nature;
 use super::frames::{Feed, FrameReader};
 use super::lanes::{Lane, SILENCE};
-use super::{Arrived, Note, Road, Run, Stop, Stopper, blocking, thread};
-use crate::datafile::ArchiveType;
+use super::{Arrived, Note, Road, Run, Stop, Stopper, blocking, thread, unpack_staged};
 use crate::fetch::{Event, Source, Spool, Validator};
 use crate::job::Stage;
 use crate::publish::Staging;
@@ -173,7 +172,7 @@ impl Road {
                 return Err(doubtful(stop));
             }
         };
-        if run.job.file.archive_type != ArchiveType::Zip {
+        if run.job.file.archive_type.is_streamable() {
             run.stage(Stage::Unpack);
         }
         let tree = match stopper
@@ -211,23 +210,21 @@ impl Road {
         let hashing = tokio::task::spawn_blocking(move || Ok(hash(reader, hasher)));
         let reader = feed.needed_reader();
         let spooling = tokio::task::spawn_blocking(move || keep(reader, spool));
-        let unpacking = match run.job.file.archive_type {
-            ArchiveType::Zip => Unpacking::Later,
-            ArchiveType::TarGz | ArchiveType::Tar => {
-                let options = self.unpack_options(run, room, &stopper)?;
-                let room_limit = self.room_limit(&options);
-                let gzip = run.job.file.archive_type == ArchiveType::TarGz;
-                let publisher = Arc::clone(&self.publisher);
-                let job = run.job.id.0;
-                let reader = feed.reader();
-                Unpacking::Running(tokio::spawn(thread("unpack", move || {
-                    let staging = publisher.stage(job).map_err(Stop::publish)?;
-                    let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
-                    let tree = unpack::unpack_tar(reader, gzip, target, &options)
-                        .map_err(|e| Stop::unpack(&e, room_limit))?;
-                    Ok((staging, tree))
-                })))
-            }
+        let archive_type = run.job.file.archive_type;
+        let unpacking = if archive_type.is_streamable() {
+            let options = self.unpack_options(run, room, &stopper)?;
+            let room_limit = self.room_limit(&options);
+            let publisher = Arc::clone(&self.publisher);
+            let job = run.job.id.0;
+            let reader = feed.reader();
+            Unpacking::Running(tokio::spawn(thread("unpack", move || {
+                let staging = publisher.stage(job).map_err(Stop::publish)?;
+                unpack_staged(staging, room_limit, |target| {
+                    unpack::unpack_stream(archive_type, reader, target, &options)
+                })
+            })))
+        } else {
+            Unpacking::Later
         };
         let lane = self.lanes.of_transfer(self.config.small_bytes);
         Ok(Pass {

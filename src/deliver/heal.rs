@@ -2,18 +2,15 @@
 //! was received.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Seek};
 use std::sync::Arc;
 
-use super::{Done, Road, Run, Stop, manifest_entries, thread};
+use super::{Done, Ready, Road, Run, Stop, thread, unpack_staged};
 use crate::datafile::{ArchiveType, Content, Key};
-use crate::publish::{Publisher, Record, Staging};
+use crate::publish::{Publisher, Staging};
 use crate::sys::durable;
 use crate::unpack::{self, Tree};
-use crate::verify::{self, Hasher, Verified};
-
-/// How much of an archive is read at once.
-const BLOCK: usize = 256 << 10;
+use crate::verify::{Hasher, Verified};
 
 /// A damaged version, and what is known of it.
 #[derive(Debug, Clone)]
@@ -33,13 +30,7 @@ pub struct Damage {
 }
 
 /// A whole tree, unpacked from a kept archive and not yet in its place.
-pub struct Rebuilt {
-    damage: Damage,
-    verified: Verified,
-    staging: Staging,
-    tree: Tree,
-    session: crate::publish::Session,
-}
+pub struct Rebuilt(Ready);
 
 impl Road {
     /// Unpacks the kept archive of a damaged version. None where no archive is kept, or not the right one any more.
@@ -68,54 +59,27 @@ impl Road {
                 .map_err(Stop::publish)?;
             let session = publisher.session(false);
             let (staging, tree) = unpack_into(&publisher, &damage, file, &options)?;
-            Ok(Some(Rebuilt {
-                damage,
+            Ok(Some(Rebuilt(Ready {
+                key: damage.key,
+                archive_type: damage.archive_type,
+                job: damage.job,
+                accepted_ms: damage.accepted_ms,
+                heal: true,
                 verified,
                 staging,
                 tree,
+                archive: None,
                 session,
-            }))
+                fetched: 0,
+            })))
         })
         .await
     }
 
     /// Puts a rebuilt tree into the place of the damaged one, in one step, and waits until that lasts.
     pub async fn replace(&self, rebuilt: Rebuilt) -> Result<(), Stop> {
-        let done = self.exchange(rebuilt).await?;
+        let done = self.publish(rebuilt.0).await?;
         self.settle(done, None).await.map(drop)
-    }
-
-    async fn exchange(&self, rebuilt: Rebuilt) -> Result<Done, Stop> {
-        let publisher = Arc::clone(&self.publisher);
-        let now_ms = self.clock.now_ms();
-        super::blocking(move || {
-            let Rebuilt {
-                damage,
-                verified,
-                staging,
-                tree,
-                session,
-            } = rebuilt;
-            let entries = manifest_entries(tree);
-            let record = Record {
-                key: &damage.key,
-                archive_type: damage.archive_type,
-                job: damage.job,
-                accepted_ms: damage.accepted_ms,
-                now_ms,
-                entries: &entries,
-                heal: true,
-            };
-            let release = publisher
-                .publish(staging, verified, &record, |_| Ok(()), &session)
-                .map_err(Stop::publish)?;
-            Ok(Done {
-                release,
-                fetched: 0,
-                session,
-            })
-        })
-        .await
     }
 
     /// Heals the version of a run from its kept archive, where there is one: a push of what is here already needs no
@@ -132,7 +96,7 @@ impl Road {
         };
         let healed = match self.rebuild(damage).await {
             Ok(None) => return None,
-            Ok(Some(rebuilt)) => self.exchange(rebuilt).await,
+            Ok(Some(rebuilt)) => self.publish(rebuilt.0).await,
             Err(stop) => Err(stop),
         };
         match healed {
@@ -150,23 +114,14 @@ impl Road {
     }
 }
 
-/// Hashes a kept archive from its first byte to its last; none if it is not what was received, or nothing says so.
+/// Hashes a kept archive; `None` if it is not what was received, or nothing says what that was.
 fn hash(file: &mut File, content: Content) -> io::Result<Option<Verified>> {
     if content.md5.is_none() && content.sha256.is_none() {
         return Ok(None);
     }
-    let mut hasher = Hasher::new(content);
-    let mut block = vec![0; BLOCK];
-    loop {
-        let n = file.read(&mut block)?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&block[..n]);
-    }
+    let hasher = Hasher::new(content).read(&mut *file)?;
     file.rewind()?;
-    let checked: Result<Verified, verify::Error> = hasher.finish();
-    Ok(checked.ok())
+    Ok(hasher.finish().ok())
 }
 
 fn unpack_into(
@@ -176,12 +131,7 @@ fn unpack_into(
     options: &unpack::Options,
 ) -> Result<(Staging, Tree), Stop> {
     let staging = publisher.stage(damage.job).map_err(Stop::publish)?;
-    let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
-    let reader = |file| io::BufReader::with_capacity(BLOCK, file);
-    let tree = match damage.archive_type {
-        ArchiveType::Zip => unpack::unpack_zip(&file, target, options),
-        ArchiveType::TarGz => unpack::unpack_tar(reader(file), true, target, options),
-        ArchiveType::Tar => unpack::unpack_tar(reader(file), false, target, options),
-    };
-    Ok((staging, tree.map_err(|e| Stop::unpack(&e, None))?))
+    unpack_staged(staging, None, |target| {
+        unpack::unpack(damage.archive_type, &file, target, options)
+    })
 }

@@ -13,7 +13,7 @@ mod keeping;
 mod lanes;
 mod small;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -244,70 +244,41 @@ impl Road {
             fetched,
             tree,
         } = self.fetch(run, room, spool, fresh).await?;
-        let (staging, tree) = match tree {
+        let tree = match tree {
             Some(tree) => tree,
             None => self.unpack_spooled(run, room, &mut spool).await?,
         };
-        let keep = move |to: Option<&Path>| match to {
-            Some(to) => spool.persist(to),
-            None => spool.discard(),
-        };
-        self.publish(
-            run,
-            verified,
-            staging,
-            tree,
-            Box::new(keep),
-            session,
-            fetched,
-        )
-        .await
+        let archive = Archive::Spool(spool.into());
+        self.publish(Ready::new(run, verified, tree, archive, session, fetched))
+            .await
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "everything that the stations before have made"
-    )]
-    async fn publish(
-        &self,
-        run: &Run<'_>,
-        verified: Verified,
-        staging: Staging,
-        tree: unpack::Tree,
-        keep: Keep,
-        session: Session,
-        fetched: u64,
-    ) -> Result<Done, Stop> {
-        run.stage(Stage::Publish);
+    /// Makes a version of what is ready, which is not live yet.
+    async fn publish(&self, ready: Ready) -> Result<Done, Stop> {
         let publisher = Arc::clone(&self.publisher);
-        let (key, archive_type, heal) = (
-            run.job.file.key.clone(),
-            run.job.file.archive_type,
-            run.damaged.is_some(),
-        );
-        let (job, accepted_ms, now_ms) = (run.job.id.0, run.job.accepted_ms, self.clock.now_ms());
+        let now_ms = self.clock.now_ms();
         blocking(move || {
-            let entries = manifest_entries(tree);
+            let entries = manifest_entries(ready.tree);
             let record = Record {
-                key: &key,
-                archive_type,
-                job,
-                accepted_ms,
+                key: &ready.key,
+                archive_type: ready.archive_type,
+                job: ready.job,
+                accepted_ms: ready.accepted_ms,
                 now_ms,
                 entries: &entries,
-                heal,
+                heal: ready.heal,
             };
-            let mut keep = Some(keep);
-            let kept = |to: &Path| keep.take().map_or(Ok(()), |keep| keep(Some(to)));
+            let (session, mut archive) = (ready.session, ready.archive);
+            let keep = |to: &Path| archive.take().map_or(Ok(()), |archive| archive.keep(to));
             let release = publisher
-                .publish(staging, verified, &record, kept, &session)
+                .publish(ready.staging, ready.verified, &record, keep, &session)
                 .map_err(Stop::publish)?;
-            if let Some(discard) = keep {
-                discard(None).map_err(Stop::spool)?;
+            if let Some(archive) = archive {
+                archive.discard().map_err(Stop::spool)?;
             }
             Ok(Done {
                 release,
-                fetched,
+                fetched: ready.fetched,
                 session,
             })
         })
@@ -393,22 +364,12 @@ impl Road {
         let room_limit = self.room_limit(&options);
         let publisher = Arc::clone(&self.publisher);
         let file = spool.reader().map_err(Stop::spool)?;
-        let (job, zip) = (run.job.id.0, run.job.file.archive_type == ArchiveType::Zip);
-        let gzip = run.job.file.archive_type == ArchiveType::TarGz;
+        let (job, archive_type) = (run.job.id.0, run.job.file.archive_type);
         let unpacked = thread("unpack", move || {
             let staging = publisher.stage(job).map_err(Stop::publish)?;
-            let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
-            let tree = if zip {
-                unpack::unpack_zip(&file, target, &options)
-            } else {
-                unpack::unpack_tar(
-                    std::io::BufReader::with_capacity(256 << 10, file),
-                    gzip,
-                    target,
-                    &options,
-                )
-            };
-            Ok((staging, tree.map_err(|e| Stop::unpack(&e, room_limit))?))
+            unpack_staged(staging, room_limit, |target| {
+                unpack::unpack(archive_type, &file, target, &options)
+            })
         });
         stopper.watch(unpacked).await
     }
@@ -500,8 +461,82 @@ impl Run<'_> {
     }
 }
 
-/// Moves an archive to where it is kept, or throws it away.
-type Keep = Box<dyn FnOnce(Option<&Path>) -> Result<(), durable::Error> + Send>;
+/// Unpacks into a staging directory; `room_limit` as for [`Stop::unpack`].
+fn unpack_staged(
+    staging: Staging,
+    room_limit: Option<u64>,
+    unpack: impl FnOnce(unpack::Target) -> Result<unpack::Tree, unpack::Error>,
+) -> Result<(Staging, unpack::Tree), Stop> {
+    let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
+    let tree = unpack(target).map_err(|e| Stop::unpack(&e, room_limit))?;
+    Ok((staging, tree))
+}
+
+/// A verified tree in staging: all that a version is made of.
+struct Ready {
+    key: Key,
+    archive_type: ArchiveType,
+    job: i64,
+    accepted_ms: i64,
+    /// Whether it takes the place of a damaged tree.
+    heal: bool,
+    verified: Verified,
+    staging: Staging,
+    tree: unpack::Tree,
+    /// The archive, unless it is kept already.
+    archive: Option<Archive>,
+    session: Session,
+    fetched: u64,
+}
+
+impl Ready {
+    fn new(
+        run: &Run<'_>,
+        verified: Verified,
+        (staging, tree): (Staging, unpack::Tree),
+        archive: Archive,
+        session: Session,
+        fetched: u64,
+    ) -> Self {
+        run.stage(Stage::Publish);
+        let file = &run.job.file;
+        Self {
+            key: file.key.clone(),
+            archive_type: file.archive_type,
+            job: run.job.id.0,
+            accepted_ms: run.job.accepted_ms,
+            heal: run.damaged.is_some(),
+            verified,
+            staging,
+            tree,
+            archive: Some(archive),
+            session,
+            fetched,
+        }
+    }
+}
+
+/// An archive as received, until it is decided whether it is kept.
+enum Archive {
+    Spool(Box<Spool>),
+    File(PathBuf),
+}
+
+impl Archive {
+    fn keep(self, to: &Path) -> Result<(), durable::Error> {
+        match self {
+            Self::Spool(spool) => spool.persist(to),
+            Self::File(path) => durable::rename(&path, to),
+        }
+    }
+
+    fn discard(self) -> Result<(), durable::Error> {
+        match self {
+            Self::Spool(spool) => spool.discard(),
+            Self::File(path) => std::fs::remove_file(&path).map_err(durable::at("remove", &path)),
+        }
+    }
+}
 
 /// Returns what to fetch for a run, after what is in `spool` already.
 fn request(run: &Run<'_>, spool: Option<&Spool>, fresh: bool) -> Request {

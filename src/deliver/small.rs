@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use bytes::{Buf, Bytes};
 
-use super::{Done, Note, Road, Run, Stop, Stopper};
-use crate::datafile::{ArchiveType, DataFile};
+use super::{Archive, Done, Note, Ready, Road, Run, Stop, Stopper, unpack_staged};
+use crate::datafile::DataFile;
 use crate::fetch::{Event, Source};
 use crate::job::Stage;
 use crate::publish::Staging;
@@ -56,29 +56,19 @@ impl Road {
                 .map_err(Stop::publish)
                 .and_then(|staging| unpack(&file, frames, &spool, staging, &options, room_limit));
             match unpacked {
-                Ok((staging, tree)) => Ok((verified, staging, tree, spool)),
+                Ok(tree) => Ok((verified, tree, spool)),
                 Err(stop) => {
                     let _ = std::fs::remove_file(&spool);
                     Err(stop.explained(suspicion.as_deref()))
                 }
             }
         });
-        let (verified, staging, tree, spool): (Verified, Staging, Tree, PathBuf) =
+        let (verified, tree, spool): (Verified, (Staging, Tree), PathBuf) =
             stopper.watch(unpacked).await?;
-        let keep = move |to: Option<&Path>| match to {
-            Some(to) => durable::rename(&spool, to),
-            None => std::fs::remove_file(&spool).map_err(durable::at("remove", &spool)),
-        };
-        self.publish(
-            run,
-            verified,
-            staging,
-            tree,
-            Box::new(keep),
-            session,
-            source.fetched(),
-        )
-        .await
+        let fetched = source.fetched();
+        let archive = Archive::File(spool);
+        self.publish(Ready::new(run, verified, tree, archive, session, fetched))
+            .await
     }
 }
 
@@ -132,13 +122,14 @@ fn unpack(
     room_limit: Option<u64>,
 ) -> Result<(Staging, Tree), Stop> {
     let archive = write(spool, &frames).map_err(|e| Stop::spool(durable::at("write", spool)(e)))?;
-    let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
-    let tree = match file.archive_type {
-        ArchiveType::Zip => unpack::unpack_zip(&archive, target, options),
-        ArchiveType::TarGz => unpack::unpack_tar(Frames(frames), true, target, options),
-        ArchiveType::Tar => unpack::unpack_tar(Frames(frames), false, target, options),
-    };
-    Ok((staging, tree.map_err(|e| Stop::unpack(&e, room_limit))?))
+    let archive_type = file.archive_type;
+    unpack_staged(staging, room_limit, |target| {
+        if archive_type.is_streamable() {
+            unpack::unpack_stream(archive_type, Frames(frames), target, options)
+        } else {
+            unpack::unpack(archive_type, &archive, target, options)
+        }
+    })
 }
 
 fn write(spool: &Path, frames: &VecDeque<Bytes>) -> io::Result<std::fs::File> {

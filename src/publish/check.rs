@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -13,6 +13,7 @@ use sha2::Digest as _;
 use super::manifest::{self, Entry, EntryKind};
 use super::{Error, Publisher};
 use crate::datafile::{Digest, Key, Sha256};
+use crate::sys::blocks::read_blocks;
 use crate::sys::durable;
 
 /// How many differences are told of one version; more are only counted.
@@ -210,24 +211,19 @@ fn compare(path: &Path, name: &[u8], entry: &Entry, look: &mut Look<'_>) -> Resu
 
 fn hash(path: &Path, report: &mut Report, pace: &mut dyn FnMut(u64) -> bool) -> io::Result<Sha256> {
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits();
-    let mut file = File::options()
+    let file = File::options()
         .read(true)
         .custom_flags(flags.cast_signed())
         .open(path)?;
     let mut hasher = sha2::Sha256::new();
-    let mut block = vec![0; 256 << 10];
-    loop {
-        let n = file.read(&mut block)?;
-        if n == 0 {
-            return Ok(Digest(hasher.finalize().into()));
+    read_blocks(file, |block| {
+        hasher.update(block);
+        report.bytes += block.len() as u64;
+        if pace(block.len() as u64) {
+            return Ok(());
         }
-        hasher.update(&block[..n]);
-        report.bytes += n as u64;
-        if !pace(n as u64) {
-            return Err(io::Error::new(
-                io::ErrorKind::Interrupted,
-                "the verification was broken off",
-            ));
-        }
-    }
+        // Not `Interrupted`, which means that the read is to be repeated.
+        Err(io::Error::other("the verification was broken off"))
+    })?;
+    Ok(Digest(hasher.finalize().into()))
 }

@@ -1,7 +1,7 @@
 //! Publishes, activates and removes versions. Each step is one rename; what goes before it is synced.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::datafile::{
 };
 use crate::sys::failpoint::{Bug, Part, is_left_out, is_seeded};
 use crate::sys::{Live, durable};
-use crate::verify::{Hasher, Verified};
+use crate::verify::{self, Verified};
 
 /// Publishes, activates and removes versions below one data directory.
 pub struct Publisher {
@@ -361,15 +361,7 @@ impl Publisher {
     /// Reads the kept archive of `key` and returns its size and digests, or `None` where it is not kept or cannot be read.
     #[must_use]
     pub fn archive_content(&self, key: &Key) -> Option<Content> {
-        let mut file = fs::File::open(self.layout.archive(key)).ok()?;
-        let mut hasher = Hasher::new(Content::default());
-        let mut block = vec![0; 256 << 10];
-        loop {
-            match file.read(&mut block).ok()? {
-                0 => return hasher.finish().ok().map(|verified| verified.content()),
-                n => hasher.update(&block[..n]),
-            }
-        }
+        verify::measure(fs::File::open(self.layout.archive(key)).ok()?).ok()
     }
 
     /// Makes `key` the live version of its name in one atomic step; it lasts only after [`Publisher::settle`].

@@ -2,6 +2,7 @@
 //! words for a failure. It knows nothing of pushes and imports nothing of the crate.
 
 pub mod beneath;
+pub mod blocks;
 pub mod chain;
 pub mod clock;
 pub mod durable;

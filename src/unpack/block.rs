@@ -10,7 +10,7 @@ use super::error::{Error, Reason, Refusal};
 use super::gzip::{Counted, Gunzip};
 use super::header::{BLOCK, Header};
 use super::limits::Limits;
-use super::write::Stop;
+use super::stop::Stop;
 
 /// Length of a block. Smaller ones cost time, larger ones the cache; a multiple of a tar's unit.
 pub(super) const BLOCK_BYTES: usize = 256 * 1024;

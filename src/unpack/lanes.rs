@@ -12,8 +12,9 @@ use super::dirs::{Beneath, Dirs};
 use super::error::Error;
 use super::finish::finish;
 use super::path::split_last;
+use super::stop::Stop;
 use super::tree::{FilePlan, LinkPlan, Model, Mtime, NodeKind};
-use super::write::{self, Create, Modes, Step, Stop, Writer};
+use super::write::{self, Create, Modes, Step, Writer};
 use crate::datafile::Sha256;
 
 /// Most threads that write one tree.

@@ -146,7 +146,7 @@ mod tests {
                 .add_symlink(&path(at), target.as_bytes(), Mtime::default())
                 .map_err(|r| r.reason)?;
         }
-        model.check_links().map_err(|r| r.reason)
+        check(&model).map_err(|r| r.reason)
     }
 
     fn pairs(links: &[(&str, &str)]) -> Vec<(String, String)> {

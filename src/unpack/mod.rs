@@ -17,6 +17,7 @@ mod links;
 mod path;
 mod pax;
 mod sparse;
+mod stop;
 mod tar;
 mod tree;
 mod write;
@@ -25,7 +26,7 @@ mod zip;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::BufRead;
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -34,7 +35,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
-use crate::datafile::AppId;
+use crate::datafile::{AppId, ArchiveType};
 use crate::sys::landlock;
 
 pub use crate::sys::beneath::clear;
@@ -45,7 +46,10 @@ pub use tree::{Entry, EntryKind, Mtime, Tree};
 
 use block::Stream;
 use lanes::{Lanes, Sink};
-use write::Stop;
+use stop::Stop;
+
+/// How much of a file is read at once.
+const READ_BYTES: usize = 256 << 10;
 
 /// How names in a zip are read that do not say that they are UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -198,19 +202,42 @@ pub enum Target {
     Check,
 }
 
-/// Unpacks a tar, out of a gzip stream if `gzip`, while its bytes arrive.
+/// Unpacks the archive in `file`, which is complete and read from its start.
 ///
-/// Blocks, on `input` and on the disk; at most a few MiB are held, whatever the archive. Reads `input` to its very end
-/// when the archive is good, and stops at the first thing wrong.
-pub fn unpack_tar(
+/// Blocks. A zip should have been verified before: its directory is at the end of the file.
+pub fn unpack(
+    archive_type: ArchiveType,
+    file: &File,
+    target: Target,
+    options: &Options,
+) -> Result<Tree, Error> {
+    match archive_type {
+        ArchiveType::Zip => {
+            confine(options);
+            zip::unpack(file, target, options)
+        }
+        ArchiveType::TarGz | ArchiveType::Tar => {
+            let input = BufReader::with_capacity(READ_BYTES, file);
+            unpack_stream(archive_type, input, target, options)
+        }
+    }
+}
+
+/// Unpacks an archive while its bytes arrive; only for types that
+/// [can be streamed](ArchiveType::is_streamable).
+///
+/// Blocks, on `input` and on the disk; at most a few MiB are held, whatever the archive. Reads
+/// `input` to its very end when the archive is good, and stops at the first thing wrong.
+pub fn unpack_stream(
+    archive_type: ArchiveType,
     input: impl BufRead,
-    gzip: bool,
     target: Target,
     options: &Options,
 ) -> Result<Tree, Error> {
     confine(options);
     let stop = Stop::new(&options.cancel);
     let spare = &options.spare_blocks;
+    let gzip = archive_type == ArchiveType::TarGz;
     let stream = Stream::new(input, gzip, &options.limits, spare, &stop);
     let mut walk = tar::Walk::new(stream, options);
     let root = match target {
@@ -234,14 +261,6 @@ pub fn unpack_tar(
     });
     settle(result, &root)?;
     Ok(walk.into_model().into_tree())
-}
-
-/// Unpacks the zip in `file`, which is wholly here and has been verified.
-///
-/// Blocks. The file is read at places, by several threads; its position does not matter.
-pub fn unpack_zip(file: &File, target: Target, options: &Options) -> Result<Tree, Error> {
-    confine(options);
-    zip::unpack(file, target, options)
 }
 
 /// Confines this thread, and so those it starts, to the sandbox.

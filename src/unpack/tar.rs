@@ -9,6 +9,7 @@ use super::error::{Error, Reason, Refusal};
 use super::header::{BLOCK, Header, Type};
 use super::lanes::Sink;
 use super::limits::Meter;
+use super::links;
 use super::path::EntryPath;
 use super::pax::{self, Pax, PaxSparse};
 use super::sparse::{MapReader, Sparse, push_old_pairs};
@@ -88,7 +89,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
                 sink.flush(self.stream.is_long());
             }
         }
-        self.model.check_links()?;
+        links::check(&self.model)?;
         Ok(())
     }
 

@@ -237,7 +237,7 @@ impl Model {
         })
     }
 
-    /// Enters a symbolic link, after a first look at its target; [`Model::check_links`] takes the second.
+    /// Enters a symbolic link, after a first look at its target; `links` takes the second, at the end.
     pub(super) fn add_symlink(
         &mut self,
         path: &EntryPath,
@@ -468,11 +468,6 @@ impl Model {
         }
         names.reverse();
         names.join(&b'/')
-    }
-
-    /// Resolves every symbolic link over the finished tree, and refuses one that leads out of it or in a circle.
-    pub(super) fn check_links(&self) -> Result<(), Refusal> {
-        super::links::check(self)
     }
 
     /// Notes the digest of a file's content.

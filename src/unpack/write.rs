@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -21,49 +21,6 @@ use crate::sys::failure::Fault;
 
 /// Zeros, for the digest of a hole.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-
-/// Says that the work is to end: from outside, or because a part of it failed.
-#[derive(Debug, Default)]
-pub(super) struct Stop {
-    cancel: Arc<AtomicBool>,
-    failed: AtomicBool,
-    failure: Mutex<Option<Error>>,
-}
-
-impl Stop {
-    pub(super) fn new(cancel: &Arc<AtomicBool>) -> Self {
-        Self {
-            cancel: Arc::clone(cancel),
-            ..Self::default()
-        }
-    }
-
-    pub(super) fn is_set(&self) -> bool {
-        self.failed.load(Ordering::Relaxed) || self.cancel.load(Ordering::Relaxed)
-    }
-
-    #[cfg(test)]
-    pub(super) fn set(&self) {
-        self.cancel.store(true, Ordering::Relaxed);
-    }
-
-    /// Notes why the work failed; the first one counts.
-    pub(super) fn fail(&self, error: Error) {
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
-        self.failed.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns why the work failed.
-    pub(super) fn take_failure(&self) -> Option<Error> {
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-}
 
 /// Tells when the mode that is given at creation is not the mode that comes out.
 #[derive(Debug, Clone, Copy)]

@@ -5,10 +5,13 @@
 
 mod md5;
 
+use std::io::{self, Read};
+
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::datafile::{Content, Digest};
+use crate::sys::blocks::read_blocks;
 use crate::sys::failure::{Class, Kind, Retry};
 
 /// What this station checks beyond what a push states.
@@ -166,6 +169,15 @@ impl Hasher {
         }
     }
 
+    /// Takes everything that `input` holds.
+    pub fn read(mut self, input: impl Read) -> io::Result<Self> {
+        read_blocks(input, |block| {
+            self.update(block);
+            Ok(())
+        })?;
+        Ok(self)
+    }
+
     /// Returns how many bytes were taken.
     #[must_use]
     pub fn length(&self) -> u64 {
@@ -174,9 +186,8 @@ impl Hasher {
 
     /// Compares everything that was stated with what was found.
     pub fn finish(self) -> Result<Verified, Error> {
-        let md5 = Digest(self.md5.finish());
-        let sha256 = self.sha256.map(|h| Digest(h.finalize().into()));
-        let length = self.length;
+        let (expected, length) = (self.expected, self.length);
+        let found = self.found();
         let mismatch = |algorithm, expected: String, found: String| {
             Err(Error::Digest {
                 algorithm,
@@ -185,26 +196,39 @@ impl Hasher {
                 length,
             })
         };
-        if let Some(expected) = self.expected.md5.filter(|e| *e != md5) {
-            return mismatch("md5", expected.to_string(), md5.to_string());
+        if let (Some(expected), Some(found)) = (expected.md5, found.md5)
+            && expected != found
+        {
+            return mismatch("md5", expected.to_string(), found.to_string());
         }
-        if let (Some(expected), Some(found)) = (self.expected.sha256, sha256)
+        if let (Some(expected), Some(found)) = (expected.sha256, found.sha256)
             && expected != found
         {
             return mismatch("sha256", expected.to_string(), found.to_string());
         }
-        if let Some(expected) = self.expected.size.filter(|e| *e != length) {
+        if let Some(expected) = expected.size.filter(|e| *e != length) {
             return Err(Error::Size {
                 expected,
                 found: length,
             });
         }
-        Ok(Verified(Content {
-            size: Some(length),
-            md5: Some(md5),
-            sha256,
-        }))
+        Ok(Verified(found))
     }
+
+    /// Returns what was found, without comparing it.
+    fn found(self) -> Content {
+        Content {
+            size: Some(self.length),
+            md5: Some(Digest(self.md5.finish())),
+            sha256: self.sha256.map(|h| Digest(h.finalize().into())),
+        }
+    }
+}
+
+/// Returns the size and both digests of what `input` holds.
+pub fn measure(input: impl Read) -> io::Result<Content> {
+    let hasher = Hasher::new(Content::default()).with_sha256().read(input)?;
+    Ok(hasher.found())
 }
 
 /// The proof that the bytes of an archive are the announced ones. Only [`Hasher::finish`] makes one.

@@ -13,9 +13,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use edgepush::datafile::ArchiveType;
 use edgepush::unpack::{
-    self, Config, EntryKind, Error, NameEncoding, Options, SpareBlocks, Target, Tree, unpack_tar,
-    unpack_zip,
+    self, Config, EntryKind, Error, NameEncoding, Options, SpareBlocks, Target, Tree, unpack,
+    unpack_stream,
 };
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -120,6 +121,14 @@ fn options(writers: usize) -> Options {
         writers,
         zip_threads: writers,
         ..Options::new(&Config::default())
+    }
+}
+
+/// Returns what the archive `bytes` is, a tar or a tar in gzip.
+fn type_of(bytes: &[u8]) -> ArchiveType {
+    match bytes[0] {
+        0x1f => ArchiveType::TarGz,
+        _ => ArchiveType::Tar,
     }
 }
 
@@ -239,14 +248,14 @@ fn a_tar_becomes_its_tree_with_any_number_of_writers() {
         options.spare_blocks = Arc::new(SpareBlocks::for_archives(spare));
         for archive in [tar.clone(), gzip(&tar)] {
             let place = Place::new();
-            let is_gzip = archive[0] == 0x1f;
-            let tree = unpack_tar(&archive[..], is_gzip, place.target(), &options).unwrap();
+            let tree =
+                unpack_stream(type_of(&archive), &archive[..], place.target(), &options).unwrap();
             assert_eq!(place.found(), told(&tree), "{writers} writers");
             assert_eq!(tree.files, 404);
             trees.push(tree);
         }
     }
-    let checked = unpack_tar(&tar[..], false, Target::Check, &options(2)).unwrap();
+    let checked = unpack_stream(ArchiveType::Tar, &tar[..], Target::Check, &options(2)).unwrap();
     assert_eq!(checked.entries.len(), trees[0].entries.len());
     let first = trees.remove(0);
     assert!(trees.iter().all(|tree| *tree == first));
@@ -292,13 +301,13 @@ fn a_zip_becomes_its_tree_with_any_number_of_threads() {
     let mut trees = Vec::new();
     for writers in [0, 1, 2, 4] {
         let place = Place::new();
-        let tree = unpack_zip(&file, place.target(), &options(writers)).unwrap();
+        let tree = unpack(ArchiveType::Zip, &file, place.target(), &options(writers)).unwrap();
         assert_eq!(place.found(), told(&tree), "{writers} writers");
         trees.push(tree);
     }
     assert_eq!(trees[0].files, 301);
     assert!(trees.iter().all(|tree| *tree == trees[0]));
-    unpack_zip(&file, Target::Check, &options(2)).unwrap();
+    unpack(ArchiveType::Zip, &file, Target::Check, &options(2)).unwrap();
 }
 
 #[test]
@@ -364,9 +373,13 @@ fn a_hostile_tar_leaves_nothing_inside_or_outside() {
             let place = Place::new();
             symlink("outside", place.temp.path().join("outside/self")).unwrap();
             fs::remove_file(place.temp.path().join("outside/self")).unwrap();
-            let is_gzip = bytes[0] == 0x1f;
-            let error =
-                unpack_tar(&bytes[..], is_gzip, place.target(), &options(writers)).unwrap_err();
+            let error = unpack_stream(
+                type_of(&bytes),
+                &bytes[..],
+                place.target(),
+                &options(writers),
+            )
+            .unwrap_err();
             assert_eq!(error.kind().name, reason, "{story}: {error}");
             place.assert_untouched(story);
         }
@@ -383,7 +396,13 @@ fn a_cut_anywhere_is_seen_and_leaves_nothing() {
     let whole = gzip(&tar);
     let place = Place::new();
     for end in 0..whole.len() {
-        let error = unpack_tar(&whole[..end], true, place.target(), &options(1)).unwrap_err();
+        let error = unpack_stream(
+            ArchiveType::TarGz,
+            &whole[..end],
+            place.target(),
+            &options(1),
+        )
+        .unwrap_err();
         let name = error.kind().name;
         assert!(
             matches!(name, "truncated" | "not-an-archive"),
@@ -393,7 +412,7 @@ fn a_cut_anywhere_is_seen_and_leaves_nothing() {
     }
     // Bytes that arrive one by one are the same bytes.
     let slow = BufReader::with_capacity(1, &whole[..]);
-    let tree = unpack_tar(slow, true, place.target(), &options(1)).unwrap();
+    let tree = unpack_stream(ArchiveType::TarGz, slow, place.target(), &options(1)).unwrap();
     assert_eq!(place.found(), told(&tree));
 }
 
@@ -419,7 +438,7 @@ fn an_error_of_the_input_comes_back_as_it_was() {
     bytes.truncate(800_000);
     let place = Place::new();
     let input = BufReader::new(Input(Cursor::new(bytes)));
-    match unpack_tar(input, true, place.target(), &options(2)).unwrap_err() {
+    match unpack_stream(ArchiveType::TarGz, input, place.target(), &options(2)).unwrap_err() {
         Error::Input(error) => {
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
             assert!(error.get_ref().is_some_and(|inner| inner.is::<Gone>()));
@@ -462,7 +481,7 @@ fn a_stop_from_outside_ends_the_work_and_leaves_nothing() {
         at: 1_000_000,
         flag: Arc::clone(&options.cancel),
     };
-    let error = unpack_tar(input, false, place.target(), &options).unwrap_err();
+    let error = unpack_stream(ArchiveType::Tar, input, place.target(), &options).unwrap_err();
     assert!(matches!(error, Error::Canceled), "{error}");
     place.assert_untouched("a stop");
 }
@@ -475,7 +494,7 @@ fn modes_do_not_depend_on_the_umask_of_the_process() {
         ..options(1)
     };
     let place = Place::new();
-    unpack_tar(&tar[..], false, place.target(), &open).unwrap();
+    unpack_stream(ArchiveType::Tar, &tar[..], place.target(), &open).unwrap();
     let found = place.found();
     assert_eq!(found[&b"d"[..]], "dir 777");
     assert!(found[&b"d/f"[..]].starts_with("file 666 "));
@@ -497,7 +516,7 @@ fn tells_how_much_was_written() {
         .file("b", 0o644, b"b")
         .end();
     let place = Place::new();
-    let tree = unpack_tar(&tar[..], false, place.target(), &options).unwrap();
+    let tree = unpack_stream(ArchiveType::Tar, &tar[..], place.target(), &options).unwrap();
     assert_eq!(files.load(Ordering::Relaxed), tree.files);
     assert_eq!(bytes.load(Ordering::Relaxed), tree.bytes);
 }
@@ -517,7 +536,7 @@ fn a_confined_thread_unpacks_as_any_other() {
     };
     let target = place.target();
     let tree = std::thread::scope(|scope| {
-        let work = || unpack_tar(&tar[..], false, target, &confined);
+        let work = || unpack_stream(ArchiveType::Tar, &tar[..], target, &confined);
         scope.spawn(work).join().unwrap().unwrap()
     });
     assert_eq!(place.found(), told(&tree));
@@ -535,7 +554,7 @@ fn names_of_old_chinese_tools_are_read_when_a_node_is_told_to() {
             zip_name_encoding: encoding,
             ..options(1)
         };
-        unpack_zip(&file, Target::Check, &options)
+        unpack(ArchiveType::Zip, &file, Target::Check, &options)
             .map(|tree| String::from_utf8(tree.entries.last().unwrap().path.clone()).unwrap())
             .map_err(|error| error.kind().name)
     };

@@ -33,7 +33,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
         "app",
         "config api http ens watch intake runner deliver fetch publish unpack verify report store wire job datafile sys",
     ),
-    ("cli", "app config api wire unpack datafile job sys"),
+    ("cli", "app config api wire verify unpack datafile job sys"),
     ("main", "cli"),
 ];
 

@@ -4,7 +4,7 @@
 mod pack;
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -144,13 +144,7 @@ fn unpack_apart(
     target: Target,
     options: &Options,
 ) -> Result<Tree, Error> {
-    let work = || match archive_type {
-        ArchiveType::Zip => unpack::unpack_zip(&file, target, options),
-        ArchiveType::TarGz | ArchiveType::Tar => {
-            let input = BufReader::with_capacity(256 * 1024, &file);
-            unpack::unpack_tar(input, archive_type == ArchiveType::TarGz, target, options)
-        }
-    };
+    let work = || unpack::unpack(archive_type, &file, target, options);
     thread::scope(|scope| match scope.spawn(work).join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),

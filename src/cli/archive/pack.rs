@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use sha2::Digest as _;
 use zip::write::SimpleFileOptions;
 
 use super::{Out, unpack_apart};
 use crate::cli::exit::{self, Exit};
-use crate::datafile::{ArchiveType, Digest};
+use crate::datafile::{ArchiveType, Content};
 use crate::sys::{Chain, durable};
 use crate::unpack::{Config, Options, Target};
+use crate::verify;
 
 /// Arguments of `archive pack`.
 #[derive(Debug, Args)]
@@ -74,16 +74,15 @@ pub(super) fn pack(args: &PackArgs, out: &mut Out) -> anyhow::Result<Exit> {
     let temporary = durable::temporary_sibling(&args.out);
     let written = write(&temporary, archive_type, &found)
         .and_then(|()| accept(&temporary, archive_type))
-        .and_then(|()| digests(&temporary))
-        .and_then(|digests| {
+        .and_then(|()| Ok(verify::measure(File::open(&temporary)?)?))
+        .and_then(|content| {
             durable::rename(&temporary, &args.out)?;
-            Ok(digests)
+            Ok(content)
         });
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    let (size, md5, sha256) = written?;
-    say(out, archive_type, &name, size, &md5, &sha256)?;
+    say(out, archive_type, &name, &written?)?;
     Ok(exit::DONE)
 }
 
@@ -133,14 +132,10 @@ fn accept(path: &Path, archive_type: ArchiveType) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say(
-    out: &mut Out,
-    archive_type: ArchiveType,
-    name: &str,
-    size: u64,
-    md5: &str,
-    sha256: &str,
-) -> io::Result<()> {
+fn say(out: &mut Out, archive_type: ArchiveType, name: &str, content: &Content) -> io::Result<()> {
+    let size = content.size.unwrap_or(0);
+    let md5 = content.md5.map_or_else(String::new, |d| d.to_string());
+    let sha256 = content.sha256.map_or_else(String::new, |d| d.to_string());
     if out.json {
         return out.json_line(&serde_json::json!({
             "name": name, "size": size, "archiveType": archive_type, "md5": md5, "sha256": sha256,
@@ -306,25 +301,4 @@ fn zip_time(seconds: u64) -> zip::DateTime {
             .ok()
         })
         .unwrap_or(first)
-}
-
-fn digests(path: &Path) -> anyhow::Result<(u64, String, String)> {
-    let mut file = File::open(path)?;
-    let (mut md5, mut sha256) = (md5::Md5::default(), sha2::Sha256::default());
-    let mut buffer = vec![0; 256 * 1024];
-    let mut size = 0;
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        size += n as u64;
-        md5.update(&buffer[..n]);
-        sha256.update(&buffer[..n]);
-    }
-    Ok((
-        size,
-        Digest::<16>(md5.finalize().into()).to_string(),
-        Digest::<32>(sha256.finalize().into()).to_string(),
-    ))
 }

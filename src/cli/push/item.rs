@@ -1,16 +1,13 @@
 //! One `NAME@VERSION=FILE-or-URL` of the command line, and the data file that it becomes.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use md5::{Digest as _, Md5};
-use sha2::Sha256;
 
 use crate::datafile::{
     AppId, ArchiveType, Content, DataFile, DataName, DataVersion, Digest, Invalid, Key, SourceUrl,
 };
+use crate::verify;
 
 /// How the words on the command line are written.
 pub(super) const FORM: &str = "NAME@VERSION=FILE-or-URL";
@@ -83,10 +80,12 @@ impl Item {
         let (url, content) = match self.source {
             Source::Url(url, content) => (url, content),
             Source::File(path) => {
-                let content = measure(&path).map_err(|source| ItemError::Read {
-                    path: path.clone(),
-                    source,
-                })?;
+                let content = File::open(&path)
+                    .and_then(verify::measure)
+                    .map_err(|source| ItemError::Read {
+                        path: path.clone(),
+                        source,
+                    })?;
                 let url = SourceUrl::parse_local(&path.to_string_lossy(), Path::new("."))
                     .map_err(|invalid| ItemError::Part(shown, invalid))?;
                 (url, content)
@@ -141,29 +140,6 @@ impl Source {
             Self::Url(url, _) => url.url().path().to_owned(),
         }
     }
-}
-
-/// Reads a file once for its size and both digests.
-fn measure(path: &Path) -> std::io::Result<Content> {
-    let mut file = File::open(path)?;
-    let (mut md5, mut sha256, mut size) = (Md5::new(), Sha256::new(), 0u64);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let n = match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        md5.update(&buffer[..n]);
-        sha256.update(&buffer[..n]);
-        size += n as u64;
-    }
-    Ok(Content {
-        size: Some(size),
-        md5: Some(Digest(md5.finalize().into())),
-        sha256: Some(Digest(sha256.finalize().into())),
-    })
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use crate::datafile::Sha256;
 use crate::unpack::Options;
 use crate::unpack::dirs::{Beneath, Dirs};
 use crate::unpack::error::{Error, Reason, Refusal};
+use crate::unpack::stop::Stop;
 use crate::unpack::tree::{FilePlan, Model};
-use crate::unpack::write::{self, Create, Modes, Stop, Writer};
+use crate::unpack::write::{self, Create, Modes, Writer};
 
 /// Files and bytes that a thread takes at a time.
 const GROUP_FILES: usize = 32;

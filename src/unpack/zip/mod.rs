@@ -19,9 +19,11 @@ use super::dirs::{Beneath, Dirs};
 use super::error::{Error, Reason, Refusal};
 use super::finish::finish;
 use super::limits::{MAX_TARGET, Meter};
+use super::links;
 use super::path::EntryPath;
+use super::stop::Stop;
 use super::tree::{Duplicates, Model, Tree};
-use super::write::{Modes, Stop};
+use super::write::Modes;
 use super::{Options, Target, settle};
 
 /// The part of a Unix mode that says what kind of thing it is, and its values.
@@ -63,7 +65,7 @@ pub(super) fn unpack(file: &File, target: Target, options: &Options) -> Result<T
     for (record, data) in directory.records.iter().zip(data) {
         plan.add(record, data).map_err(|e| e.at(&record.raw_name))?;
     }
-    plan.model.check_links()?;
+    links::check(&plan.model)?;
     let Plan {
         mut model,
         jobs,

@@ -1,0 +1,49 @@
+//! How the threads of one archive learn that they are to end, and which error ended them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::error::Error;
+
+/// Says that the work is to end: from outside, or because a part of it failed.
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    cancel: Arc<AtomicBool>,
+    failed: AtomicBool,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Stop {
+    pub(super) fn new(cancel: &Arc<AtomicBool>) -> Self {
+        Self {
+            cancel: Arc::clone(cancel),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.cancel.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn set(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes why the work failed; the first one counts.
+    pub(super) fn fail(&self, error: Error) {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns why the work failed.
+    pub(super) fn take_failure(&self) -> Option<Error> {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
