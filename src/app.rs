@@ -6,9 +6,9 @@
 
 mod agent;
 mod apply;
-mod commands;
+mod listen;
 mod recover;
-mod repeats;
+mod reload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +18,13 @@ use crate::deliver::Road;
 use crate::fetch::{self, Fetcher, Spool};
 use crate::intake::Intake;
 use crate::job::Board;
+use crate::keep::{self, Keep, Repeats};
 use crate::publish::{self, Publisher};
-use crate::runner::Runner;
+use crate::runner::{self, Runner};
 use crate::store::{self, Store};
 use crate::sys::clock::{Clock, SystemClock};
 use crate::sys::{Live, durable};
 use crate::verify;
-
-use repeats::Repeats;
 
 pub use agent::agent;
 pub use apply::{Applied, Seen, apply};
@@ -118,25 +117,31 @@ impl Error {
 
 /// The parts that the daemon and `apply` have in common.
 struct Parts {
-    clock: Arc<dyn Clock>,
     store: Store,
     publisher: Arc<Publisher>,
     fetcher: Arc<Fetcher>,
     board: Board,
     intake: Arc<Intake>,
     runner: Arc<Runner>,
+    keep: Arc<Keep>,
     road: Arc<Road>,
+    clock: Arc<dyn Clock>,
     /// What a push must state.
     rules: Arc<Live<verify::Config>>,
     /// Whether `file:` URLs may be read.
     local_urls: Arc<AtomicBool>,
-    gauges: Arc<crate::api::Gauges>,
-    repeats: Arc<Repeats>,
 }
 
 impl Parts {
-    /// Opens the data directory and builds everything over it. Blocks: sweeping staging and checking the database may
-    /// take a while after an unclean end.
+    /// Opens the data directory and builds everything over it, on a blocking thread: sweeping staging and checking the
+    /// database may take a while after an unclean end.
+    async fn open(config: &Config, allow_local: bool) -> Result<Self, Error> {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || Self::build(&config, allow_local))
+            .await
+            .map_err(|e| Error::Other(e.to_string()))?
+    }
+
     fn build(config: &Config, allow_local: bool) -> Result<Self, Error> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         durable::create_dir_all(&config.data_dir)?;
@@ -151,14 +156,43 @@ impl Parts {
             config.publish.clone(),
             config.unpack.umask,
         )?);
-        // The lock is held: what a kill has left half written beside partial files belongs to nobody.
+        // The lock is held: what a kill has left half written next to partial files belongs to nobody.
         Spool::sweep(&publisher.layout().spool(), |_| true)?;
         let fetcher = Fetcher::new(config.fetch.clone()).map_err(Error::Fetch)?;
-        let board = Board::default();
-        let checker = Arc::clone(&fetcher);
         let rules = Arc::new(Live::new(config.verify.clone()));
-        let (verify, local_urls) = (Arc::clone(&rules), Arc::new(AtomicBool::new(allow_local)));
-        let may_read = Arc::clone(&local_urls);
+        let road = Road::new(
+            Arc::clone(&fetcher),
+            Arc::clone(&publisher),
+            config.unpack.clone(),
+            Arc::clone(&rules),
+            config.push.clone(),
+            Arc::clone(&clock),
+        )
+        .map_err(|e| Error::Other(format!("start the workers: {e}")))?;
+        Ok(Self::join(
+            config,
+            (store, clock),
+            (fetcher, publisher, Arc::new(road)),
+            rules,
+            allow_local,
+        ))
+    }
+
+    /// Joins what moves jobs: the intake that makes them, the runner and the upkeep of what they publish.
+    fn join(
+        config: &Config,
+        (store, clock): (Store, Arc<dyn Clock>),
+        (fetcher, publisher, road): (Arc<Fetcher>, Arc<Publisher>, Arc<Road>),
+        rules: Arc<Live<verify::Config>>,
+        allow_local: bool,
+    ) -> Self {
+        let (board, repeats) = (Board::default(), Arc::<Repeats>::default());
+        let local_urls = Arc::new(AtomicBool::new(allow_local));
+        let (checker, verify, may_read) = (
+            Arc::clone(&fetcher),
+            Arc::clone(&rules),
+            Arc::clone(&local_urls),
+        );
         let intake = Intake::new(store.clone(), config.intake.clone(), move |file| {
             let local = may_read.load(Ordering::Relaxed) && file.url.file_path().is_some();
             if !local {
@@ -167,47 +201,51 @@ impl Parts {
             let require = verify.now().require;
             require.check(&file.content()).map_err(|e| e.to_string())
         });
-        let keeper = Arc::clone(&publisher);
-        let repeats = Arc::<Repeats>::default();
-        let noted = Arc::clone(&repeats);
-        let intake = intake
-            .with_digests(move |key| keeper.archive_content(key))
-            .with_repeated(move |file, via| noted.note(file, via));
-        let road = Arc::new(
-            Road::new(
-                Arc::clone(&fetcher),
-                Arc::clone(&publisher),
-                config.unpack.clone(),
-                Arc::clone(&rules),
-                config.push.clone(),
-                Arc::clone(&clock),
-            )
-            .map_err(|e| Error::Other(format!("start the workers: {e}")))?,
+        let (archives, noted) = (Arc::clone(&publisher), Arc::clone(&repeats));
+        let intake = Arc::new(
+            intake
+                .with_digests(move |key| archives.archive_content(key))
+                .with_repeated(move |file, via| noted.note(file, via)),
         );
-        let gauges = Arc::<crate::api::Gauges>::default();
-        let shown = Arc::clone(&gauges);
         let runner = Runner::new(
             store.clone(),
+            Arc::clone(&publisher),
             Arc::clone(&road),
             board.clone(),
             config.runner.clone(),
             Arc::clone(&clock),
             Arc::clone(&local_urls),
-            Box::new(move |now_ms| shown.gc_succeeded(now_ms)),
         );
-        Ok(Self {
-            clock,
+        let keep = Keep::new(
+            store.clone(),
+            Arc::clone(&publisher),
+            Arc::clone(&road),
+            Arc::clone(&intake),
+            repeats,
+            upkeep(&config.runner),
+        );
+        Self {
             store,
             publisher,
             fetcher,
             board,
-            intake: Arc::new(intake),
+            intake,
             runner,
+            keep,
             road,
+            clock,
             rules,
             local_urls,
-            gauges,
-            repeats,
-        })
+        }
+    }
+}
+
+/// Returns the part of `[runner]` that upkeep goes by.
+fn upkeep(config: &runner::Config) -> keep::Config {
+    keep::Config {
+        upkeep_every: config.upkeep_every,
+        keep_partial: config.keep_partial,
+        scrub_every: config.scrub_every,
+        scrub_rate: config.scrub_rate,
     }
 }

@@ -8,7 +8,7 @@
 //! before anyone is answered. [`runner`] takes due jobs and sends each down the road, [`deliver`]: [`fetch`] brings the
 //! bytes, [`verify`] compares them with what was announced, [`unpack`] writes the tree into a private staging directory,
 //! and [`publish`] makes it a version and flips `current`. The outcome and its report are one transaction; [`report`]
-//! delivers it. Stations never import each other: `deliver` joins them, and `tests/it/layers.rs` holds the directions.
+//! delivers it; [`keep`] looks after what is published. Stations never import each other: `deliver` joins them, and `tests/it/layers.rs` holds the directions.
 
 pub mod api;
 pub mod ens;
@@ -21,6 +21,7 @@ pub mod datafile;
 pub mod intake;
 pub mod job;
 
+pub mod keep;
 pub mod runner;
 
 pub mod deliver;

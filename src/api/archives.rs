@@ -34,7 +34,7 @@ pub(super) async fn download(
     let Some(release) = find(&api, asked).await? else {
         return Err(ApiError::not_found("the archive is not on this node"));
     };
-    let archive = (api.deps.archive)(&release.key);
+    let archive = api.deps.publisher.layout().archive(&release.key);
     let etag = etag(&release);
     let opened = tokio::task::spawn_blocking(move || Served::open(&archive, etag)).await;
     let Ok(Ok(served)) = opened else {

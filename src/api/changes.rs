@@ -1,19 +1,16 @@
 //! What the native API changes, for whoever may open the unix socket.
 //!
 //! What only changes rows goes through the store: the runner finds it there, also after a crash, and whoever asked waits
-//! for what becomes of it. Work on the trees themselves is the agent's, by [`Command`].
+//! for what becomes of it. Work on the trees themselves is in `trees`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 
-use super::command::{Command, Reply};
 use super::error::ApiError;
 use super::native::{Answer, ok};
 use super::{Api, model};
@@ -37,8 +34,6 @@ const FLIP_PATIENCE: Duration = Duration::from_secs(30);
 const CANCEL_PATIENCE: Duration = Duration::from_secs(30);
 /// How often what is waited for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long the agent may take to take a command.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes a push document.
 pub(super) async fn push(State(api): State<Arc<Api>>, body: Body) -> Answer {
@@ -146,9 +141,7 @@ impl Api {
         let id = match requested {
             Requested::Waiting(id, _) => id,
             Requested::AlreadyLive(_) => {
-                let live = key.clone();
-                self.command(|reply| Command::RestoreLink { key: live, reply })
-                    .await?;
+                self.deps.keep.restore_link(&key).await?;
                 return ok(&model::Activated {
                     from_version: Some(key.version.clone()),
                     key,
@@ -232,7 +225,8 @@ pub(super) async fn cancel(
     body: Body,
 ) -> Answer {
     let which: model::WhichJob = api.body(body).await?;
-    let id = api.which_job(&which).await?.id;
+    let row = api.which_job(&which).await?;
+    let id = row.id;
     let outcome = api
         .deps
         .store
@@ -248,8 +242,7 @@ pub(super) async fn cancel(
     };
     if which.drop_partial {
         api.await_end(id).await?;
-        api.command(|reply| Command::DropPartial { job: id, reply })
-            .await?;
+        api.deps.keep.discard_partial(&row.key).await;
         ended = true;
     }
     ok(&model::Canceled { job: id, ended })
@@ -326,27 +319,6 @@ pub(super) async fn pin(
     }
 }
 
-/// Removes a version from the disk.
-pub(super) async fn remove(
-    State(api): State<Arc<Api>>,
-    query: Result<Query<model::WhichVersion>, QueryRejection>,
-) -> Answer {
-    let Query(which) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
-    let key = key(which);
-    ok(&api.command(|reply| Command::Remove { key, reply }).await?)
-}
-
-/// Runs retention now.
-pub(super) async fn collect(State(api): State<Arc<Api>>) -> Answer {
-    ok(&api.command(|reply| Command::Collect { reply }).await?)
-}
-
-/// Compares trees with their manifests.
-pub(super) async fn verify(State(api): State<Arc<Api>>, body: Body) -> Answer {
-    let what: model::WhatToVerify = api.body(body).await?;
-    ok(&api.command(|reply| Command::Verify { what, reply }).await?)
-}
-
 /// Sends callbacks that were given up once more.
 pub(super) async fn replay(State(api): State<Arc<Api>>, body: Body) -> Answer {
     let which: model::Replay = api.body(body).await?;
@@ -382,26 +354,14 @@ fn replay_endpoint(tx: &Tx<'_>, endpoint: String) -> Result<usize, store::Error>
 }
 
 impl Api {
-    async fn body<T: DeserializeOwned>(&self, body: Body) -> Result<T, ApiError> {
+    pub(super) async fn body<T: DeserializeOwned>(&self, body: Body) -> Result<T, ApiError> {
         let (bytes, _) = read_whole(body, MAX_BODY, &self.bodies).await?;
         let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
         serde_json::from_slice(&bytes).map_err(ApiError::bad_request)
     }
-
-    async fn command<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, ApiError> {
-        let (reply, answer) = oneshot::channel();
-        let send = self
-            .deps
-            .commands
-            .send_timeout(make(reply), COMMAND_PATIENCE);
-        let busy = |_| ApiError::unavailable("the agent is busy or stopping");
-        send.await.map_err(busy)?;
-        let gone = |_| ApiError::unavailable("the agent is stopping");
-        Ok(answer.await.map_err(gone)??)
-    }
 }
 
-fn key(which: model::WhichVersion) -> Key {
+pub(super) fn key(which: model::WhichVersion) -> Key {
     Key {
         app: which.app,
         name: which.name,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::State;
@@ -29,46 +29,6 @@ const BUCKETS: [f64; 12] = [
 ];
 /// Names whose live version is shown; beyond it a label per name costs more than it tells.
 const NAMES: usize = 1000;
-
-/// What other parts want to have shown; they write, the API reads.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    gc_last_success_ms: AtomicI64,
-    restart_needed: Mutex<Vec<String>>,
-}
-
-impl Gauges {
-    /// Notes the keys that were changed and are only read at a start.
-    pub fn needs_restart(&self, keys: Vec<String>) {
-        *self.lock_restart() = keys;
-    }
-
-    /// Returns the keys that were changed and are only read at a start.
-    #[must_use]
-    pub fn restart_needed(&self) -> Vec<String> {
-        self.lock_restart().clone()
-    }
-
-    fn lock_restart(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-        self.restart_needed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that retention has succeeded at `now_ms`.
-    pub fn gc_succeeded(&self, now_ms: i64) {
-        self.gc_last_success_ms.store(now_ms, Ordering::Relaxed);
-    }
-
-    /// Returns when retention last succeeded since the start.
-    #[must_use]
-    pub fn gc_last_success_ms(&self) -> Option<i64> {
-        match self.gc_last_success_ms.load(Ordering::Relaxed) {
-            0 => None,
-            ms => Some(ms),
-        }
-    }
-}
 
 /// What is counted while it happens.
 #[derive(Debug, Default)]
@@ -171,7 +131,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, Api
         .await?;
     let mut page = Page::default();
     page.node(&api, &status);
-    page.store(&api);
+    page.figures(&of_store(&api));
     page.counters(&api.counters);
     page.live(&live);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
@@ -197,109 +157,36 @@ impl Page {
         let _ = writeln!(self.0, "{close} {value}");
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
-        self.family(name, kind, help);
-        self.sample(name, &[], value);
+    /// Writes figures without labels.
+    fn figures(&mut self, figures: &[Figure]) {
+        for Figure(name, help, kind, value) in figures {
+            if let Some(value) = value {
+                self.family(name, kind, help);
+                self.sample(name, &[], value);
+            }
+        }
     }
 
     fn node(&mut self, api: &Api, status: &NodeStatus) {
         let name = "edgepush_build_info";
-        self.family(name, "gauge", "The program that runs here.");
-        self.sample(
-            name,
-            &[("version", &status.version), ("region", &status.region)],
-            1,
-        );
-        let started = seconds(status.started_ms);
-        self.one(
-            "edgepush_start_time_seconds",
-            "gauge",
-            "When the agent was started.",
-            started,
-        );
-        let ready = u8::from(api.readiness().ready);
-        self.one(
-            "edgepush_ready",
-            "gauge",
-            "Whether the node takes pushes.",
-            ready,
-        );
+        self.family(name, "gauge", "The version and region of this agent.");
+        let labels = [("version", &*status.version), ("region", &*status.region)];
+        self.sample(name, &labels, 1);
         let name = "edgepush_files";
         self.family(name, "gauge", "Files by the state of their latest job.");
         for (state, count) in &status.counts {
             self.sample(name, &[("state", state)], count);
         }
-        let running = api.deps.board.len();
-        self.one("edgepush_jobs_running", "gauge", "Jobs at work.", running);
-        self.one(
-            "edgepush_releases",
-            "gauge",
-            "Versions on the disk.",
-            status.releases,
-        );
-        self.one(
-            "edgepush_release_bytes",
-            "gauge",
-            "Bytes in them.",
-            status.bytes,
-        );
-        let pending = status.outbox_pending;
-        self.one(
-            "edgepush_outbox_pending",
-            "gauge",
-            "Callbacks that wait.",
-            pending,
-        );
-        let dead = status.outbox_dead;
-        self.one(
-            "edgepush_outbox_dead",
-            "gauge",
-            "Callbacks that were given up.",
-            dead,
-        );
-        if let Some(disk) = status.disk {
-            self.one(
-                "edgepush_disk_free_bytes",
-                "gauge",
-                "Bytes that may be written.",
-                disk.free,
-            );
-            self.one(
-                "edgepush_disk_total_bytes",
-                "gauge",
-                "Size of the disk.",
-                disk.total,
-            );
-            if let Some(inodes) = disk.free_inodes {
-                self.one("edgepush_disk_free_inodes", "gauge", "Inodes left.", inodes);
-            }
+        self.figures(&of_node(api, status));
+        let name = "edgepush_worker_errors_total";
+        self.family(name, "counter", "Failed rounds of background workers.");
+        for worker in &status.workers {
+            self.sample(name, &[("worker", &worker.name)], worker.errors);
         }
-        if let Some(ms) = status.gc_last_success_ms {
-            let name = "edgepush_gc_last_success_timestamp_seconds";
-            self.one(name, "gauge", "When retention last succeeded.", seconds(ms));
-        }
-    }
-
-    fn store(&mut self, api: &Api) {
-        let stats = api.deps.store.stats();
-        let name = "edgepush_store_commits_total";
-        self.one(
-            name,
-            "counter",
-            "Transactions that were synced.",
-            stats.commits,
-        );
-        let name = "edgepush_store_pieces_total";
-        self.one(name, "counter", "Pieces of work in them.", stats.pieces);
     }
 
     fn counters(&mut self, counters: &Counters) {
-        let fetched = counters.fetched.load(Ordering::Relaxed);
-        let help = "Bytes that came over the network for jobs that have ended.";
-        self.one("edgepush_fetched_bytes_total", "counter", help, fetched);
-        let published = counters.published.load(Ordering::Relaxed);
-        let help = "Bytes in the trees that were published.";
-        self.one("edgepush_published_bytes_total", "counter", help, published);
+        self.figures(&of_jobs(counters));
         let name = "edgepush_ens_calls_total";
         self.family(name, "counter", "Calls of the ENS endpoint by outcome.");
         let calls = counters
@@ -358,6 +245,50 @@ impl Page {
     }
 }
 
+/// One figure without labels: its name, help and kind, and its value where there is one.
+struct Figure(&'static str, &'static str, &'static str, Option<String>);
+
+#[rustfmt::skip]
+fn of_node(api: &Api, status: &NodeStatus) -> [Figure; 11] {
+    let disk = status.disk;
+    let inodes = disk.and_then(|disk| disk.free_inodes);
+    [
+        Figure("edgepush_start_time_seconds", "When the agent was started.", "gauge", some(seconds(status.started_ms))),
+        Figure("edgepush_ready", "Whether the node takes pushes.", "gauge", some(u8::from(api.readiness().ready))),
+        Figure("edgepush_jobs_running", "Running jobs.", "gauge", some(api.deps.board.len())),
+        Figure("edgepush_releases", "Versions on the disk.", "gauge", some(status.releases)),
+        Figure("edgepush_release_bytes", "Bytes in the files of these versions.", "gauge", some(status.bytes)),
+        Figure("edgepush_outbox_pending", "Callbacks that are not delivered yet.", "gauge", some(status.outbox_pending)),
+        Figure("edgepush_outbox_dead", "Callbacks that were given up.", "gauge", some(status.outbox_dead)),
+        Figure("edgepush_disk_free_bytes", "Bytes that may still be written.", "gauge", disk.and_then(|disk| some(disk.free))),
+        Figure("edgepush_disk_total_bytes", "Size of the file system.", "gauge", disk.and_then(|disk| some(disk.total))),
+        Figure("edgepush_disk_free_inodes", "Free inodes.", "gauge", inodes.and_then(some)),
+        Figure("edgepush_gc_last_success_timestamp_seconds", "When retention last succeeded.", "gauge", status.gc_last_success_ms.and_then(|ms| some(seconds(ms)))),
+    ]
+}
+
+#[rustfmt::skip]
+fn of_store(api: &Api) -> [Figure; 2] {
+    let stats = api.deps.store.stats();
+    [
+        Figure("edgepush_store_commits_total", "Transactions that were synced.", "counter", some(stats.commits)),
+        Figure("edgepush_store_pieces_total", "Pieces of work in these transactions.", "counter", some(stats.pieces)),
+    ]
+}
+
+#[rustfmt::skip]
+fn of_jobs(counters: &Counters) -> [Figure; 2] {
+    let figure = |counter: &AtomicU64| some(counter.load(Ordering::Relaxed));
+    [
+        Figure("edgepush_fetched_bytes_total", "Bytes fetched for jobs that have ended.", "counter", figure(&counters.fetched)),
+        Figure("edgepush_published_bytes_total", "Bytes in the trees that were published.", "counter", figure(&counters.published)),
+    ]
+}
+
+fn some(value: impl std::fmt::Display) -> Option<String> {
+    Some(value.to_string())
+}
+
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('"', "\\\"")
@@ -381,7 +312,10 @@ mod tests {
         let mut page = Page::default();
         page.family("a", "gauge", "An a.");
         page.sample("a", &[("x", "1\"2\\3\n4"), ("y", "ü")], 7);
-        page.one("b", "counter", "A b.", 1.5);
+        page.figures(&[
+            Figure("b", "A b.", "counter", some(1.5)),
+            Figure("c", "A c.", "gauge", None),
+        ]);
         assert_eq!(
             page.0,
             "# HELP a An a.\n# TYPE a gauge\na{x=\"1\\\"2\\\\3\\n4\",y=\"ü\"} 7\n# HELP b A b.\n# TYPE b counter\nb 1.5\n"

@@ -7,20 +7,21 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::datafile::Key;
 use crate::ens::{self, Endpoint, KeyConfig, RateConfig};
 use crate::http::body::Bodies;
 use crate::http::{self, Settings};
 use crate::intake::Intake;
 use crate::job::Board;
+use crate::keep::Keep;
+use crate::publish::Publisher;
 use crate::store::Store;
 use crate::sys::clock::Clock;
 use crate::sys::secret::{self, Secret};
@@ -31,18 +32,16 @@ use node::Node;
 mod archives;
 mod changes;
 pub mod client;
-pub mod command;
 mod error;
 mod events;
-pub mod metrics;
+mod metrics;
 pub mod model;
 mod native;
 mod node;
 mod page;
 mod routes;
-
-pub use command::{Command, Denied};
-pub use metrics::Gauges;
+mod status;
+mod trees;
 
 /// The file below the data directory that holds the key of download paths, where the configuration names none.
 const FILE_KEY: &str = "file.key";
@@ -111,11 +110,6 @@ impl Default for Config {
     }
 }
 
-/// Where the files of a version are.
-pub type Locate = Arc<dyn Fn(&Key) -> PathBuf + Send + Sync>;
-/// Looks at what else decides whether the node takes pushes.
-pub type Checks = Arc<dyn Fn() -> Vec<model::Check> + Send + Sync>;
-
 /// What the API stands on.
 #[derive(Clone)]
 pub struct Deps {
@@ -125,24 +119,16 @@ pub struct Deps {
     pub intake: Arc<Intake>,
     /// How far the running jobs are.
     pub board: Board,
-    /// Who does what takes more than the store.
-    pub commands: mpsc::Sender<Command>,
-    /// Where the published tree of a version is.
-    pub tree: Locate,
-    /// Where the kept archive of a version is.
-    pub archive: Locate,
-    /// Whether archives are kept.
-    pub keep_archives: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Where everything is kept.
+    /// Upkeep of what is published.
+    pub keep: Arc<Keep>,
+    /// Where published trees and kept archives are.
+    pub publisher: Arc<Publisher>,
+    /// Where everything is kept, as configured.
     pub data_dir: PathBuf,
     /// Where time stamps come from.
     pub clock: Arc<dyn Clock>,
     /// The program's version.
     pub version: &'static str,
-    /// What other parts want to have shown.
-    pub gauges: Arc<Gauges>,
-    /// What else decides whether the node takes pushes.
-    pub checks: Checks,
 }
 
 /// Why the API cannot be offered.
@@ -176,6 +162,7 @@ pub struct Api {
     counters: Arc<metrics::Counters>,
     started_ms: i64,
     listen_http: OnceLock<SocketAddr>,
+    restart_needed: Mutex<Vec<String>>,
     draining: CancellationToken,
 }
 
@@ -222,6 +209,7 @@ impl Api {
             counters,
             started_ms,
             listen_http: OnceLock::new(),
+            restart_needed: Mutex::default(),
             draining,
         })
     }
@@ -232,6 +220,17 @@ impl Api {
         self.ens.reload(config.ens())?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         Ok(())
+    }
+
+    /// Shows from now on that `keys` were changed and are only read at a start.
+    pub fn needs_restart(&self, keys: Vec<String>) {
+        *self.lock_restart_needed() = keys;
+    }
+
+    fn lock_restart_needed(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.restart_needed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Serves until `drain`, then ends what is at work.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key};
 use crate::job::{EventKind, Failure, JobId, JobState, Published, Snapshot, Stage, Unrecorded};
+use crate::keep::WorkerStatus;
 use crate::wire::push::Via;
 use crate::wire::status::ResultCode;
 use crate::wire::status::Status;
@@ -627,6 +628,9 @@ pub struct NodeStatus {
     /// Keys of the configuration that were changed since the start and that only a restart takes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restart_needed: Vec<String>,
+    /// What the background workers do, and how their rounds went since the start.
+    #[serde(default)]
+    pub workers: Vec<WorkerStatus>,
 }
 
 /// Room on the file system that holds everything.

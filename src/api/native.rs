@@ -3,11 +3,8 @@
 //! Rows of the store become the words of [`super::model`] here, and nowhere else. What a running job says of itself comes
 //! from the board, which is newer than any row.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -17,22 +14,17 @@ use serde::{Deserialize, Serialize};
 use super::Api;
 use super::error::{ApiError, json};
 use super::model::{self, File};
+use crate::datafile::Key;
 use crate::job::{JobId, JobState};
 use crate::store::activations;
 use crate::store::jobs::{self, JobRow};
 use crate::store::outbox;
 use crate::store::releases::{self, ReleaseRow};
-use crate::sys::space;
 
 /// Files on one answer when the asker does not say.
 const FILES: u64 = 100;
 /// Rows of anything on one answer at most.
 const MOST: u64 = 10_000;
-
-/// A commit waits for the disk; one that waits for so long waits for a disk that hangs.
-const HANGS: Duration = Duration::from_secs(10);
-/// For how long a write that the disk refused is held against it, unless another one is taken since.
-const REFUSED: Duration = Duration::from_secs(30);
 
 /// An answer, or why there is none.
 pub(super) type Answer = Result<Response, ApiError>;
@@ -42,63 +34,7 @@ pub(super) fn ok(body: &impl Serialize) -> Answer {
     Ok(json(StatusCode::OK, body))
 }
 
-/// Answers as long as the process answers.
-pub(super) async fn healthz() -> &'static str {
-    "ok\n"
-}
-
-/// Which form of the answer is wanted.
-#[derive(Deserialize)]
-pub(super) struct Verbose {
-    verbose: Option<String>,
-}
-
-/// Tells whether the node takes pushes.
-pub(super) async fn readyz(State(api): State<Arc<Api>>, Query(form): Query<Verbose>) -> Response {
-    let readiness = api.readiness();
-    let status = match readiness.ready {
-        true => StatusCode::OK,
-        false => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    match (form.verbose.is_some(), readiness.ready) {
-        (true, _) => json(status, &readiness),
-        (false, true) => Response::new(Body::from("ready\n")),
-        (false, false) => {
-            let mut answer = Response::new(Body::from("not ready\n"));
-            *answer.status_mut() = status;
-            answer
-        }
-    }
-}
-
 impl Api {
-    /// Looks at everything that decides whether the node takes pushes.
-    pub(super) fn readiness(&self) -> model::Readiness {
-        let mut checks = vec![
-            check(
-                "draining",
-                !self.is_draining(),
-                "no",
-                "the agent is stopping",
-            ),
-            self.store_check(),
-        ];
-        checks.extend((self.deps.checks)());
-        model::Readiness {
-            ready: checks.iter().all(|check| check.ok),
-            checks,
-        }
-    }
-
-    fn store_check(&self) -> model::Check {
-        let store = &self.deps.store;
-        let hangs = store.busy_for().is_some_and(|busy| busy > HANGS);
-        match store.refused_within(REFUSED) {
-            Some(error) => check("store", false, "", &error.to_string()),
-            None => check("store", !hangs, "writes", "a commit hangs"),
-        }
-    }
-
     /// Makes the API's word for a job.
     pub(super) fn file(&self, row: JobRow) -> File {
         let live = self.deps.board.get(row.id);
@@ -108,9 +44,7 @@ impl Api {
             pinned: on_disk.pinned,
             damage: on_disk.damage,
         });
-        let path = release
-            .is_some()
-            .then(|| (self.deps.tree)(&row.key).display().to_string());
+        let path = release.is_some().then(|| self.tree(&row.key));
         File {
             id: row.id,
             key: row.key,
@@ -145,14 +79,19 @@ impl Api {
         .live(live, failed)
     }
 
-    fn files(&self, rows: Vec<JobRow>) -> Vec<File> {
+    pub(super) fn files(&self, rows: Vec<JobRow>) -> Vec<File> {
         rows.into_iter().map(|row| self.file(row)).collect()
+    }
+
+    fn tree(&self, key: &Key) -> String {
+        let layout = self.deps.publisher.layout();
+        layout.version_dir(key).display().to_string()
     }
 
     /// Makes the API's word for a release.
     pub(super) fn release(&self, row: ReleaseRow) -> model::Release {
         model::Release {
-            path: Some((self.deps.tree)(&row.key).display().to_string()),
+            path: Some(self.tree(&row.key)),
             key: row.key,
             job: row.job,
             content: row.content,
@@ -177,13 +116,6 @@ impl Api {
     }
 }
 
-fn check(name: &str, ok: bool, good: &str, bad: &str) -> model::Check {
-    model::Check {
-        name: name.to_owned(),
-        ok,
-        detail: if ok { good } else { bad }.to_owned(),
-    }
-}
 /// Tells how a push stands.
 pub(super) async fn push_state(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer {
     let push = id.clone();
@@ -411,107 +343,6 @@ fn callback(row: outbox::OutboxRow) -> model::Callback {
         job: row.job,
     }
 }
-/// Shows the node at a glance.
-pub(super) async fn status(State(api): State<Arc<Api>>) -> Answer {
-    ok(&api.node_status().await?)
-}
-
-impl Api {
-    /// Looks at the node as a whole.
-    pub(super) async fn node_status(&self) -> Result<model::NodeStatus, ApiError> {
-        let data_dir = self.deps.data_dir.clone();
-        let seen = self
-            .deps
-            .store
-            .read(move |reader| {
-                let list = |states: &[JobState], limit| {
-                    let filter = jobs::Filter {
-                        states: states.to_vec(),
-                        ..jobs::Filter::default()
-                    };
-                    let page = jobs::Page {
-                        offset: 0,
-                        limit,
-                        newest_first: true,
-                    };
-                    jobs::list(reader, &filter, page).map(|listed| listed.rows)
-                };
-                Ok(Seen {
-                    counts: jobs::counts(reader)?,
-                    running: list(&[JobState::Running], 100)?,
-                    failures: list(&[JobState::Failed], 5)?,
-                    totals: releases::totals(reader)?,
-                    endpoints: outbox::endpoints(reader)?,
-                    disk: space::free(&data_dir).ok(),
-                })
-            })
-            .await?;
-        Ok(self.describe(seen))
-    }
-
-    fn describe(&self, seen: Seen) -> model::NodeStatus {
-        let bad = self.readiness().checks.into_iter().find(|c| !c.ok);
-        let state = match bad {
-            None => "ready".to_owned(),
-            Some(check) => format!("{}: {}", check.name, check.detail),
-        };
-        let (ended, running): (Vec<_>, Vec<_>) = self
-            .files(seen.running)
-            .into_iter()
-            .partition(|file| file.state.is_final());
-        let unrecorded = ended.len() as u64;
-        let mut failures = ended;
-        failures.extend(self.files(seen.failures));
-        let counts: BTreeMap<String, u64> = JobState::ALL
-            .iter()
-            .map(|state| {
-                let count = seen.counts.iter().find(|(s, _)| s == state);
-                let count = count.map_or(0, |(_, n)| *n);
-                let count = match state {
-                    JobState::Running => count.saturating_sub(unrecorded),
-                    JobState::Failed => count + unrecorded,
-                    _ => count,
-                };
-                (state.to_string(), count)
-            })
-            .collect();
-        model::NodeStatus {
-            version: self.deps.version.to_owned(),
-            region: self.deps.intake.region(),
-            state,
-            started_ms: self.started_ms,
-            now_ms: self.deps.clock.now_ms(),
-            data_dir: self.deps.data_dir.display().to_string(),
-            listen_http: self.listen_http.get().map(ToString::to_string),
-            counts,
-            running,
-            failures,
-            names: seen.totals.names,
-            releases: seen.totals.versions,
-            bytes: seen.totals.bytes,
-            outbox_pending: seen.endpoints.iter().map(|e| e.pending).sum(),
-            outbox_dead: seen.endpoints.iter().map(|e| e.dead).sum(),
-            disk: seen.disk.map(|free| model::Disk {
-                free: free.bytes,
-                total: free.total,
-                free_inodes: (free.inodes != u64::MAX).then_some(free.inodes),
-            }),
-            gc_last_success_ms: self.deps.gauges.gc_last_success_ms(),
-            restart_needed: self.deps.gauges.restart_needed(),
-        }
-    }
-}
-
-/// What the store and the disk say of the node.
-struct Seen {
-    counts: Vec<(JobState, u64)>,
-    running: Vec<JobRow>,
-    failures: Vec<JobRow>,
-    totals: releases::Totals,
-    endpoints: Vec<outbox::EndpointRow>,
-    disk: Option<space::Free>,
-}
-
 /// Lists what became live, newest first: who, why, from which version to which, and when.
 pub(super) async fn activations_log(
     State(api): State<Arc<Api>>,

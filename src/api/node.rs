@@ -145,7 +145,7 @@ impl Node {
             name: DataName::parse(&query.name).map_err(|_| unknown("DataName"))?,
             version: DataVersion::parse(&query.version).map_err(|_| unknown("DataVersion"))?,
         };
-        let archive = (self.deps.archive)(&key);
+        let archive = self.deps.publisher.layout().archive(&key);
         let (known, pushed, released, kept) = self
             .deps
             .store
@@ -162,7 +162,7 @@ impl Node {
             (true, false, ..) => Err(unknown("DataVersion")),
             (true, true, false, _) => Ok(Err("no server has published it")),
             (true, true, true, true) => Ok(Ok(())),
-            (true, true, true, false) if (self.deps.keep_archives)() => {
+            (true, true, true, false) if self.deps.publisher.keeps_archives() => {
                 Ok(Err("its archive is not on this node any more"))
             }
             (true, true, true, false) => Ok(Err(

@@ -20,6 +20,8 @@ use crate::wire::push::Via;
 const SHOW_EVERY: Duration = Duration::from_millis(100);
 /// How long callbacks may take after the last file has ended.
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);
+/// Time for a background worker to end its round.
+const KEEP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What an `apply` shows while it works.
 #[derive(Debug)]
@@ -51,10 +53,7 @@ pub async fn apply(
     push: Push,
     seen: &mut dyn FnMut(Seen<'_>),
 ) -> Result<Vec<Applied>, Error> {
-    let theirs = config.clone();
-    let parts = tokio::task::spawn_blocking(move || Parts::build(&theirs, true))
-        .await
-        .map_err(|e| Error::Other(e.to_string()))??;
+    let parts = Parts::open(config, true).await?;
     let app = push.app.clone();
     let drain = CancellationToken::new();
     let reporter = Reporter::new(config.report.clone(), parts.store.clone())?;
@@ -68,10 +67,8 @@ pub async fn apply(
     seen(Seen::Answers(&answers));
     let ids: Vec<JobId> = answers.iter().filter_map(|a| a.job).collect();
 
-    parts
-        .repeats
-        .look_once(&parts.runner, &parts.intake, &drain)
-        .await;
+    parts.keep.check_repeats(&drain).await;
+    let keeping = tokio::spawn(Arc::clone(&parts.keep).run(drain.clone()));
     let mut running = tokio::spawn(Arc::clone(&parts.runner).run(drain.clone(), true));
     let mut tick = tokio::time::interval(SHOW_EVERY);
     let ended = loop {
@@ -92,7 +89,10 @@ pub async fn apply(
     while let Ok(event) = events.try_recv() {
         seen(Seen::Event(&event));
     }
-    wait_for_reports(&parts, &drain, reporting).await;
+    wait_for_reports(&parts).await;
+    drain.cancel();
+    let _ = reporting.await;
+    let _ = tokio::time::timeout(KEEP_PATIENCE, keeping).await;
     let mut applied = Vec::with_capacity(answers.len());
     for answer in answers {
         applied.push(look_up(&parts, &app, answer).await?);
@@ -102,11 +102,7 @@ pub async fn apply(
 }
 
 /// Gives callbacks a moment; those that are not delivered stay in the outbox.
-async fn wait_for_reports(
-    parts: &Parts,
-    drain: &CancellationToken,
-    reporting: tokio::task::JoinHandle<()>,
-) {
+async fn wait_for_reports(parts: &Parts) {
     let end = tokio::time::Instant::now() + REPORT_PATIENCE;
     while tokio::time::Instant::now() < end {
         match parts.store.read(crate::store::outbox::pending).await {
@@ -114,8 +110,6 @@ async fn wait_for_reports(
             Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-    drain.cancel();
-    let _ = reporting.await;
 }
 
 async fn look_up(

@@ -25,7 +25,7 @@ pub async fn recover(config: &Config) -> Result<Recovered, Error> {
     let (parts, set_aside) = tokio::task::spawn_blocking(move || build(&theirs))
         .await
         .map_err(|e| Error::Other(e.to_string()))??;
-    let entered = parts.runner.recover().await?;
+    let entered = parts.keep.recover().await?;
     parts.store.close().await;
     Ok(Recovered { entered, set_aside })
 }

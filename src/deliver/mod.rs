@@ -9,8 +9,8 @@ mod arrival;
 mod failure;
 mod frames;
 mod heal;
-mod keeping;
 mod lanes;
+mod partials;
 mod small;
 
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use crate::fetch::{Fetcher, Identity, Request, Spool};
 use crate::job::{Failure, Job, Progress, Stage};
 use crate::publish::manifest::{Entry, EntryKind};
 use crate::publish::space::Promise;
-use crate::publish::{Flip, Publisher, Record, Release, Session, Staging};
+use crate::publish::{Publisher, Record, Release, Session, Staging};
 use crate::sys::clock::Clock;
 use crate::sys::failpoint::{Part, is_left_out};
 use crate::sys::{Live, durable};
@@ -38,11 +38,9 @@ use frames::Budget;
 use lanes::Lanes;
 use small::Workers;
 
-pub use crate::publish::Link;
 use failure::Nature;
 pub use failure::{KINDS, Stop};
 pub use heal::{Damage, Rebuilt};
-pub use keeping::{Candidate, Damaged, Depth, Verification};
 
 /// How the road treats what travels on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -407,18 +405,6 @@ impl Road {
         (room < self.unpack.now().limits.max_total_bytes).then_some(room)
     }
 
-    /// Flips `current` to `key`. The flip lasts only after [`Road::settle`].
-    pub async fn activate(&self, key: &Key) -> Result<Flip, Stop> {
-        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
-        blocking(move || publisher.activate(&key).map_err(Stop::publish)).await
-    }
-
-    /// Compares `current` with `key`, which is said to be live.
-    pub async fn look_at_link(&self, key: &Key) -> Result<Link, Stop> {
-        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
-        blocking(move || Ok(publisher.look_at_link(&key))).await
-    }
-
     /// Flips `current` to `live`, which is what `done` has published, and waits until all of it is on the disk. Only then
     /// may its outcome be recorded.
     pub async fn settle(&self, done: Done, live: Option<Key>) -> Result<Release, Stop> {
@@ -429,17 +415,6 @@ impl Road {
             }
             publisher.settle(&done.session).map_err(Stop::publish)?;
             Ok(done.release)
-        })
-        .await
-    }
-
-    /// Waits until a flip of this name is on the disk.
-    pub async fn settle_name(&self, key: &Key) -> Result<(), Stop> {
-        let (publisher, key) = (Arc::clone(&self.publisher), key.clone());
-        blocking(move || {
-            publisher
-                .settle_name(&key.app, &key.name)
-                .map_err(Stop::publish)
         })
         .await
     }

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod layout;
 pub mod manifest;
+mod names;
 pub mod recover;
 pub mod release;
 pub mod space;
@@ -24,6 +25,7 @@ use crate::sys::durable;
 use crate::sys::failure::{Class, Fault, Kind, Retry};
 
 pub use layout::Layout;
+pub use names::NameLock;
 pub use release::{Flip, Link, Publisher, Record, Release, Staging};
 pub use sync::Session;
 
@@ -95,6 +97,13 @@ impl Config {
             .get(app.as_str())
             .and_then(|a| a.keep_versions)
             .unwrap_or(self.keep_versions)
+    }
+
+    /// Returns the fewest versions that are kept of any name.
+    #[must_use]
+    pub fn least_kept(&self) -> u32 {
+        let of_apps = self.apps.values().filter_map(|app| app.keep_versions);
+        of_apps.fold(self.keep_versions, u32::min)
     }
 
     /// Returns above how many bytes the trees of `app` are too many, and down to how many they go then.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::manifest::{self, Entry, Head};
+use super::names::{NameLock, Names};
 use super::space::Space;
 use super::sync::{Session, Syncer};
 use super::trash::{Trash, Writing};
@@ -29,6 +30,7 @@ pub struct Publisher {
     attempts: AtomicU64,
     leftovers: Leftovers,
     trash: Trash,
+    names: Names,
 }
 
 /// What a reload may change.
@@ -183,6 +185,7 @@ impl Publisher {
             attempts: AtomicU64::new(0),
             leftovers: Leftovers::default(),
             trash: Trash::default(),
+            names: Names::default(),
         };
         publisher.sweep_staging()?;
         Ok(publisher)
@@ -385,6 +388,22 @@ impl Publisher {
             from,
             changed: true,
         })
+    }
+
+    /// Waits until nobody else changes the name of `key`, and keeps others from it while the lock is held.
+    pub async fn lock(&self, key: &Key) -> NameLock {
+        self.names.lock(key).await
+    }
+
+    /// As [`Publisher::lock`], by name.
+    pub async fn lock_name(&self, app: &AppId, name: &DataName) -> NameLock {
+        self.names.lock_name(app, name).await
+    }
+
+    /// Flips `current` to `key`, and waits until that is on the disk.
+    pub fn flip(&self, key: &Key) -> Result<(), Error> {
+        self.activate(key)?;
+        self.settle_name(&key.app, &key.name)
     }
 
     /// Compares `current` with `key`, which is said to be live.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use edgepush::api::client::{self, Client, EventsQuery, FilesQuery};
 use edgepush::api::model::{Pin, Replay, Verdict, WhatToVerify, WhichJob, WhichName};
-use edgepush::api::{Command, Denied};
 use edgepush::job::{EventKind, JobState};
 use edgepush::store::{jobs, outbox};
 use serde_json::{Value, json};
@@ -55,7 +54,7 @@ fn a_push_is_followed_from_its_document_to_its_end() {
     assert_eq!(states, [JobState::Succeeded, JobState::Failed]);
     assert_eq!(
         push.files[0].path.as_deref(),
-        served.dir().join("data/app-1/a/1").to_str()
+        served.dir().join("data/app-1/a/versions/1").to_str()
     );
     assert_eq!(
         push.files[1].failure.as_ref().unwrap().kind,
@@ -205,7 +204,7 @@ async fn flip_pending(served: &Served) -> usize {
 
 #[test]
 fn jobs_are_canceled_and_hurried() {
-    let mut served = Served::new("", "");
+    let served = Served::new("", "");
     push(&served, &[("a", "1"), ("b", "1")]);
     let a = served.job(&key("app-1", "a", "1"));
     let b = key("app-1", "b", "1");
@@ -214,12 +213,6 @@ fn jobs_are_canceled_and_hurried() {
         jobs::requeue(tx, a, tx.now_ms() + 600_000, "the origin stalls")
     });
     assert!(served.runtime.block_on(start).unwrap());
-    let mut commands = std::mem::replace(&mut served.commands, tokio::sync::mpsc::channel(1).1);
-    served.runtime.spawn(async move {
-        while let Some(Command::DropPartial { reply, .. }) = commands.recv().await {
-            let _ = reply.send(Ok(()));
-        }
-    });
     talk(&served, async |client| {
         assert!(client.file(a).await.unwrap().not_before_ms.is_some());
         client.retry(&WhichJob::number(a)).await.unwrap();
@@ -269,34 +262,14 @@ fn a_running_job_shows_what_it_says_of_itself() {
 }
 
 #[test]
-fn work_on_trees_is_the_agents() {
-    let mut served = Served::new("", "");
+fn trees_are_removed_collected_verified_and_pinned() {
+    let served = Served::new("", "");
     push(&served, &[("a", "1")]);
     served.publish(&key("app-1", "a", "1"), b"x");
-    let mut commands = std::mem::replace(&mut served.commands, tokio::sync::mpsc::channel(1).1);
-    served.runtime.spawn(async move {
-        while let Some(command) = commands.recv().await {
-            match command {
-                Command::Remove { key, reply } => {
-                    assert_eq!(key.to_string(), "app-1/a@1");
-                    let _ = reply.send(Err(Denied::Conflict("it is live".to_owned())));
-                }
-                Command::Collect { reply } => drop(reply.send(Ok(Default::default()))),
-                Command::Verify { what, reply } => {
-                    assert_eq!(what.app.unwrap().as_str(), "app-1");
-                    let _ = reply.send(Ok(Default::default()));
-                }
-                Command::RestoreLink { .. } => panic!("no link was asked for"),
-                Command::DropPartial { reply, .. } => {
-                    let _ = reply.send(Err(Denied::NotFound("none".to_owned())));
-                }
-            }
-        }
-    });
     talk(&served, async |client| {
         let live = client.remove(&key("app-1", "a", "1")).await.unwrap_err();
         assert!(
-            matches!(&live, client::Error::Conflict(why) if why == "it is live"),
+            matches!(&live, client::Error::Conflict(why) if why == "app-1/a@1 stays: it is live"),
             "{live}"
         );
         assert!(client.collect().await.unwrap().removed.is_empty());
@@ -304,7 +277,16 @@ fn work_on_trees_is_the_agents() {
             app: Some(key("app-1", "a", "1").app),
             ..WhatToVerify::default()
         };
-        assert!(client.verify(&what).await.unwrap().trees.is_empty());
+        let verified = client.verify(&what).await.unwrap();
+        assert_eq!(verified.trees.len(), 1);
+        // No tree was published: the test recorded its job as ended.
+        assert!(!verified.trees[0].damage.is_empty());
+        let nothing = WhatToVerify {
+            app: Some(key("app-2", "a", "1").app),
+            ..WhatToVerify::default()
+        };
+        let nothing = client.verify(&nothing).await.unwrap_err();
+        assert!(matches!(nothing, client::Error::NotFound(_)), "{nothing}");
         let pin = |pinned| {
             let k = key("app-1", "a", "1");
             Pin {

@@ -87,10 +87,15 @@ fn answers_are_as_described() {
     let served = Served::new("", "");
     let document = document();
     let item = |name: &str| json!({"name": name, "version": "1", "archiveType": "zip", "url": "http://h/x"});
-    let push = json!({"AppId": "app-1", "Data": [item("a"), item("b"), item("c")]});
+    let mut newer = item("d");
+    newer["version"] = json!("2");
+    let push =
+        json!({"AppId": "app-1", "Data": [item("a"), item("b"), item("c"), item("d"), newer]});
     let pushed = served.unix("POST", "/v1/pushes", Some(&push)).json();
     let id = pushed["push"].as_str().unwrap().to_owned();
     served.publish(&key("app-1", "a", "1"), b"archive");
+    served.publish(&key("app-1", "d", "1"), b"archive");
+    served.publish(&key("app-1", "d", "2"), b"archive");
     let b = served.job(&key("app-1", "b", "1"));
     served.end(b, failed("no"));
     let version = json!({"app": "app-1", "name": "a", "version": "1"});
@@ -143,6 +148,19 @@ fn answers_are_as_described() {
             "/v1/outbox/replay",
             "/v1/outbox/replay".to_owned(),
             Some(json!({})),
+        ),
+        ("POST", "/v1/gc", "/v1/gc".to_owned(), None),
+        (
+            "POST",
+            "/v1/verify",
+            "/v1/verify".to_owned(),
+            Some(json!({"app": "app-1", "heal": true})),
+        ),
+        (
+            "DELETE",
+            "/v1/releases",
+            "/v1/releases?app=app-1&name=d&version=1".to_owned(),
+            None,
         ),
     ] {
         let answer = served.unix(method, &target, body.as_ref());

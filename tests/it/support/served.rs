@@ -3,17 +3,22 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use edgepush::api::{Api, Command, Config, Deps, Gauges, Listeners};
+use edgepush::api::{Api, Config, Deps, Listeners};
 use edgepush::datafile::{AppId, Content, DataName, DataVersion, Key};
+use edgepush::deliver::Road;
+use edgepush::fetch::Fetcher;
 use edgepush::intake::{self, Intake};
 use edgepush::job::{Board, Failure, JobId, Outcome, Published, Stage};
+use edgepush::keep::{self, Keep};
+use edgepush::publish::Publisher;
 use edgepush::store::{Store, jobs};
+use edgepush::sys::Live;
 use edgepush::sys::clock::SystemClock;
 use edgepush::sys::failure::{Class, Kind, Retry};
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::ens::{Ens, Scheme};
@@ -23,17 +28,17 @@ use super::http::{self, Answer};
 pub(crate) const ID: &str = "key-1";
 pub(crate) const SECRET: &str = "secret-1";
 
-/// A served API. Its agent does nothing by itself.
+/// A served API. No job runs and no worker does anything by itself.
 pub(crate) struct Served {
     dir: tempfile::TempDir,
     pub(crate) runtime: Runtime,
     pub(crate) api: Arc<Api>,
     pub(crate) store: Store,
     pub(crate) board: Board,
+    pub(crate) publisher: Arc<Publisher>,
     pub(crate) address: SocketAddr,
     drain: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
-    pub(crate) commands: mpsc::Receiver<Command>,
 }
 
 impl Served {
@@ -49,25 +54,22 @@ impl Served {
         let store = Store::open(&dir.path().join("edgepush.db"), clock.clone()).unwrap();
         let intake: intake::Config = toml::from_str(intake).unwrap();
         let intake = Arc::new(Intake::new(store.clone(), intake, |_| Ok(())));
-        let (sender, commands) = commands(&runtime);
         let board = Board::default();
         let root = dir.path().to_owned();
+        let rules = edgepush::publish::Config {
+            keep_archives: !api.contains("# no archives"),
+            ..Default::default()
+        };
+        let publisher = Arc::new(Publisher::open(&root, rules, 0o022).unwrap());
         let deps = Deps {
             store: store.clone(),
+            keep: keep(&store, &publisher, &intake),
+            publisher: Arc::clone(&publisher),
             intake,
             board: board.clone(),
-            commands: sender,
-            tree: locate(&root, "data"),
-            archive: locate(&root, "archives"),
-            keep_archives: {
-                let kept = !api.contains("# no archives");
-                Arc::new(move || kept)
-            },
             data_dir: root,
             clock,
             version: "1.2.3",
-            gauges: Arc::new(Gauges::default()),
-            checks: Arc::new(Vec::new),
         };
         let api = Arc::new(Api::new(config(dir.path(), api), deps).unwrap());
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -88,10 +90,10 @@ impl Served {
             api,
             store,
             board,
+            publisher,
             address,
             drain,
             serving,
-            commands,
         }
     }
 
@@ -156,9 +158,9 @@ impl Served {
         assert!(self.runtime.block_on(write).unwrap());
     }
 
-    /// Publishes the file of a job, with its archive.
+    /// Publishes the file of a job, with its archive, and makes it live.
     pub(crate) fn publish(&self, key: &Key, archive: &[u8]) {
-        let path = locate(self.dir.path(), "archives")(key);
+        let path = self.publisher.layout().archive(key);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, archive).unwrap();
         let content = Content {
@@ -177,13 +179,30 @@ impl Served {
     }
 }
 
-fn locate(root: &Path, below: &'static str) -> Arc<dyn Fn(&Key) -> PathBuf + Send + Sync> {
-    let root = root.join(below);
-    Arc::new(move |key: &Key| {
-        root.join(key.app.path_component())
-            .join(key.name.path_component())
-            .join(key.version.path_component())
-    })
+/// Upkeep that only does what the API asks of it.
+fn keep(store: &Store, publisher: &Arc<Publisher>, intake: &Arc<Intake>) -> Arc<Keep> {
+    let road = Road::new(
+        Fetcher::new(Default::default()).unwrap(),
+        Arc::clone(publisher),
+        Default::default(),
+        Arc::new(Live::new(Default::default())),
+        Default::default(),
+        Arc::new(SystemClock),
+    );
+    let config = keep::Config {
+        upkeep_every: Duration::MAX,
+        keep_partial: Duration::MAX,
+        scrub_every: Duration::ZERO,
+        scrub_rate: 0,
+    };
+    Keep::new(
+        store.clone(),
+        Arc::clone(publisher),
+        Arc::new(road.unwrap()),
+        Arc::clone(intake),
+        Arc::default(),
+        config,
+    )
 }
 
 fn config(dir: &Path, extra: &str) -> Config {
@@ -218,19 +237,4 @@ pub(crate) fn failed(message: &str) -> Outcome {
         help: "",
     };
     Outcome::Failed(Failure::new(Stage::Verify, &KIND, message.to_owned()))
-}
-
-/// What the agent would do itself is left to the test, but for links, which are all right here.
-fn commands(runtime: &Runtime) -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
-    let (sender, mut all) = mpsc::channel(8);
-    let (forward, commands) = mpsc::channel(8);
-    runtime.spawn(async move {
-        while let Some(command) = all.recv().await {
-            match command {
-                Command::RestoreLink { reply, .. } => drop(reply.send(Ok(()))),
-                other => drop(forward.send(other).await),
-            }
-        }
-    });
-    (sender, commands)
 }

@@ -1,4 +1,4 @@
-//! One flip of a name at a time: from the decision to its record, nothing else may change what is live.
+//! One change of a name at a time: from the decision to its record, nothing else may change what is live or on disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,31 +9,31 @@ use crate::datafile::{AppId, DataName, Key};
 
 type Name = (AppId, DataName);
 
-/// The names whose `current` is being changed.
+/// The names that are being changed.
 #[derive(Default)]
 pub(super) struct Names(Arc<Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>>);
 
-/// The right to change what is live of a name.
-pub(super) struct Turn {
+/// The right to change a name, for as long as it is held.
+pub struct NameLock {
     names: Arc<Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>>,
     name: Name,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
 impl Names {
-    /// Waits for the turn of the name of `key`.
-    pub(super) async fn lock(&self, key: &Key) -> Turn {
+    /// Waits until nobody else changes the name of `key`.
+    pub(super) async fn lock(&self, key: &Key) -> NameLock {
         self.lock_name(&key.app, &key.name).await
     }
 
-    /// Waits for the turn of a name.
-    pub(super) async fn lock_name(&self, app: &AppId, name: &DataName) -> Turn {
+    /// Waits until nobody else changes a name.
+    pub(super) async fn lock_name(&self, app: &AppId, name: &DataName) -> NameLock {
         let name = (app.clone(), name.clone());
         let lock = {
             let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(names.entry(name.clone()).or_default())
         };
-        Turn {
+        NameLock {
             names: Arc::clone(&self.0),
             name,
             guard: Some(lock.lock_owned().await),
@@ -41,7 +41,7 @@ impl Names {
     }
 }
 
-impl Drop for Turn {
+impl Drop for NameLock {
     fn drop(&mut self) {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         self.guard = None;
@@ -61,7 +61,7 @@ mod tests {
     use crate::datafile::DataVersion;
 
     #[tokio::test]
-    async fn turns_exclude_each_other_and_leave_nothing() {
+    async fn locks_exclude_each_other_and_leave_nothing() {
         let names = Names::default();
         let key = |name: &str| Key {
             app: AppId::parse("a").unwrap(),

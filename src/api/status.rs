@@ -1,0 +1,213 @@
+//! The node as a whole: whether it takes pushes, and its figures at a glance.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+
+use super::error::{ApiError, json};
+use super::native::{Answer, ok};
+use super::{Api, model};
+use crate::job::JobState;
+use crate::publish::Publisher;
+use crate::store::jobs::{self, JobRow};
+use crate::store::{outbox, releases};
+use crate::sys::units::show_bytes;
+use crate::sys::{Chain, space};
+
+/// A commit waits for the disk; one that waits for so long waits for a disk that hangs.
+const HANGS: Duration = Duration::from_secs(10);
+/// For how long a write that the disk refused is held against it, unless another one is taken since.
+const REFUSED: Duration = Duration::from_secs(30);
+
+/// Answers as long as the process answers.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Which form of the answer is wanted.
+#[derive(Deserialize)]
+pub(super) struct Verbose {
+    verbose: Option<String>,
+}
+
+/// Tells whether the node takes pushes.
+pub(super) async fn readyz(State(api): State<Arc<Api>>, Query(form): Query<Verbose>) -> Response {
+    let readiness = api.readiness();
+    let status = match readiness.ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    match (form.verbose.is_some(), readiness.ready) {
+        (true, _) => json(status, &readiness),
+        (false, true) => Response::new(Body::from("ready\n")),
+        (false, false) => {
+            let mut answer = Response::new(Body::from("not ready\n"));
+            *answer.status_mut() = status;
+            answer
+        }
+    }
+}
+
+impl Api {
+    /// Looks at everything that decides whether the node takes pushes.
+    pub(super) fn readiness(&self) -> model::Readiness {
+        let checks = vec![
+            check(
+                "draining",
+                !self.is_draining(),
+                "no",
+                "the agent is stopping",
+            ),
+            self.store_check(),
+            disk_check(&self.deps.publisher),
+        ];
+        model::Readiness {
+            ready: checks.iter().all(|check| check.ok),
+            checks,
+        }
+    }
+
+    fn store_check(&self) -> model::Check {
+        let store = &self.deps.store;
+        let hangs = store.busy_for().is_some_and(|busy| busy > HANGS);
+        match store.refused_within(REFUSED) {
+            Some(error) => check("store", false, "", &error.to_string()),
+            None => check("store", !hangs, "writes", "a commit hangs"),
+        }
+    }
+}
+
+fn check(name: &str, ok: bool, good: &str, bad: &str) -> model::Check {
+    model::Check {
+        name: name.to_owned(),
+        ok,
+        detail: if ok { good } else { bad }.to_owned(),
+    }
+}
+
+fn disk_check(publisher: &Publisher) -> model::Check {
+    let (ok, detail) = match (publisher.space().check(), publisher.space().available()) {
+        (Ok(free), Ok(available)) => {
+            let shown = show_bytes(available);
+            (
+                available > 0 && free.inodes > 0,
+                format!("{shown} may be used for files"),
+            )
+        }
+        (Err(error), _) => (false, error.to_string()),
+        (_, Err(error)) => (false, Chain(&error).to_string()),
+    };
+    model::Check {
+        name: "disk".to_owned(),
+        ok,
+        detail,
+    }
+}
+
+/// Shows the node at a glance.
+pub(super) async fn status(State(api): State<Arc<Api>>) -> Answer {
+    ok(&api.node_status().await?)
+}
+
+impl Api {
+    /// Looks at the node as a whole.
+    pub(super) async fn node_status(&self) -> Result<model::NodeStatus, ApiError> {
+        let data_dir = self.deps.data_dir.clone();
+        let seen = self
+            .deps
+            .store
+            .read(move |reader| {
+                let list = |states: &[JobState], limit| {
+                    let filter = jobs::Filter {
+                        states: states.to_vec(),
+                        ..jobs::Filter::default()
+                    };
+                    let page = jobs::Page {
+                        offset: 0,
+                        limit,
+                        newest_first: true,
+                    };
+                    jobs::list(reader, &filter, page).map(|listed| listed.rows)
+                };
+                Ok(Seen {
+                    counts: jobs::counts(reader)?,
+                    running: list(&[JobState::Running], 100)?,
+                    failures: list(&[JobState::Failed], 5)?,
+                    totals: releases::totals(reader)?,
+                    endpoints: outbox::endpoints(reader)?,
+                    disk: space::free(&data_dir).ok(),
+                })
+            })
+            .await?;
+        Ok(self.describe(seen))
+    }
+
+    fn describe(&self, seen: Seen) -> model::NodeStatus {
+        let bad = self.readiness().checks.into_iter().find(|c| !c.ok);
+        let state = match bad {
+            None => "ready".to_owned(),
+            Some(check) => format!("{}: {}", check.name, check.detail),
+        };
+        let (ended, running): (Vec<_>, Vec<_>) = self
+            .files(seen.running)
+            .into_iter()
+            .partition(|file| file.state.is_final());
+        let unrecorded = ended.len() as u64;
+        let mut failures = ended;
+        failures.extend(self.files(seen.failures));
+        let counts: BTreeMap<String, u64> = JobState::ALL
+            .iter()
+            .map(|state| {
+                let count = seen.counts.iter().find(|(s, _)| s == state);
+                let count = count.map_or(0, |(_, n)| *n);
+                let count = match state {
+                    JobState::Running => count.saturating_sub(unrecorded),
+                    JobState::Failed => count + unrecorded,
+                    _ => count,
+                };
+                (state.to_string(), count)
+            })
+            .collect();
+        model::NodeStatus {
+            version: self.deps.version.to_owned(),
+            region: self.deps.intake.region(),
+            state,
+            started_ms: self.started_ms,
+            now_ms: self.deps.clock.now_ms(),
+            data_dir: self.deps.data_dir.display().to_string(),
+            listen_http: self.listen_http.get().map(ToString::to_string),
+            counts,
+            running,
+            failures,
+            names: seen.totals.names,
+            releases: seen.totals.versions,
+            bytes: seen.totals.bytes,
+            outbox_pending: seen.endpoints.iter().map(|e| e.pending).sum(),
+            outbox_dead: seen.endpoints.iter().map(|e| e.dead).sum(),
+            disk: seen.disk.map(|free| model::Disk {
+                free: free.bytes,
+                total: free.total,
+                free_inodes: (free.inodes != u64::MAX).then_some(free.inodes),
+            }),
+            gc_last_success_ms: self.deps.keep.upkeep_done_ms(),
+            restart_needed: self.lock_restart_needed().clone(),
+            workers: self.deps.keep.workers(),
+        }
+    }
+}
+
+/// What the store and the disk say of the node.
+struct Seen {
+    counts: Vec<(JobState, u64)>,
+    running: Vec<JobRow>,
+    failures: Vec<JobRow>,
+    totals: releases::Totals,
+    endpoints: Vec<outbox::EndpointRow>,
+    disk: Option<space::Free>,
+}

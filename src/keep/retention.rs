@@ -1,0 +1,260 @@
+//! Retention: which versions may go, and how a version is removed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Keep;
+use crate::datafile::{AppId, DataName, Key};
+use crate::publish::vacuum::{self, Candidate};
+use crate::store::{self, releases};
+use crate::sys::Chain;
+
+/// What a round of upkeep removed.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Swept {
+    /// Versions, each with the bytes in its files.
+    pub versions: Vec<(Key, u64)>,
+    /// Bytes in all of them.
+    pub bytes: u64,
+    /// How many partial archives.
+    pub partials: u64,
+}
+
+/// How the removal of a version ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// The version is gone.
+    Done,
+    /// There is no such version here.
+    Unknown,
+    /// It must stay, and why.
+    Held(String),
+}
+
+impl Keep {
+    /// Applies retention to those names and applications only that have more than they may: on a full node that is next
+    /// to none.
+    pub(super) async fn sweep_everywhere(
+        &self,
+        swept: &mut Swept,
+        stop: &CancellationToken,
+    ) -> Result<(), store::Error> {
+        let config = self.publisher.config();
+        let least = config.least_kept();
+        let crowded = self
+            .store
+            .read(move |r| releases::crowded(r, least))
+            .await?;
+        for (app, name, versions) in crowded {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            if versions > u64::from(config.keep_of(&app)) {
+                self.sweep_versions(&app, &name, swept).await;
+            }
+        }
+        for (app, bytes) in self.store.read(releases::apps).await? {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            self.sweep_app(&app, bytes, swept).await;
+        }
+        Ok(())
+    }
+
+    /// Removes what is more than is kept of a name, and then what is too much for its application.
+    pub(super) async fn sweep_name(&self, app: &AppId, name: &DataName) {
+        let mut swept = Swept::default();
+        self.sweep_versions(app, name, &mut swept).await;
+        if self.publisher.config().bytes_of(app).is_some()
+            && let Ok(apps) = self.store.read(releases::apps).await
+            && let Some((_, bytes)) = apps.into_iter().find(|(a, _)| a == app)
+        {
+            self.sweep_app(app, bytes, &mut swept).await;
+        }
+    }
+
+    async fn sweep_versions(&self, app: &AppId, name: &DataName, swept: &mut Swept) {
+        // What is live, pinned or previous must not change between the choice and the removal.
+        let _lock = self.publisher.lock_name(app, name).await;
+        if let Ok(versions) = self.candidates(app, name).await {
+            let surplus = vacuum::surplus(&versions, self.publisher.config().keep_of(app));
+            self.remove_all(surplus, &versions, "more versions than are kept", swept)
+                .await;
+        }
+    }
+
+    async fn sweep_app(&self, app: &AppId, bytes: u64, swept: &mut Swept) {
+        let Some((max, low)) = self.publisher.config().bytes_of(app) else {
+            return;
+        };
+        if bytes <= max {
+            return;
+        }
+        let of_app = app.clone();
+        let listed = self
+            .store
+            .read(move |r| releases::list(r, Some(of_app.as_str()), None, 0, u32::MAX));
+        let Ok(rows) = listed.await else {
+            return;
+        };
+        let names: BTreeSet<DataName> = rows.into_iter().map(|row| row.key.name).collect();
+        let mut versions = Vec::new();
+        for name in names {
+            versions.extend(self.candidates(app, &name).await.unwrap_or_default());
+        }
+        for key in vacuum::oversize(&versions, max, low) {
+            let _lock = self.publisher.lock(&key).await;
+            let still = self.candidates(app, &key.name).await.unwrap_or_default();
+            let held = |c: &Candidate<Key>| c.version == key && (c.live || c.previous || c.pinned);
+            if !still.iter().any(held) {
+                self.remove_all(
+                    vec![key],
+                    &versions,
+                    "the application takes more room than it may",
+                    swept,
+                )
+                .await;
+            }
+        }
+    }
+
+    async fn candidates(
+        &self,
+        app: &AppId,
+        name: &DataName,
+    ) -> Result<Vec<Candidate<Key>>, store::Error> {
+        let (a, n) = (app.clone(), name.clone());
+        let (rows, previous) = self
+            .store
+            .read(move |r| {
+                Ok((
+                    releases::of_name(r, &a, &n)?,
+                    releases::previous(r, &a, &n)?,
+                ))
+            })
+            .await?;
+        let previous = previous.map(|p| p.key.version);
+        let candidate = |row: releases::ReleaseRow| Candidate {
+            order: row.job.0,
+            bytes: row.bytes,
+            pinned: row.pinned,
+            live: row.live,
+            previous: previous.as_ref() == Some(&row.key.version),
+            version: row.key,
+        };
+        Ok(rows.into_iter().map(candidate).collect())
+    }
+
+    /// Removes versions whose name the caller has locked.
+    async fn remove_all(
+        &self,
+        keys: Vec<Key>,
+        versions: &[Candidate<Key>],
+        why: &str,
+        swept: &mut Swept,
+    ) {
+        for key in keys {
+            let bytes = versions
+                .iter()
+                .find(|c| c.version == key)
+                .map_or(0, |c| c.bytes);
+            match self.remove_locked(&key, "retention", why).await {
+                Ok(Removed::Done) => {
+                    swept.versions.push((key, bytes));
+                    swept.bytes += bytes;
+                }
+                // In use, or a disk that refuses: the next round tries again, and the others go on.
+                Ok(Removed::Held(why)) => {
+                    tracing::info!(event = "kept", data = %key, why, "an old version stays");
+                }
+                Ok(Removed::Unknown) => {}
+                Err(error) => {
+                    tracing::warn!(event = "remove-failed", data = %key, error = %Chain(&error), "could not remove an old version")
+                }
+            }
+        }
+    }
+
+    /// Removes a version from the node, unless it is live, pinned or in use.
+    pub async fn remove(
+        self: &Arc<Self>,
+        key: Key,
+        actor: &'static str,
+        why: &'static str,
+    ) -> Result<Removed, store::Error> {
+        let this = Arc::clone(self);
+        self.complete(async move {
+            let _lock = this.publisher.lock(&key).await;
+            this.remove_locked(&key, actor, why).await
+        })
+        .await
+    }
+
+    /// The row goes first: a tree without a row is found again, a row without a tree would be a lie.
+    async fn remove_locked(
+        &self,
+        key: &Key,
+        actor: &str,
+        why: &str,
+    ) -> Result<Removed, store::Error> {
+        if let Some(why) = self.held_on_disk(key).await? {
+            return Ok(Removed::Held(why.to_owned()));
+        }
+        let (k, a, w) = (key.clone(), actor.to_owned(), why.to_owned());
+        let removal = self
+            .store
+            .write(move |tx| releases::remove(tx, &k, &w, &a))
+            .await?;
+        let held = |why: &str| Ok(Removed::Held(why.to_owned()));
+        match removal {
+            releases::Removal::Unknown => return Ok(Removed::Unknown),
+            releases::Removal::Live => return held("it is live"),
+            releases::Removal::Wanted => return held("it is about to become live"),
+            releases::Removal::Pinned => return held("it is pinned"),
+            releases::Removal::Done => {}
+        }
+        let k = key.clone();
+        match self.on_disk(move |publisher| publisher.remove(&k)).await? {
+            Ok(trash) => self.delete(trash),
+            Err(error) => {
+                let error = Chain(&error).to_string();
+                tracing::warn!(event = "remove-failed", data = %key, error, "the tree of a removed version is still there");
+                // What is there is shown, and tried again.
+                if self.exists(key).await? {
+                    self.recover().await?;
+                    return Ok(Removed::Held(error));
+                }
+            }
+        }
+        tracing::info!(event = "removed", data = %key, by = actor, why, "removed a version");
+        Ok(Removed::Done)
+    }
+
+    async fn held_on_disk(&self, key: &Key) -> Result<Option<&'static str>, store::Error> {
+        let key = key.clone();
+        self.on_disk(move |publisher| {
+            if publisher.is_held(&key) {
+                return Some("a program holds a lock on its directory");
+            }
+            publisher.is_fixed(&key)
+        })
+        .await
+    }
+
+    /// Deletes a tree that is out of sight, in the background. A drain does not wait for it: the next start deletes what is
+    /// left.
+    fn delete(&self, trash: std::path::PathBuf) {
+        let publisher = Arc::clone(&self.publisher);
+        tokio::task::spawn_blocking(move || publisher.delete(&trash));
+    }
+
+    /// Tells whether the version's tree is on the disk.
+    pub(super) async fn exists(&self, key: &Key) -> Result<bool, store::Error> {
+        let key = key.clone();
+        self.on_disk(move |publisher| publisher.layout().version_dir(&key).is_dir())
+            .await
+    }
+}

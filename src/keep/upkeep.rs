@@ -1,0 +1,179 @@
+//! The regular round: retention, links, partial archives and the database; and, soon after a version was published or made
+//! live, retention of its name.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::worker::{Status, Worker};
+use super::{Config, Keep, Swept};
+use crate::datafile::{AppId, DataName, Key};
+use crate::job::EventKind;
+use crate::store::{self, EventRow};
+use crate::sys::Chain;
+
+/// Keeps the node tidy.
+pub(super) struct Upkeep {
+    keep: Arc<Keep>,
+    config: watch::Receiver<Arc<Config>>,
+    events: Receiver<Arc<EventRow>>,
+    /// When the last whole round began.
+    last: Option<Instant>,
+    due: Due,
+}
+
+/// What the next round is for.
+#[derive(Default)]
+struct Due {
+    everything: bool,
+    /// Names that have a new version, or another live one.
+    names: HashSet<(AppId, DataName)>,
+    /// Whether events were missed, so that any name may have one.
+    any_name: bool,
+}
+
+impl Due {
+    fn note(&mut self, event: &EventRow) {
+        if let (Some(key), EventKind::Published | EventKind::Activated | EventKind::RolledBack) =
+            (&event.key, &event.kind)
+        {
+            self.names.insert((key.app.clone(), key.name.clone()));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.everything && !self.any_name && self.names.is_empty()
+    }
+}
+
+impl Upkeep {
+    pub(super) fn new(keep: Arc<Keep>) -> Self {
+        Self {
+            config: keep.config.follow(),
+            events: keep.store.subscribe(),
+            keep,
+            last: None,
+            due: Due::default(),
+        }
+    }
+
+    /// Takes the events that are here already: a burst of publications of one name is one round.
+    fn take_events(&mut self) {
+        use tokio::sync::broadcast::error::TryRecvError;
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => self.due.note(&event),
+                Err(TryRecvError::Lagged(_)) => self.due.any_name = true,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+}
+
+impl Worker for Upkeep {
+    const NAME: &'static str = "upkeep";
+
+    async fn due(&mut self) {
+        self.take_events();
+        while self.due.is_empty() {
+            let every = self.keep.config.now().upkeep_every;
+            let next = self.last.map_or_else(Instant::now, |last| last + every);
+            tokio::select! {
+                _ = self.config.changed() => {}
+                () = tokio::time::sleep_until(next) => self.due.everything = true,
+                event = self.events.recv() => match event {
+                    Ok(event) => self.due.note(&event),
+                    Err(RecvError::Lagged(_)) => self.due.any_name = true,
+                    Err(RecvError::Closed) => std::future::pending().await,
+                },
+            }
+        }
+        self.take_events();
+    }
+
+    async fn work(&mut self, _: &Status, stop: &CancellationToken) -> Result<(), store::Error> {
+        let due = std::mem::take(&mut self.due);
+        if due.everything {
+            let first = self.last.replace(Instant::now()).is_none();
+            if first && self.keep.store.is_doubtful() {
+                self.keep.compare_with_disk().await;
+            }
+            return self.keep.tidy(&mut Swept::default(), stop).await;
+        }
+        if due.any_name {
+            return self
+                .keep
+                .sweep_everywhere(&mut Swept::default(), stop)
+                .await;
+        }
+        for (app, name) in due.names {
+            if stop.is_cancelled() {
+                break;
+            }
+            self.keep.sweep_name(&app, &name).await;
+        }
+        Ok(())
+    }
+}
+
+impl Keep {
+    /// Runs a whole round of upkeep now, and returns what was removed.
+    pub async fn collect(self: &Arc<Self>, stop: CancellationToken) -> Result<Swept, store::Error> {
+        let this = Arc::clone(self);
+        self.complete(async move {
+            let mut swept = Swept::default();
+            if let Err(error) = this.tidy(&mut swept, &stop).await {
+                tracing::warn!(event = "upkeep-failed", error = %Chain(&error), "a round of upkeep failed");
+            }
+            Ok(swept)
+        })
+        .await
+    }
+
+    /// Removes what is not kept any more, everywhere on the node, and restores links.
+    async fn tidy(&self, swept: &mut Swept, stop: &CancellationToken) -> Result<(), store::Error> {
+        self.sweep_everywhere(swept, stop).await?;
+        let checked = self.check_links(stop).await;
+        swept.partials = self.sweep_partials().await?;
+        self.on_disk(|publisher| publisher.sweep_leftovers())
+            .await?;
+        self.store.housekeep().await?;
+        checked?;
+        self.upkeep_done_ms
+            .store(self.store.now_ms(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes partial archives that no open job needs and that are older than `keep_partial`.
+    async fn sweep_partials(&self) -> Result<u64, store::Error> {
+        let open: HashSet<Key> = self
+            .store
+            .read(store::jobs::open_keys)
+            .await?
+            .into_iter()
+            .collect();
+        let (road, keep) = (Arc::clone(&self.road), self.config.now().keep_partial);
+        self.on_disk(move |_| {
+            let stale = road.stale_partials(&open, |path| is_older(path, keep));
+            let removed = stale
+                .iter()
+                .filter(|path| std::fs::remove_file(path).is_ok());
+            removed.count() as u64
+        })
+        .await
+    }
+}
+
+fn is_older(path: &Path, age: Duration) -> bool {
+    let modified = std::fs::metadata(path)
+        .and_then(|m| m.modified())
+        .unwrap_or(SystemTime::UNIX_EPOCH);
+    modified.elapsed().is_ok_and(|e| e > age)
+}

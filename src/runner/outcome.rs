@@ -1,0 +1,222 @@
+//! One job: its run, and how that is recorded.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::notes::Notes;
+use super::{Runner, STORE_RETRY};
+use crate::datafile::Content;
+use crate::deliver::{Done, Note, Run, Stop};
+use crate::job::{Failure, Job, JobId, Outcome, Published, Stage, Unrecorded};
+use crate::store::{self, activations, jobs};
+use crate::sys::failure::Class;
+
+/// How long a run may go on past its deadline before it is left behind: a disk that hangs keeps its threads.
+const PAST_DEADLINE: Duration = Duration::from_secs(3);
+
+impl Runner {
+    pub(super) async fn run_job(
+        self: Arc<Self>,
+        job: Job,
+        damaged: Option<Content>,
+        stop: CancellationToken,
+    ) {
+        let id = job.id;
+        let span = tracing::info_span!("push", job = %id, data = %job.file.key);
+        tracing::Instrument::instrument(self.bring_to_end(&job, damaged, &stop), span).await;
+        self.lock().remove(&id);
+        self.left.notify_one();
+    }
+
+    /// Runs the job, and records how it ended. Whatever the store says, the job is either recorded or still open.
+    async fn bring_to_end(&self, job: &Job, damaged: Option<Content>, stop: &CancellationToken) {
+        if job.starts > self.config.now().starts {
+            return self
+                .record_failure(
+                    job,
+                    Stop::gave_up(job.starts - 1).into_failure(Stage::Fetch),
+                )
+                .await;
+        }
+        let entry = self.board.enter(job.id);
+        entry.progress.begin_after(job.attempts, job.fetched);
+        let notes = Notes::new(self.store.clone(), job.id);
+        let deadline = Instant::now() + job.file.timeout;
+        let note = |note: Note| notes.take(note);
+        let run = Run {
+            job,
+            progress: Arc::clone(&entry.progress),
+            cancel: stop.clone(),
+            deadline,
+            allow_local: self.allow_local.load(Ordering::Relaxed),
+            damaged,
+            note: &note,
+        };
+        let ended =
+            match tokio::time::timeout_at(deadline + PAST_DEADLINE, self.road.run(&run)).await {
+                Ok(ended) => ended,
+                Err(_) => Err(Stop::deadline(entry.progress.snapshot().stage)),
+            };
+        match ended {
+            Ok(done) => self.finish(job, done).await,
+            Err(Stop::Failed { failure, .. }) => self.fail(job, failure).await,
+            Err(Stop::Interrupted | Stop::Closed) => self.interrupted(job).await,
+        }
+    }
+
+    /// Makes a published version live where it should be, waits until all of it lasts, and records it.
+    async fn finish(&self, job: &Job, done: Done) {
+        let key = &job.file.key;
+        // From the decision to the record, no other flip of this name may come in between.
+        let _lock = self.publisher.lock(key).await;
+        let head = done.release.head.clone();
+        let fetched = done.fetched;
+        let settled = async {
+            let live = job.activate && self.may_activate(job).await?;
+            self.road.settle(done, live.then(|| key.clone())).await?;
+            Ok(live)
+        };
+        let activated = match settled.await {
+            Ok(live) => live,
+            Err(Stop::Failed { failure, .. }) => return self.fail(job, failure).await,
+            Err(Stop::Interrupted | Stop::Closed) => return self.interrupted(job).await,
+        };
+        let outcome = Outcome::Published(Published {
+            content: head.source,
+            files: head.files,
+            bytes: head.bytes,
+            fetched,
+            activated,
+        });
+        if self.record(job, outcome).await {
+            tracing::info!(
+                event = "published",
+                files = head.files,
+                bytes = head.bytes,
+                fetched,
+                live = activated,
+                "published"
+            );
+        }
+    }
+
+    async fn may_activate(&self, job: &Job) -> Result<bool, Stop> {
+        let (id, key) = (job.id, job.file.key.clone());
+        self.store
+            .read(move |r| activations::may_activate(r, &key.app, &key.name, jobs::seq(r, id)?))
+            .await
+            .map_err(|e| Stop::internal(crate::sys::Chain(&e).to_string()))
+    }
+
+    /// Records a failure, unless this node's disk is to blame and may do better the next time.
+    async fn fail(&self, job: &Job, failure: Failure) {
+        let again = failure.class == Class::Device
+            && failure.retryable
+            && job.starts <= self.config.now().device_retries;
+        if !again {
+            return self.record_failure(job, failure).await;
+        }
+        let wait = i64::from(1u32 << job.starts.min(6)) * 1000;
+        let (id, at) = (job.id, self.clock.now_ms() + wait);
+        tracing::warn!(
+            event = "again",
+            kind = failure.kind,
+            wait_ms = wait,
+            error = failure.message,
+            "this node failed the file; it is tried again"
+        );
+        let why = failure.to_string();
+        let requeue = move |tx: &store::Tx<'_>| jobs::requeue(tx, id, at, &why);
+        self.put_back(id, Some(failure), requeue).await;
+    }
+
+    fn note_unrecorded(&self, id: JobId, failure: &Failure, again: bool) {
+        let unrecorded = Unrecorded {
+            failure: failure.clone(),
+            at_ms: self.clock.now_ms(),
+            again,
+        };
+        self.board.note_unrecorded(id, unrecorded);
+    }
+
+    async fn record_failure(&self, job: &Job, failure: Failure) {
+        let (kind, stage, message) = (failure.kind.clone(), failure.stage, failure.message.clone());
+        if self.record(job, Outcome::Failed(failure)).await {
+            tracing::warn!(event = "failed", kind, %stage, error = message, "the file failed");
+        }
+    }
+
+    /// The run was stopped: by an operator, and then it has ended, or by the drain, and then it goes on later.
+    async fn interrupted(&self, job: &Job) {
+        let canceled = self.lock().get(&job.id).is_some_and(|r| r.canceled);
+        if canceled {
+            if self.record(job, Outcome::Canceled).await {
+                tracing::info!(event = "canceled", "canceled");
+            }
+            return;
+        }
+        let id = job.id;
+        self.put_back(id, None, move |tx| jobs::put_back(tx, id))
+            .await;
+    }
+
+    /// Puts a job back in the queue. What is not written stays a running job, which the next start takes up.
+    async fn put_back<F>(&self, id: JobId, why: Option<Failure>, put: F)
+    where
+        F: FnOnce(&store::Tx<'_>) -> Result<bool, store::Error> + Clone + Send + 'static,
+    {
+        loop {
+            let (put, spent) = (put.clone(), self.board.get(id));
+            let written = self.store.write(move |tx| {
+                jobs::note_spent(tx, id, spent.as_ref())?;
+                put(tx)
+            });
+            match written.await {
+                Err(error) if error.passes() => {
+                    if let Some(failure) = &why {
+                        self.note_unrecorded(id, failure, true);
+                    }
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+                _ => break,
+            }
+        }
+        self.board.forget_unrecorded(id);
+    }
+
+    /// Records an outcome. While the store cannot take it the job stays open here; a store that has failed for good ends
+    /// the process, and the next start finds the same outcome again.
+    async fn record(&self, job: &Job, outcome: Outcome) -> bool {
+        let (id, now) = (job.id, self.clock.now_ms());
+        let recorded = loop {
+            let (written, spent) = (outcome.clone(), self.board.get(id));
+            let ended = self
+                .store
+                .write(move |tx| {
+                    jobs::note_spent(tx, id, spent.as_ref())?;
+                    jobs::finish(tx, id, &written, now)
+                })
+                .await;
+            match ended {
+                Ok(recorded) => break recorded,
+                Err(error) if error.passes() => {
+                    // Who asks is told how it ended nevertheless.
+                    if let Outcome::Failed(failure) = &outcome {
+                        self.note_unrecorded(id, failure, false);
+                    }
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+                Err(error) => {
+                    tracing::error!(event = "record-failed", error = %crate::sys::Chain(&error), "could not record an outcome");
+                    break false;
+                }
+            }
+        };
+        self.board.forget_unrecorded(id);
+        recorded
+    }
+}
