@@ -7,12 +7,15 @@
 mod keys;
 mod load;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::datafile::AppId;
 use crate::sys::Chain;
+use crate::sys::units::Bytes;
 use crate::{api, deliver, fetch, intake, publish, report, runner, store, unpack, verify, watch};
 
 pub use keys::Keys;
@@ -50,6 +53,27 @@ pub struct Config {
     pub watch: watch::Config,
     /// Bounds of what the database keeps.
     pub store: store::Config,
+    /// What differs for single applications, by their id.
+    pub apps: BTreeMap<AppId, App>,
+}
+
+/// What differs for one application.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct App {
+    /// Overrides `intake.activate`.
+    pub activate: Option<intake::Activate>,
+    /// Overrides `unpack.zip_name_encoding`.
+    pub zip_name_encoding: Option<unpack::NameEncoding>,
+    /// Overrides `publish.keep_versions`.
+    pub keep_versions: Option<u32>,
+    /// Bytes that all trees of the application may take. Beyond it versions are removed, oldest first, down
+    /// to `down_to`; what is live, pinned or the target of a rollback stays.
+    pub max_bytes: Option<Bytes>,
+    /// `max_bytes` unless given.
+    pub down_to: Option<Bytes>,
+    /// Bytes per second for its downloads.
+    pub bandwidth: Option<Bytes>,
 }
 
 /// Where the agent listens.
@@ -116,6 +140,7 @@ impl Default for Config {
             report: report::Config::default(),
             watch: watch::Config::default(),
             store: store::Config::default(),
+            apps: BTreeMap::new(),
         }
     }
 }
@@ -142,6 +167,26 @@ impl Default for Log {
 const MAX_SOCKET_PATH: usize = 107;
 
 impl Config {
+    /// Hands each part its share of `apps`.
+    fn share_apps(&mut self) {
+        fn each<T>(
+            apps: &BTreeMap<AppId, App>,
+            value: impl Fn(&App) -> Option<T>,
+        ) -> BTreeMap<AppId, T> {
+            let of = |(id, app): (&AppId, &App)| Some((id.clone(), value(app)?));
+            apps.iter().filter_map(of).collect()
+        }
+        let apps = &self.apps;
+        self.intake.apps_activate = each(apps, |app| app.activate);
+        self.unpack.apps_zip_name_encoding = each(apps, |app| app.zip_name_encoding);
+        self.publish.apps_keep_versions = each(apps, |app| app.keep_versions);
+        self.publish.apps_bytes = each(apps, |app| {
+            let max = app.max_bytes?;
+            Some((max.0, app.down_to.unwrap_or(max).0))
+        });
+        self.fetch.bandwidth.apps = each(apps, |app| app.bandwidth);
+    }
+
     /// Returns which of `keys`, each a dotted key or a table, have other values in `other`.
     #[must_use]
     pub fn differences(&self, other: &Self, keys: &[&str]) -> Vec<String> {
@@ -175,12 +220,7 @@ impl Config {
             let wish = format!("has {socket} bytes, expected a path of 1 to {MAX_SOCKET_PATH}");
             found.push(("listen.socket".to_owned(), wish));
         }
-        found.extend(
-            self.publish
-                .conflicts()
-                .into_iter()
-                .map(|(key, what)| (format!("publish.{key}"), what)),
-        );
+        self.check_apps(&mut found);
         let runner = &self.runner;
         for (key, is_zero) in [
             ("runner.files", runner.files == 0),
@@ -217,6 +257,30 @@ impl Config {
             });
         }
         found
+    }
+}
+
+impl Config {
+    fn check_apps(&self, found: &mut Vec<(String, String)>) {
+        let mut wrong = |key: String, what: &str| found.push((key, what.to_owned()));
+        let one = "is 0, expected at least 1: the live version itself is one";
+        if self.publish.keep_versions == 0 {
+            wrong("publish.keep_versions".to_owned(), one);
+        }
+        for (id, app) in &self.apps {
+            let key = |name: &str| format!("apps.{id}.{name}");
+            if app.keep_versions == Some(0) {
+                wrong(key("keep_versions"), one);
+            }
+            if app.max_bytes.is_some() && app.down_to > app.max_bytes {
+                wrong(key("down_to"), "is larger than max_bytes");
+            }
+            if app.bandwidth == Some(Bytes(0)) {
+                let what =
+                    "is 0, with which nothing would be fetched: leave the key out for no limit";
+                wrong(key("bandwidth"), what);
+            }
+        }
     }
 }
 

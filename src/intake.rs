@@ -31,7 +31,8 @@ pub struct Config {
     pub apps: Only<AppId>,
     /// "auto": a pushed version becomes live. "manual": it waits for `edgepush activate`.
     pub activate: Activate,
-    /// What differs from `activate` for single applications, by their id.
+    /// `activate` of single applications, from `[apps]`.
+    #[serde(skip)]
     pub apps_activate: BTreeMap<AppId, Activate>,
     /// Most elements of one push.
     pub max_items: usize,

@@ -19,6 +19,14 @@ pub const DEFAULT_FILE: &str = "/etc/edgepush/edgepush.toml";
 /// What the variables begin with: `EDGEPUSH_LISTEN__HTTP` is `listen.http`.
 pub const ENV_PREFIX: &str = "EDGEPUSH_";
 
+/// Keys that have moved, and where to.
+const MOVED: [(&str, &str); 4] = [
+    ("fetch.bandwidth.apps", "[apps.\"NAME\"].bandwidth"),
+    ("intake.apps_activate", "[apps.\"NAME\"].activate"),
+    ("publish.apps", "[apps.\"NAME\"]"),
+    ("unpack.apps", "[apps.\"NAME\"].zip_name_encoding"),
+];
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -299,13 +307,14 @@ impl Layers {
         if !self.problems.is_empty() {
             return Err(Error::Invalid(self.problems));
         }
-        let config = match Config::deserialize(self.merged.clone()) {
+        let mut config = match Config::deserialize(self.merged.clone()) {
             Ok(config) => config,
             Err(error) => {
                 self.problem(Origin::Default, "", error.to_string());
                 return Err(Error::Invalid(self.problems));
             }
         };
+        config.share_apps();
         for (key, what) in config.conflicts() {
             let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
             self.problem(origin, &key, what);
@@ -322,6 +331,13 @@ impl Layers {
     }
 
     fn unknown(&mut self, origin: Origin, key: &str) {
+        let is = |old: &str| {
+            key.strip_prefix(old)
+                .is_some_and(|r| r.is_empty() || r.starts_with('.'))
+        };
+        if let Some((_, new)) = MOVED.iter().find(|(old, _)| is(old)) {
+            return self.problem(origin, key, format!("is now `{new}`"));
+        }
         let hint = self
             .keys
             .nearest(key)
@@ -520,6 +536,42 @@ mod tests {
             format!("{shown}:4: `listen.htpp`: unknown key, did you mean `listen.http`?"),
             format!("{shown}:5: `listen.mood`: unknown key"),
             format!("{shown}:6: `colour`: unknown key"),
+        ];
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn what_differs_for_an_application_has_one_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "[apps.maps]\nactivate = \"manual\"\nkeep_versions = 5\nmax_bytes = \"2KiB\"\n\
+                    [apps.\"a b\"]\nbandwidth = \"1KiB\"\nzip_name_encoding = \"gbk\"\n";
+        let sources = Sources {
+            file: Some(file(dir.path(), "e.toml", text)),
+            ..Sources::default()
+        };
+        let config = sources.load().unwrap().config;
+        let app = |id| crate::datafile::AppId::parse(id).unwrap();
+        let (maps, other) = (app("maps"), app("a b"));
+        assert_ne!(config.intake.activate_of(&maps), config.intake.activate);
+        assert_eq!(config.intake.activate_of(&other), config.intake.activate);
+        assert_eq!(config.publish.keep_of(&maps), 5);
+        assert_eq!(config.publish.bytes_of(&maps), Some((2048, 2048)));
+        assert_eq!(config.publish.bytes_of(&other), None);
+        let encoding = config.unpack.zip_name_encoding_of(&other);
+        assert_ne!(encoding, config.unpack.zip_name_encoding);
+        assert_eq!(config.fetch.bandwidth.apps[&other].0, 1024);
+        // Where these keys were before.
+        let text = "[intake]\napps_activate = {}\n[publish.apps.x]\nkeep_versions = 1\n\
+                    [unpack]\napps = {}\n[fetch.bandwidth]\napps = {}\n";
+        let path = file(dir.path(), "e.toml", text);
+        let mut found = problems(&sources);
+        found.sort();
+        let at = |line, key, new| format!("{}:{line}: `{key}`: is now `{new}`", path.display());
+        let want = [
+            at(2, "intake.apps_activate", "[apps.\"NAME\"].activate"),
+            at(3, "publish.apps", "[apps.\"NAME\"]"),
+            at(6, "unpack.apps", "[apps.\"NAME\"].zip_name_encoding"),
+            at(8, "fetch.bandwidth.apps", "[apps.\"NAME\"].bandwidth"),
         ];
         assert_eq!(found, want);
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Cause, Error};
 use super::policy::{Bypass, Rule};
 use crate::datafile::AppId;
+use crate::sys::units::Bytes;
 
 /// From where and how archives are fetched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -174,17 +175,13 @@ fn yes() -> bool {
 pub struct Bandwidth {
     /// Bytes a second for all downloads together.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
-    /// Bytes a second for the downloads of an application.
-    pub apps: BTreeMap<AppId, Rate>,
+    pub rate: Option<Bytes>,
+    /// Bytes per second of an application's downloads, from `[apps]`.
+    #[serde(skip)]
+    pub apps: BTreeMap<AppId, Bytes>,
     /// Other values of `rate` by the time of day; the first one that fits is taken.
     pub table: Vec<Hours>,
 }
-
-/// Bytes a second, such as `"1MiB"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Rate(#[serde(with = "crate::sys::units::bytes")] pub u64);
 
 /// A rate for some hours of the day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,7 +193,7 @@ pub struct Hours {
     pub to: Clock,
     /// Bytes a second; without it there is no limit in these hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
+    pub rate: Option<Bytes>,
 }
 
 /// A time of day in minutes, written as `"08:30"`.
@@ -276,10 +273,9 @@ impl Config {
                 "stands beside `fetch.proxy.downloads_file`: state one of the two",
             );
         }
-        let zero = |rate: &Rate| rate.0 == 0;
+        let zero = |rate: &Bytes| rate.0 == 0;
         let band = &self.bandwidth;
         if band.rate.as_ref().is_some_and(zero)
-            || band.apps.values().any(zero)
             || band.table.iter().filter_map(|h| h.rate.as_ref()).any(zero)
         {
             return wrong(
@@ -313,7 +309,6 @@ mod tests {
             authorization = "/run/credentials/edgepush/token"
             [bandwidth]
             rate = "1MiB"
-            apps = { app01 = "512KiB" }
             table = [{ from = "22:00", to = "06:00" }, { from = "08:00", to = "18:00", rate = "256KiB" }]
         "#;
         let config: Config = toml::from_str(text).unwrap();

@@ -229,8 +229,8 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::Rate;
     use super::*;
+    use crate::sys::units::Bytes;
 
     fn app(id: &str) -> AppId {
         AppId::parse(id).unwrap()
@@ -238,7 +238,7 @@ mod tests {
 
     fn bandwidth(rate: u64) -> Bandwidth {
         Bandwidth {
-            rate: Some(Rate(rate)),
+            rate: Some(Bytes(rate)),
             ..Bandwidth::default()
         }
     }
@@ -275,7 +275,7 @@ mod tests {
     #[tokio::test]
     async fn caps_an_application_alone() {
         let mut config = Bandwidth::default();
-        config.apps.insert(app("slow"), Rate(100_000));
+        config.apps.insert(app("slow"), Bytes(100_000));
         let limits = Limits::new(config);
         let (slow, fast) = tokio::join!(
             read(&limits, "slow", 30_000),

@@ -43,75 +43,35 @@ pub struct Config {
     pub reserve: u64,
     /// Whether versions are synced to the disk before they are published. Only a throw-away node may turn it off.
     pub durable: bool,
-    /// What differs for single applications, by their id.
-    pub apps: BTreeMap<String, AppConfig>,
+    /// `keep_versions` of single applications, from `[apps]`.
+    #[serde(skip)]
+    pub apps_keep_versions: BTreeMap<AppId, u32>,
+    /// How many bytes all trees of an application may take, and down to how many versions are removed
+    /// beyond that; from `[apps]`.
+    #[serde(skip)]
+    pub apps_bytes: BTreeMap<AppId, (u64, u64)>,
 }
-
-/// How the versions of one application are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AppConfig {
-    /// As `keep_versions` above, for this application.
-    pub keep_versions: Option<u32>,
-    /// The trees of this application take at most so much: beyond it, versions go, oldest first, until they take no more
-    /// than `down_to`. What is live, pinned or where a rollback would go stays nevertheless.
-    pub max_bytes: Option<Size>,
-    /// How far versions go once `max_bytes` is passed; `max_bytes` itself unless it is given.
-    pub down_to: Option<Size>,
-}
-
-/// A size in bytes, written as a text such as `"10GiB"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Size(#[serde(with = "crate::sys::units::bytes")] pub u64);
 
 impl Config {
-    /// Returns what is wrong with the values, as (key, what is wrong).
-    #[must_use]
-    pub fn conflicts(&self) -> Vec<(String, String)> {
-        let mut found = Vec::new();
-        let none = "is 0, expected at least 1: the live version itself is one".to_owned();
-        if self.keep_versions == 0 {
-            found.push(("keep_versions".to_owned(), none.clone()));
-        }
-        for (app, config) in &self.apps {
-            if config.keep_versions == Some(0) {
-                found.push((format!("apps.{app}.keep_versions"), none.clone()));
-            }
-            if let (Some(max), Some(low)) = (config.max_bytes, config.down_to)
-                && low.0 > max.0
-            {
-                found.push((
-                    format!("apps.{app}.down_to"),
-                    "is larger than max_bytes".to_owned(),
-                ));
-            }
-        }
-        found
-    }
-
     /// Returns how many versions of a name of `app` are kept.
     #[must_use]
     pub fn keep_of(&self, app: &AppId) -> u32 {
-        self.apps
-            .get(app.as_str())
-            .and_then(|a| a.keep_versions)
-            .unwrap_or(self.keep_versions)
+        let of_app = self.apps_keep_versions.get(app);
+        *of_app.unwrap_or(&self.keep_versions)
     }
 
     /// Returns the fewest versions that are kept of any name.
     #[must_use]
     pub fn least_kept(&self) -> u32 {
-        let of_apps = self.apps.values().filter_map(|app| app.keep_versions);
+        let of_apps = self.apps_keep_versions.values().copied();
         of_apps.fold(self.keep_versions, u32::min)
     }
 
-    /// Returns above how many bytes the trees of `app` are too many, and down to how many they go then.
+    /// Returns how many bytes the trees of `app` may take, and down to how many versions are removed
+    /// beyond that.
     #[must_use]
     pub fn bytes_of(&self, app: &AppId) -> Option<(u64, u64)> {
-        let config = self.apps.get(app.as_str())?;
-        let max = config.max_bytes?.0;
-        Some((max, config.down_to.map_or(max, |low| low.0)))
+        self.apps_bytes.get(app).copied()
     }
 }
 
@@ -120,10 +80,10 @@ impl Default for Config {
         Self {
             keep_versions: 3,
             keep_archives: true,
-
             reserve: 0,
             durable: true,
-            apps: BTreeMap::new(),
+            apps_keep_versions: BTreeMap::new(),
+            apps_bytes: BTreeMap::new(),
         }
     }
 }

@@ -105,6 +105,13 @@ fn exact_duration(duration: Duration) -> String {
     }
 }
 
+/// A number of bytes, written as a text such as `"10GiB"`, where it is optional.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Bytes(#[serde(with = "bytes")] pub u64);
+
 /// Serde for a size in bytes.
 pub mod bytes {
     use serde::{Deserializer, Serializer};

@@ -83,26 +83,17 @@ pub struct Config {
     pub writers: usize,
     /// Whether threads that unpack are confined by Landlock to the state directory, where the kernel can.
     pub sandbox: bool,
-    /// What differs for single applications, by their id.
-    pub apps: BTreeMap<String, AppConfig>,
-}
-
-/// How the archives of one application are unpacked.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AppConfig {
-    /// As `zip_name_encoding` above, for this application.
-    pub zip_name_encoding: Option<NameEncoding>,
+    /// `zip_name_encoding` of single applications, from `[apps]`.
+    #[serde(skip)]
+    pub apps_zip_name_encoding: BTreeMap<AppId, NameEncoding>,
 }
 
 impl Config {
     /// Returns how names in the zips of `app` are read that do not say that they are UTF-8.
     #[must_use]
     pub fn zip_name_encoding_of(&self, app: &AppId) -> NameEncoding {
-        self.apps
-            .get(app.as_str())
-            .and_then(|app| app.zip_name_encoding)
-            .unwrap_or(self.zip_name_encoding)
+        let of_app = self.apps_zip_name_encoding.get(app);
+        *of_app.unwrap_or(&self.zip_name_encoding)
     }
 }
 
@@ -114,7 +105,7 @@ impl Default for Config {
             zip_name_encoding: NameEncoding::Auto,
             writers: 0,
             sandbox: true,
-            apps: BTreeMap::new(),
+            apps_zip_name_encoding: BTreeMap::new(),
         }
     }
 }

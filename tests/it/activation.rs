@@ -212,7 +212,7 @@ fn a_flip_touches_the_link_and_no_tree() {
 
 #[test]
 fn by_hand_means_that_nothing_becomes_live_by_itself() {
-    let extra = "[intake]\nactivate = \"manual\"\napps_activate = { \"at-once\" = \"auto\" }\n";
+    let extra = "[intake]\nactivate = \"manual\"\n[apps.at-once]\nactivate = \"auto\"\n";
     let (origin, mut node) = (Origin::start(), TestNode::new(extra));
     node.start();
     publish(&node, &origin, "1");

@@ -565,7 +565,7 @@ fn names_of_old_chinese_tools_are_read_when_a_node_is_told_to() {
 
 #[test]
 fn an_application_may_have_zips_of_old_chinese_tools() {
-    let extra = format!("[unpack]\napps = {{ {APP:?} = {{ zip_name_encoding = \"gbk\" }} }}\n");
+    let extra = format!("[apps.{APP:?}]\nzip_name_encoding = \"gbk\"\n");
     let (origin, mut node) = (Origin::start(), TestNode::new(&extra));
     let archive = dos_zip(b"\xcb\xb5\xc3\xf7\\\x95\x5c\xce\xc4.txt", b"x");
     origin.serve("/a", Reply::file(&archive));

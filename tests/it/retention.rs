@@ -131,7 +131,7 @@ fn failed_pushes_push_out_no_good_version() {
 fn an_application_has_its_own_bounds() {
     // A version of 40 files takes about 14 KB.
     let extra = format!(
-        "[publish]\nkeep_versions = 9\n[publish.apps.{APP}]\nmax_bytes = \"64KiB\"\ndown_to = \"40KiB\"\n[publish.apps.other]\nkeep_versions = 1\n"
+        "[publish]\nkeep_versions = 9\n[apps.{APP}]\nmax_bytes = \"64KiB\"\ndown_to = \"40KiB\"\n[apps.other]\nkeep_versions = 1\n"
     );
     let (origin, mut node) = (Origin::start(), TestNode::new(&extra));
     node.start();
@@ -162,10 +162,7 @@ fn an_application_has_its_own_bounds() {
 fn keeping_no_version_is_refused_by_the_name_of_the_key() {
     for (extra, key) in [
         ("[publish]\nkeep_versions = 0\n", "publish.keep_versions"),
-        (
-            "[publish.apps.x]\nkeep_versions = 0\n",
-            "publish.apps.x.keep_versions",
-        ),
+        ("[apps.x]\nkeep_versions = 0\n", "apps.x.keep_versions"),
     ] {
         let mut node = TestNode::new(extra);
         node.spawn();
