@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::Config;
+use crate::datafile::{Content, DataFile, Key};
 use crate::deliver::Road;
 use crate::fetch::{self, Fetcher, Spool};
-use crate::intake::Intake;
+use crate::intake::{self, Intake};
 use crate::job::Board;
-use crate::keep::{self, Keep, Repeats};
+use crate::keep::{self, Keep};
 use crate::publish::{self, Publisher};
 use crate::runner::{self, Runner};
 use crate::store::{self, Store};
@@ -115,6 +116,29 @@ impl Error {
     }
 }
 
+/// What the intake asks of the other parts.
+struct Site {
+    fetcher: Arc<Fetcher>,
+    publisher: Arc<Publisher>,
+    rules: Arc<Live<verify::Config>>,
+    local_urls: Arc<AtomicBool>,
+}
+
+impl intake::Site for Site {
+    fn check(&self, file: &DataFile) -> Result<(), String> {
+        let local = self.local_urls.load(Ordering::Relaxed) && file.url.file_path().is_some();
+        if !local {
+            self.fetcher.check(&file.url).map_err(|e| e.to_string())?;
+        }
+        let require = self.rules.now().require;
+        require.check(&file.content()).map_err(|e| e.to_string())
+    }
+
+    fn archive_content(&self, key: &Key) -> Option<Content> {
+        self.publisher.archive_content(key)
+    }
+}
+
 /// The parts that the daemon and `apply` have in common.
 struct Parts {
     store: Store,
@@ -186,27 +210,15 @@ impl Parts {
         rules: Arc<Live<verify::Config>>,
         allow_local: bool,
     ) -> Self {
-        let (board, repeats) = (Board::default(), Arc::<Repeats>::default());
+        let board = Board::default();
         let local_urls = Arc::new(AtomicBool::new(allow_local));
-        let (checker, verify, may_read) = (
-            Arc::clone(&fetcher),
-            Arc::clone(&rules),
-            Arc::clone(&local_urls),
-        );
-        let intake = Intake::new(store.clone(), config.intake.clone(), move |file| {
-            let local = may_read.load(Ordering::Relaxed) && file.url.file_path().is_some();
-            if !local {
-                checker.check(&file.url).map_err(|e| e.to_string())?;
-            }
-            let require = verify.now().require;
-            require.check(&file.content()).map_err(|e| e.to_string())
-        });
-        let (archives, noted) = (Arc::clone(&publisher), Arc::clone(&repeats));
-        let intake = Arc::new(
-            intake
-                .with_digests(move |key| archives.archive_content(key))
-                .with_repeated(move |file, via| noted.note(file, via)),
-        );
+        let site = Site {
+            fetcher: Arc::clone(&fetcher),
+            publisher: Arc::clone(&publisher),
+            rules: Arc::clone(&rules),
+            local_urls: Arc::clone(&local_urls),
+        };
+        let intake = Arc::new(Intake::new(store.clone(), config.intake.clone(), site));
         let runner = Runner::new(
             store.clone(),
             Arc::clone(&publisher),
@@ -221,7 +233,6 @@ impl Parts {
             Arc::clone(&publisher),
             Arc::clone(&road),
             Arc::clone(&intake),
-            repeats,
             upkeep(&config.runner),
         );
         Self {

@@ -18,6 +18,8 @@ pub mod watch;
 pub mod wire;
 
 pub mod datafile;
+
+pub mod admission;
 pub mod intake;
 pub mod job;
 

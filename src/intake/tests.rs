@@ -1,11 +1,25 @@
 //! The table of answers (docs/ens.md §3), over a real store.
 
 use super::*;
-use crate::datafile::{Key, Sha256};
+use crate::datafile::{Invalid, Key, Sha256};
 use crate::job::{JobState, Outcome};
 use crate::store::testing::{Bench, NOW, file, key, md5, published};
 use crate::store::{activations, events, outbox};
+use crate::wire::push::Item;
 use crate::wire::strategy::Strategy;
+
+/// A node with a policy and no kept archives.
+struct Policy(fn(&DataFile) -> Result<(), String>);
+
+impl Site for Policy {
+    fn check(&self, file: &DataFile) -> Result<(), String> {
+        (self.0)(file)
+    }
+
+    fn archive_content(&self, _: &Key) -> Option<Content> {
+        None
+    }
+}
 
 fn item(file: DataFile) -> Item {
     Item {
@@ -24,7 +38,7 @@ fn push(files: Vec<DataFile>) -> Push {
 }
 
 fn open_door(bench: &Bench, config: Config) -> Intake {
-    Intake::new(bench.store.clone(), config, |_| Ok(()))
+    Intake::new(bench.store.clone(), config, Policy(|_| Ok(())))
 }
 
 fn auto(bench: &Bench) -> Intake {
@@ -182,13 +196,14 @@ async fn a_failed_file_takes_the_new_push() {
 async fn one_bad_element_harms_no_other_and_answers_stand_in_order() {
     let bench = Bench::new();
     bench.publish("old", "1").await;
-    let intake = Intake::new(bench.store.clone(), Config::default(), |file| {
+    let policy = Policy(|file| {
         if file.key.name.as_str() == "denied" {
             Err("host `h` is not allowed".to_owned())
         } else {
             Ok(())
         }
     });
+    let intake = Intake::new(bench.store.clone(), Config::default(), policy);
     let mut files = push(vec![
         file("denied", "1"),
         file("old", "1"),
@@ -224,9 +239,8 @@ async fn one_bad_element_harms_no_other_and_answers_stand_in_order() {
 async fn a_denied_source_does_not_matter_where_nothing_is_fetched() {
     let bench = Bench::new();
     bench.publish("n", "1").await;
-    let intake = Intake::new(bench.store.clone(), Config::default(), |_| {
-        Err("no".to_owned())
-    });
+    let policy = Policy(|_| Err("no".to_owned()));
+    let intake = Intake::new(bench.store.clone(), Config::default(), policy);
     assert_eq!(
         one(&intake, file("n", "1")).await.code,
         ResultCode::AlreadyPublished

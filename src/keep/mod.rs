@@ -32,7 +32,6 @@ use crate::sys::Live;
 use worker::{Status, Worker};
 
 pub use heal::Healed;
-pub use repair::Repeats;
 pub use retention::{Removed, Swept};
 pub use scrub::Verification;
 pub use worker::{Progress, State, WorkerStatus};
@@ -56,7 +55,6 @@ pub struct Keep {
     publisher: Arc<Publisher>,
     road: Arc<Road>,
     intake: Arc<Intake>,
-    repeats: Arc<Repeats>,
     config: Live<Config>,
     /// The workers' states, in the order in which they are shown.
     workers: [Arc<Status>; 3],
@@ -67,14 +65,13 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Joins what upkeep works on. `repeats` are the files that `intake` was pushed again.
+    /// Joins what upkeep works on.
     #[must_use]
     pub fn new(
         store: Store,
         publisher: Arc<Publisher>,
         road: Arc<Road>,
         intake: Arc<Intake>,
-        repeats: Arc<Repeats>,
         config: Config,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -82,7 +79,6 @@ impl Keep {
             publisher,
             road,
             intake,
-            repeats,
             config: Live::new(config),
             workers: [
                 Status::new(upkeep::Upkeep::NAME),

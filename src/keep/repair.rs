@@ -2,10 +2,9 @@
 //! case somebody changed it. A damaged one is repaired from its kept archive, or by the push itself.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,45 +15,12 @@ use crate::store;
 use crate::sys::Chain;
 use crate::wire::push::{Item, Push, Via};
 
-/// Files that may wait for their check; what is beyond is left to the next push and to the scrub.
-const MOST: usize = 1024;
 /// Time after a check in which the same tree is not checked again.
 const REST: Duration = Duration::from_secs(5);
 /// The same as a multiple of how long the check took, since a large tree takes long. The longer of both counts.
 const REST_FACTOR: u32 = 20;
 
-/// The files that wait for their check. Filled by the intake.
-#[derive(Default)]
-pub struct Repeats {
-    waiting: Mutex<HashMap<Key, (DataFile, Via)>>,
-    wanted: Notify,
-}
-
-impl Repeats {
-    /// Asks for a check of a file that was pushed again. Thousands of pushes of one file ask for one check.
-    pub fn note(&self, file: &DataFile, via: Via) {
-        let mut waiting = self.lock();
-        if waiting.len() >= MOST || waiting.contains_key(&file.key) {
-            return;
-        }
-        waiting.insert(file.key.clone(), (file.clone(), via));
-        self.wanted.notify_one();
-    }
-
-    fn take(&self, ready: impl Fn(&Key) -> bool) -> Vec<(DataFile, Via)> {
-        let mut waiting = self.lock();
-        waiting
-            .extract_if(|key, _| ready(key))
-            .map(|(_, pushed)| pushed)
-            .collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (DataFile, Via)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Checks the files of [`Repeats`].
+/// Checks the files that the intake notes in [`Repeated`](crate::intake::Repeated).
 pub(super) struct Repair {
     keep: Arc<Keep>,
     /// Until when a tree that was checked is not checked again.
@@ -71,9 +37,8 @@ impl Repair {
 
     /// Returns when the first of the waiting files may be checked.
     fn next(&self) -> Option<Instant> {
-        let waiting = self.keep.repeats.lock();
         let ready = |key: &Key| self.resting.get(key).copied().unwrap_or_else(Instant::now);
-        waiting.keys().map(ready).min()
+        self.keep.intake.repeated().keys().iter().map(ready).min()
     }
 }
 
@@ -91,7 +56,7 @@ impl Worker for Repair {
             };
             tokio::select! {
                 () = rested => return,
-                () = self.keep.repeats.wanted.notified() => {}
+                () = self.keep.intake.repeated().noted() => {}
             }
         }
     }
@@ -101,7 +66,8 @@ impl Worker for Repair {
         self.resting.retain(|_, until| *until > now);
         for (file, via) in self
             .keep
-            .repeats
+            .intake
+            .repeated()
             .take(|key| !self.resting.contains_key(key))
         {
             let began = Instant::now();
@@ -116,7 +82,7 @@ impl Worker for Repair {
 impl Keep {
     /// Checks every file that was pushed again, once.
     pub async fn check_repeats(&self, stop: &CancellationToken) {
-        for (file, via) in self.repeats.take(|_| true) {
+        for (file, via) in self.intake.repeated().take(|_| true) {
             self.check(&file, via, stop).await;
         }
     }

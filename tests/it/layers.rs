@@ -18,7 +18,8 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ("publish", "datafile verify sys"),
     ("deliver", "fetch verify unpack publish job datafile sys"),
     ("store", "job wire datafile sys"),
-    ("intake", "wire job datafile store sys"),
+    ("admission", "wire datafile sys"),
+    ("intake", "admission wire job datafile store sys"),
     ("runner", "deliver publish store job datafile sys"),
     ("keep", "deliver publish store intake wire job datafile sys"),
     ("report", "store dial job wire datafile sys"),
@@ -35,7 +36,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ),
     (
         "app",
-        "config api http ens watch intake runner keep deliver fetch publish unpack verify report store wire job datafile sys",
+        "config api http ens watch intake runner keep deliver fetch publish unpack verify report store admission wire job datafile sys",
     ),
     ("cli", "app config api wire verify unpack datafile job sys"),
     ("main", "cli"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgepush::api::{Api, Config, Deps, Listeners};
-use edgepush::datafile::{AppId, Content, DataName, DataVersion, Key};
+use edgepush::datafile::{AppId, Content, DataFile, DataName, DataVersion, Key};
 use edgepush::deliver::Road;
 use edgepush::fetch::Fetcher;
 use edgepush::intake::{self, Intake};
@@ -41,6 +41,19 @@ pub(crate) struct Served {
     serving: tokio::task::JoinHandle<()>,
 }
 
+/// A node that may fetch everything and keeps no archives.
+struct AnySource;
+
+impl intake::Site for AnySource {
+    fn check(&self, _: &DataFile) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn archive_content(&self, _: &Key) -> Option<Content> {
+        None
+    }
+}
+
 impl Served {
     /// Serves with `api` and `intake` as TOML behind what tests share. With `# no archives` in it, none are kept.
     pub(crate) fn new(api: &str, intake: &str) -> Self {
@@ -53,7 +66,7 @@ impl Served {
         let clock = Arc::new(SystemClock);
         let store = Store::open(&dir.path().join("edgepush.db"), clock.clone()).unwrap();
         let intake: intake::Config = toml::from_str(intake).unwrap();
-        let intake = Arc::new(Intake::new(store.clone(), intake, |_| Ok(())));
+        let intake = Arc::new(Intake::new(store.clone(), intake, AnySource));
         let board = Board::default();
         let root = dir.path().to_owned();
         let rules = edgepush::publish::Config {
@@ -200,7 +213,6 @@ fn keep(store: &Store, publisher: &Arc<Publisher>, intake: &Arc<Intake>) -> Arc<
         Arc::clone(publisher),
         Arc::new(road.unwrap()),
         Arc::clone(intake),
-        Arc::default(),
         config,
     )
 }

@@ -2,24 +2,29 @@
 //!
 //! Every way in ends here. A push is decided and written in one piece: either all its elements got their answers and the
 //! accepted ones their jobs, or nobody knows of it. Deciding looks at what is published and at what is running, never at
-//! an origin: the answer does not wait for the network. The rules are the contract's (docs/ens.md §3).
+//! an origin: the answer does not wait for the network. The rules are in [`admission`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod error;
+mod repeated;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
-use crate::datafile::{AppId, Content, DataFile, DataName, Invalid, Key, Sha256};
+use crate::admission::{self, Element, Published, Verdict};
+use crate::datafile::{AppId, Content, DataFile, Key, Sha256};
 use crate::job::JobId;
 use crate::store::activations::{self, Reason, Request, Requested};
 use crate::store::jobs::{self, NewJob};
 use crate::store::releases::{self, ReleaseRow};
 use crate::store::{self, Store, Tx};
-use crate::sys::failure::{Class, Kind, Retry};
 use crate::sys::only::Only;
-use crate::wire::push::Via;
-use crate::wire::push::{Item, MAX_ITEMS, Push};
+use crate::wire::push::{MAX_ITEMS, Push, Via};
 use crate::wire::status::ResultCode;
+
+pub use error::{Error, KINDS};
+pub use repeated::Repeated;
 
 /// What is admitted, and what becomes of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,107 +73,6 @@ pub enum Activate {
     Manual,
 }
 
-/// Why a whole push is not taken. Nothing of it was written.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    /// The application is none of the known.
-    #[error("AppId `{app}` is not known here")]
-    UnknownApp {
-        /// The application.
-        app: AppId,
-    },
-    /// The strategy does not select the region of this node.
-    #[error("the strategy does not select this node's region `{region}`")]
-    NotSelected {
-        /// This node's region.
-        region: String,
-    },
-    /// The push has more elements than are taken at once.
-    #[error("the push has {count} elements, at most {max} are taken at once (intake.max_items)")]
-    TooMany {
-        /// How many it has.
-        count: usize,
-        /// How many are allowed.
-        max: usize,
-    },
-    /// The push cannot be recorded now: the disk is full, or the agent is stopping. Push again later.
-    #[error("record the push")]
-    Unavailable(#[source] store::Error),
-    /// The push cannot be recorded.
-    #[error("record the push")]
-    Store(#[source] store::Error),
-}
-
-/// The intake's refusals by stable name: of a push, and of one element.
-pub const KINDS: &[Kind] = &[
-    UNKNOWN_APP,
-    NOT_SELECTED,
-    TOO_MANY,
-    INVALID_ITEM,
-    VERSION_CONFLICT,
-    DENIED,
-];
-
-const UNKNOWN_APP: Kind = Kind {
-    name: "unknown-app",
-    class: Class::Request,
-    retry: Retry::Fatal,
-    help: "Add the application to `intake.apps`, or push under an application that is there.",
-};
-const NOT_SELECTED: Kind = Kind {
-    name: "region-not-selected",
-    class: Class::Request,
-    retry: Retry::Fatal,
-    help: "The push strategy names other regions than `intake.region` of this node.",
-};
-const TOO_MANY: Kind = Kind {
-    name: "too-many-elements",
-    class: Class::Request,
-    retry: Retry::Fatal,
-    help: "Split the push, or raise `intake.max_items`.",
-};
-const INVALID_ITEM: Kind = Kind {
-    name: "invalid-element",
-    class: Class::Request,
-    retry: Retry::Fatal,
-    help: "An element of the push has a value that cannot be used; its message says which.",
-};
-const VERSION_CONFLICT: Kind = Kind {
-    name: "version-conflict",
-    class: Class::Request,
-    retry: Retry::Fatal,
-    help: "A published version never changes: push the new content as a new version.",
-};
-const DENIED: Kind = Kind {
-    name: "source-denied",
-    class: Class::Policy,
-    retry: Retry::Fatal,
-    help: "This node's configuration forbids to fetch this element; its message says why.",
-};
-
-impl Error {
-    /// Returns the row of [`KINDS`], or of the store's, that this error belongs to.
-    #[must_use]
-    pub fn kind(&self) -> &'static Kind {
-        match self {
-            Self::UnknownApp { .. } => &UNKNOWN_APP,
-            Self::NotSelected { .. } => &NOT_SELECTED,
-            Self::TooMany { .. } => &TOO_MANY,
-            Self::Unavailable(source) | Self::Store(source) => source.kind(),
-        }
-    }
-}
-
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        if error.is_unavailable() {
-            Self::Unavailable(error)
-        } else {
-            Self::Store(error)
-        }
-    }
-}
-
 /// The answer to one element of a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -188,56 +92,38 @@ pub struct Answer {
     pub push: String,
 }
 
-/// Decides whether a file may be fetched by this node's policy; the text of a refusal is for the pusher.
-type Check = dyn Fn(&DataFile) -> Result<(), String> + Send + Sync;
-/// Is told of a file that is published already.
-type Repeated = dyn Fn(&DataFile, Via) + Send + Sync;
-/// Reads a kept archive and returns its size and digests.
-type Digests = dyn Fn(&Key) -> Option<Content> + Send + Sync;
+/// What the intake asks of the node that it admits for.
+pub trait Site: Send + Sync + 'static {
+    /// Decides whether a file may be fetched by this node's policy; the text of a refusal is for the pusher.
+    fn check(&self, file: &DataFile) -> Result<(), String>;
+
+    /// Reads a kept archive for its size and digests. Blocks.
+    fn archive_content(&self, key: &Key) -> Option<Content>;
+}
 
 /// The door of the store for pushes.
 pub struct Intake {
     store: Store,
     config: RwLock<Arc<Config>>,
-    check: Box<Check>,
-    digests: Arc<Digests>,
+    site: Arc<dyn Site>,
     repeated: Arc<Repeated>,
 }
 
 impl Intake {
-    /// Makes an intake into `store`; `check` is asked before a file is accepted to be fetched.
-    pub fn new(
-        store: Store,
-        config: Config,
-        check: impl Fn(&DataFile) -> Result<(), String> + Send + Sync + 'static,
-    ) -> Self {
+    /// Makes an intake into `store`.
+    pub fn new(store: Store, config: Config, site: impl Site) -> Self {
         Self {
             store,
             config: RwLock::new(Arc::new(config)),
-            check: Box::new(check),
-            digests: Arc::new(|_| None),
-            repeated: Arc::new(|_, _| {}),
+            site: Arc::new(site),
+            repeated: Arc::default(),
         }
     }
 
-    /// Asks `digests` for the content of a kept archive whose SHA-256 is not on record when a push states one. It blocks.
+    /// Returns the files that were pushed again although they are published.
     #[must_use]
-    pub fn with_digests(
-        mut self,
-        digests: impl Fn(&Key) -> Option<Content> + Send + Sync + 'static,
-    ) -> Self {
-        self.digests = Arc::new(digests);
-        self
-    }
-
-    /// Tells `repeated` of every file that is pushed and published already. It must not block.
-    #[must_use]
-    pub fn with_repeated(
-        mut self,
-        repeated: impl Fn(&DataFile, Via) + Send + Sync + 'static,
-    ) -> Self {
-        self.repeated = Arc::new(repeated);
-        self
+    pub fn repeated(&self) -> &Repeated {
+        &self.repeated
     }
 
     /// Takes a changed configuration; pushes that are being admitted keep the old one.
@@ -283,7 +169,7 @@ impl Intake {
         let elements: Vec<Element> = push
             .items
             .into_iter()
-            .map(|item| Element::new(item, &*self.check))
+            .map(|item| Element::new(item, |file| self.site.check(file)))
             .collect();
         self.learn_digests(&elements).await?;
         let admission = Admission {
@@ -333,10 +219,10 @@ impl Intake {
         if unknown.is_empty() {
             return Ok(());
         }
-        let digests = Arc::clone(&self.digests);
+        let site = Arc::clone(&self.site);
         let learn = move || -> Vec<(Key, Sha256)> {
             let learnt = unknown.into_iter().filter_map(|row| {
-                let found = digests(&row.key)?;
+                let found = site.archive_content(&row.key)?;
                 // An archive that was damaged since says nothing about what was published.
                 let same = row.content.md5.is_none_or(|md5| found.md5 == Some(md5));
                 Some((row.key, found.sha256.filter(|_| same)?))
@@ -375,40 +261,6 @@ impl Intake {
     }
 }
 
-/// An element of the push with what can be told without the store.
-struct Element {
-    name: String,
-    version: String,
-    file: Result<DataFile, Invalid>,
-    /// Why policy forbids to fetch it; it counts only if it would have to be fetched.
-    denied: Option<String>,
-}
-
-impl Element {
-    fn new(item: Item, check: &Check) -> Self {
-        let Item {
-            name,
-            version,
-            file,
-        } = item;
-        let denied = file.as_ref().ok().and_then(|f| check(f).err());
-        Self {
-            name,
-            version,
-            file,
-            denied,
-        }
-    }
-}
-
-/// What an element gets.
-enum Verdict {
-    Accepted(JobId, &'static str),
-    Published(ReleaseRow),
-    InProgress(JobId),
-    Refused(&'static Kind, String),
-}
-
 /// What all elements of a push have in common.
 struct Admission {
     push: String,
@@ -417,114 +269,87 @@ struct Admission {
     repeated: Arc<Repeated>,
 }
 
+/// What became of an element, once what is accepted has a job.
+type Decided = Verdict<ReleaseRow, JobId>;
+
 impl Admission {
     fn decide_all(&self, tx: &Tx<'_>, elements: Vec<Element>) -> Result<Vec<Answer>, store::Error> {
+        let mut jobs = Vec::with_capacity(elements.len());
         let mut verdicts = Vec::with_capacity(elements.len());
-        // Several versions of one name in one push: the last of them is the one that shall be live.
-        let mut last: HashMap<DataName, usize> = HashMap::new();
-        for (index, element) in elements.iter().enumerate() {
-            let verdict = self.decide(tx, element)?;
-            if let (Ok(file), false) = (&element.file, matches!(verdict, Verdict::Refused(..))) {
-                last.insert(file.key.name.clone(), index);
-            }
+        for element in &elements {
+            let verdict = admission::decide(tx, element)?;
+            jobs.push(self.carry_out(tx, element, &verdict)?);
             verdicts.push(verdict);
         }
-        let last: HashSet<usize> = last.into_values().collect();
-        let decided = elements.into_iter().zip(verdicts).enumerate();
+        let last = admission::last_of_each_name(&elements, &verdicts);
+        let decided = elements.into_iter().zip(verdicts).zip(jobs).enumerate();
         decided
-            .map(|(i, (element, verdict))| self.answer(tx, element, verdict, last.contains(&i)))
+            .map(|(i, ((element, verdict), job))| {
+                self.answer(tx, element, verdict, job, last.contains(&i))
+            })
             .collect()
     }
 
-    fn decide(&self, tx: &Tx<'_>, element: &Element) -> Result<Verdict, store::Error> {
-        let file = match &element.file {
-            Ok(file) => file,
-            Err(invalid) => {
-                let text = format!("This element cannot be pushed: {invalid}.");
-                return Ok(Verdict::Refused(&INVALID_ITEM, text));
-            }
-        };
-        let release = releases::get(tx, &file.key)?;
-        if let Some(text) = release.as_ref().and_then(|r| {
-            conflict(file, &r.content, "published").or_else(|| unproven(file, &r.content))
-        }) {
-            return Ok(Verdict::Refused(&VERSION_CONFLICT, text));
-        }
-        if let Some((job, content)) = jobs::open_content(tx, &file.key)? {
-            return self.decide_open(tx, file, job, &content);
-        }
-        match release {
-            Some(release) if release.damage.is_none() => {
-                (self.repeated)(file, self.via);
-                Ok(Verdict::Published(release))
-            }
-            Some(_) => self.accept(
-                tx,
-                element,
-                file,
-                " It repairs the published version, which was found damaged.",
-            ),
-            None => self.accept(tx, element, file, ""),
-        }
-    }
-
-    fn decide_open(
-        &self,
-        tx: &Tx<'_>,
-        file: &DataFile,
-        job: JobId,
-        content: &Content,
-    ) -> Result<Verdict, store::Error> {
-        if let Some(text) = conflict(file, content, "being pushed") {
-            return Ok(Verdict::Refused(&VERSION_CONFLICT, text));
-        }
-        if self.activate {
-            activations::renew_turn(tx, &file.key, job)?;
-        }
-        Ok(Verdict::InProgress(job))
-    }
-
-    fn accept(
+    /// Does what a verdict asks for, and returns the job that publishes the element or has published it.
+    fn carry_out(
         &self,
         tx: &Tx<'_>,
         element: &Element,
-        file: &DataFile,
-        note: &'static str,
-    ) -> Result<Verdict, store::Error> {
-        if let Some(why) = &element.denied {
-            let text = format!("This node's policy forbids it: {why}.");
-            return Ok(Verdict::Refused(&DENIED, text));
-        }
-        let new = NewJob {
-            file,
-            push: &self.push,
-            via: self.via,
-            activate: self.activate,
+        verdict: &Decided,
+    ) -> Result<Option<JobId>, store::Error> {
+        let Ok(file) = &element.file else {
+            return Ok(None);
         };
-        Ok(Verdict::Accepted(jobs::insert(tx, &new)?, note))
+        match verdict {
+            Verdict::Accept { .. } => {
+                let new = NewJob {
+                    file,
+                    push: &self.push,
+                    via: self.via,
+                    activate: self.activate,
+                };
+                jobs::insert(tx, &new).map(Some)
+            }
+            Verdict::Published(release) => {
+                self.repeated.note(file, self.via);
+                Ok(Some(release.job))
+            }
+            Verdict::InProgress(job) => {
+                if self.activate {
+                    activations::renew_turn(tx, &file.key, *job)?;
+                }
+                Ok(Some(*job))
+            }
+            Verdict::Refused(..) => Ok(None),
+        }
     }
 
     fn answer(
         &self,
         tx: &Tx<'_>,
         element: Element,
-        verdict: Verdict,
+        verdict: Decided,
+        job: Option<JobId>,
         is_last: bool,
     ) -> Result<Answer, store::Error> {
-        let (code, descrip, refusal, job) = match verdict {
-            Verdict::Accepted(job, note) => {
+        let (code, descrip, refusal) = match verdict {
+            Verdict::Accept { repairs } => {
+                let note = match repairs {
+                    true => " It repairs the published version, which was found damaged.",
+                    false => "",
+                };
                 let text = format!("Success: accepted, and now being pushed.{note}");
-                (ResultCode::Accepted, text, None, Some(job))
+                (ResultCode::Accepted, text, None)
             }
             Verdict::Published(release) => {
                 let text = self.make_live(tx, &release, is_last)?;
-                (ResultCode::AlreadyPublished, text, None, Some(release.job))
+                (ResultCode::AlreadyPublished, text, None)
             }
             Verdict::InProgress(job) => {
                 let text = format!("This version is being pushed already, as job {job}.");
-                (ResultCode::InProgress, text, None, Some(job))
+                (ResultCode::InProgress, text, None)
             }
-            Verdict::Refused(kind, text) => (ResultCode::Refused, text, Some(kind.name), None),
+            Verdict::Refused(kind, text) => (ResultCode::Refused, text, Some(kind.name)),
         };
         Ok(Answer {
             name: element.name,
@@ -569,22 +394,23 @@ impl Admission {
     }
 }
 
-/// Returns what to answer when `file` states other content than what is `known` under its key.
-fn conflict(file: &DataFile, known: &Content, how: &str) -> Option<String> {
-    let (what, theirs, stated) = file.difference(known)?;
-    Some(format!(
-        "This version is {how} with other content: {how} {what} {theirs}, pushed {what} {stated}; push a new version."
-    ))
-}
+impl admission::Known for Tx<'_> {
+    type Release = ReleaseRow;
+    type Job = JobId;
+    type Error = store::Error;
 
-/// Returns what to answer when `file` states a SHA-256 and nothing else, and that of the published archive is not known
-/// and cannot be found out any more: an answer that it is the same would be a guess.
-fn unproven(file: &DataFile, known: &Content) -> Option<String> {
-    let proven = file.sha256.is_none() || known.sha256.is_some() || file.md5.is_some();
-    (!proven).then(|| {
-        "This version is published, but the sha256 of its archive is not on record: state its md5, or push a new version."
-            .to_owned()
-    })
+    fn published(&self, key: &Key) -> Result<Option<Published<ReleaseRow>>, store::Error> {
+        let release = releases::get(self, key)?;
+        Ok(release.map(|release| Published {
+            content: release.content,
+            is_damaged: release.damage.is_some(),
+            release,
+        }))
+    }
+
+    fn open(&self, key: &Key) -> Result<Option<(JobId, Content)>, store::Error> {
+        jobs::open_content(self, key)
+    }
 }
 
 fn log(app: &AppId, via: Via, answers: &[Answer]) {
