@@ -89,15 +89,15 @@ impl Agent {
     ) -> Result<Self, Error> {
         let listeners = listen(&config, inherited).await?;
         let http = listeners.tcp.as_ref().and_then(|l| l.local_addr().ok());
-        let inbox = match config.watch.inbox {
-            true => Some(Inbox::open(
+        let inbox = config.watch.inbox.then(|| {
+            Inbox::open(
                 &config.data_dir,
                 config.watch.clone(),
                 Arc::clone(&parts.intake),
                 parts.store.clone(),
-            )?),
-            false => None,
-        };
+            )
+        });
+        let inbox = inbox.transpose()?;
         let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
         let reporter = Reporter::new(config.report.clone(), parts.store.clone())?;
         let api = Arc::new(Api::new(config.api.clone(), api_deps(&config, &parts))?);

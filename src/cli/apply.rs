@@ -57,9 +57,10 @@ fn configuration(global: &Global) -> Result<Config, Error> {
         config.data_dir = DATA_DIR.into();
     }
     // A person looks on: what the log says of each step, the screen says too.
-    let level = match loaded.origins.contains_key("log.level") {
-        true => config.log.level,
-        false => Level::Error,
+    let level = if loaded.origins.contains_key("log.level") {
+        config.log.level
+    } else {
+        Level::Error
     };
     log::start(level, config.log.format, global.verbose);
     Ok(config)

@@ -122,9 +122,10 @@ fn directory(path: &Path) -> Finding {
         let text = format!("{shown}: this user may not write in {there}; ask as the agent's user");
         return finding(what, Verdict::Doubtful, text);
     }
-    let made = match path.exists() {
-        true => "",
-        false => ", made at the first start",
+    let made = if path.exists() {
+        ""
+    } else {
+        ", made at the first start"
     };
     finding(what, Verdict::Good, format!("{shown}{made}"))
 }

@@ -85,10 +85,12 @@ impl From<config::Error> for Error {
 
 impl From<app::Error> for Error {
     fn from(error: app::Error) -> Self {
-        let exit = match () {
-            () if error.is_configuration() => CONFIG,
-            () if error.is_in_use() => CONFLICT,
-            () => FAILED,
+        let exit = if error.is_configuration() {
+            CONFIG
+        } else if error.is_in_use() {
+            CONFLICT
+        } else {
+            FAILED
         };
         Self::new(exit, error)
     }

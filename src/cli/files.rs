@@ -8,7 +8,7 @@ use super::out::{Out, Paint, Table, printable};
 use super::show::{self, NOTHING};
 use super::{Global, WhichVersion, reach};
 use crate::api::client::FilesQuery;
-use crate::api::model::{Activations, Event, File, Files, Release, Releases};
+use crate::api::model::{Event, File, Files, Release, Releases};
 use crate::datafile::{AppId, Content, DataName};
 use crate::sys::clock::stamp;
 use crate::sys::units::show_bytes;
@@ -34,9 +34,6 @@ pub(super) struct Ls {
     /// List the versions on the disk instead of what was pushed
     #[arg(long, conflicts_with_all = ["state", "newest", "limit", "offset"])]
     versions: bool,
-    /// List what became live, newest first: who wanted it, why, and which version it took the place of
-    #[arg(long, conflicts_with_all = ["state", "newest", "limit", "offset", "versions"])]
-    flips: bool,
 }
 
 impl Ls {
@@ -48,13 +45,6 @@ impl Ls {
                 Ok(client.releases(app.as_deref(), name.as_deref()).await?)
             })?;
             show_releases(&found, out)?;
-            return Ok(exit::DONE);
-        }
-        if self.flips {
-            let found = reach::ask(global, |client| async move {
-                Ok(client.activations(app.as_deref(), name.as_deref()).await?)
-            })?;
-            show_flips(&found, out)?;
             return Ok(exit::DONE);
         }
         let query = FilesQuery {
@@ -141,47 +131,22 @@ pub(super) fn show_releases(found: &Releases, out: &mut Out) -> Result<(), Error
     Ok(table.print(out)?)
 }
 
-fn show_flips(found: &Activations, out: &mut Out) -> Result<(), Error> {
-    if out.json {
-        return Ok(out.json(found)?);
-    }
-    let heads = ["TIME", "APP", "NAME", "FROM", "TO", "WHY", "BY", "OUTCOME"];
-    let mut table = Table::new(&heads);
-    for flip in &found.activations {
-        let from = flip.from_version.as_ref().map(ToString::to_string);
-        let (outcome, paint) = match (&flip.error, flip.done_ms) {
-            (Some(error), _) => (error.as_str(), Paint::Bad),
-            (None, Some(_)) => ("done", Paint::Good),
-            (None, None) => ("waiting", Paint::Dim),
-        };
-        table.row(vec![
-            (stamp(flip.done_ms.unwrap_or(flip.requested_ms)), Paint::Dim),
-            (flip.key.app.to_string(), Paint::Plain),
-            (flip.key.name.to_string(), Paint::Plain),
-            (from.unwrap_or(NOTHING.into()), Paint::Plain),
-            (flip.key.version.to_string(), Paint::Plain),
-            (flip.reason.clone(), Paint::Plain),
-            (flip.actor.clone(), Paint::Plain),
-            (outcome.to_owned(), paint),
-        ]);
-    }
-    Ok(table.print(out)?)
-}
-
 fn release_row(release: &Release) -> Vec<(String, Paint)> {
     let mut state: Vec<&str> = Vec::new();
     state.extend(release.live.then_some("live"));
     state.extend(release.pinned.then_some("pinned"));
     state.extend(release.damage.is_some().then_some("damaged"));
-    let paint = match () {
-        () if release.damage.is_some() => Paint::Bad,
-        () if release.live => Paint::Good,
-        () => Paint::Dim,
+    let paint = if release.damage.is_some() {
+        Paint::Bad
+    } else if release.live {
+        Paint::Good
+    } else {
+        Paint::Dim
     };
-    let state = match state.is_empty() {
-        true => "kept".to_owned(),
-        false => state.join(", "),
-    };
+    if state.is_empty() {
+        state.push("kept");
+    }
+    let state = state.join(", ");
     vec![
         (release.key.app.to_string(), Paint::Plain),
         (release.key.name.to_string(), Paint::Plain),

@@ -70,10 +70,10 @@ fn counts(status: &NodeStatus) -> String {
         .filter(|(_, n)| **n > 0)
         .map(|(state, n)| format!("{n} {state}"))
         .collect();
-    match counts.is_empty() {
-        true => "none yet".to_owned(),
-        false => counts.join(", "),
+    if counts.is_empty() {
+        return "none yet".to_owned();
     }
+    counts.join(", ")
 }
 
 fn versions(status: &NodeStatus) -> String {

@@ -84,9 +84,6 @@ fn every_change_of_what_is_live_is_in_the_log_and_reported() {
         assert!(!flip["actor"].as_str().unwrap().is_empty(), "{flip}");
     }
     assert!(log.iter().any(|f| f["job"].is_number()));
-    let shown = node.cli(&["ls", "--flips", APP, "a"]);
-    let shown = String::from_utf8(shown.stdout).unwrap();
-    assert_eq!(shown.lines().count(), 6, "{shown}");
     // 3. Each is reported.
     node.wait_for("five callbacks", PATIENCE, || {
         let activated = receiver.of_type("edgepush.file.activated").len();

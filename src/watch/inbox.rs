@@ -1,25 +1,23 @@
-//! The inbox of push documents, and configuration files that change.
+//! The inbox of push documents.
 //!
-//! A document in `inbox/new` is taken as soon as it can be read whole, and stays there until its files have ended: a
-//! crash in between takes it again, which is harmless, since a push that is repeated starts nothing twice. Then it goes to
-//! `done` or `failed`, with what became of each file beside it. The kernel tells of changes; now and then the directory is
-//! looked at anyway, since some file systems tell nothing.
+//! A document in `inbox/new` is taken as soon as it can be read whole, and stays there until its files have ended: after a
+//! crash it is taken again, which is harmless, since a repeated push starts nothing twice. Then it goes to `done` or
+//! `failed`, with a result file next to it that tells what became of each file.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::kernel::{Change, watch};
 use crate::intake::Intake;
 use crate::job::{JobId, JobState};
 use crate::store::{Store, Topic, jobs};
@@ -262,39 +260,6 @@ impl Inbox {
     }
 }
 
-/// What the kernel told.
-enum Change {
-    /// A writer has closed the file, or it was moved in.
-    Closed(PathBuf),
-    /// Something else.
-    Other,
-}
-
-fn watch(dir: &Path, sender: mpsc::Sender<Change>) -> notify::Result<RecommendedWatcher> {
-    use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else { return };
-        let closed = matches!(
-            event.kind,
-            EventKind::Access(AccessKind::Close(AccessMode::Write))
-                | EventKind::Modify(ModifyKind::Name(RenameMode::To))
-        );
-        if !closed && matches!(event.kind, EventKind::Access(_)) {
-            return;
-        }
-        for path in event.paths {
-            // A full queue loses a hint, never a document: the directory is looked at after each.
-            let _ = sender.try_send(if closed {
-                Change::Closed(path)
-            } else {
-                Change::Other
-            });
-        }
-    })?;
-    watcher.watch(dir, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
-}
-
 /// Returns the documents in a directory: plain `*.json` files whose name does not begin with a dot.
 fn list(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {
@@ -325,63 +290,4 @@ fn read(path: &Path) -> std::io::Result<String> {
         )));
     }
     String::from_utf8(text).map_err(|_| std::io::Error::other("the document is not UTF-8"))
-}
-
-/// Watches the files that `list` names, in `dirs`, and calls `changed` after a change has settled, until `drain`. A file that
-/// is new or gone is a change too, and so is a directory of them that was not there at first.
-pub async fn on_change(
-    dirs: Vec<PathBuf>,
-    list: impl Fn() -> Vec<PathBuf>,
-    mut changed: impl FnMut(),
-    drain: CancellationToken,
-) {
-    let (sender, mut changes) = mpsc::channel(16);
-    let mut watchers = watch_all(&dirs, &sender);
-    let mut last = stamps(list());
-    loop {
-        tokio::select! {
-            () = drain.cancelled() => return,
-            Some(_) = changes.recv() => {}
-        }
-        // Editors and config management write in several steps: wait until it is quiet.
-        while tokio::time::timeout(Duration::from_millis(300), changes.recv())
-            .await
-            .is_ok_and(|c| c.is_some())
-        {}
-        // A directory may have come, gone or been replaced.
-        watchers.clear();
-        watchers.extend(watch_all(&dirs, &sender));
-        let now = stamps(list());
-        if now != last {
-            last = now;
-            changed();
-        }
-    }
-}
-
-fn watch_all(dirs: &[PathBuf], sender: &mpsc::Sender<Change>) -> Vec<RecommendedWatcher> {
-    let watched = |dir: &PathBuf| {
-        watch(dir, sender.clone())
-            .inspect_err(|error| {
-                tracing::warn!(event = "watch-failed", path = %dir.display(), %error, "cannot watch a directory of the configuration");
-            })
-            .ok()
-    };
-    dirs.iter()
-        .filter(|dir| dir.is_dir())
-        .filter_map(watched)
-        .collect()
-}
-
-/// What tells one content of a file from the next.
-type Stamp = (SystemTime, u64, u64);
-
-fn stamps(files: Vec<PathBuf>) -> Vec<(PathBuf, Option<Stamp>)> {
-    let stamp = |path: PathBuf| {
-        let stamp = fs::metadata(&path)
-            .and_then(|m| Ok((m.modified()?, m.len(), m.ino())))
-            .ok();
-        (path, stamp)
-    };
-    files.into_iter().map(stamp).collect()
 }
