@@ -29,7 +29,6 @@ use crate::publish::manifest::{Entry, EntryKind};
 use crate::publish::space::Promise;
 use crate::publish::{Publisher, Record, Release, Session, Staging};
 use crate::sys::clock::Clock;
-use crate::sys::failpoint::{Part, is_left_out};
 use crate::sys::{Live, durable};
 use crate::unpack;
 use crate::verify::{self, Hasher, Verified};
@@ -390,7 +389,6 @@ impl Road {
             progress.add_written(files, bytes);
             room.add_used(bytes);
         }));
-        options.hash_entries = !is_left_out(Part::EntryDigests);
         options.spare_blocks = Arc::clone(&self.spare_blocks);
         options.cancel = Arc::clone(&stopper.flag);
         if config.sandbox {

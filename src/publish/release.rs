@@ -17,7 +17,7 @@ use super::{Config, Error, Layout};
 use crate::datafile::{
     AppId, ArchiveType, Content, DataName, DataVersion, Key, from_path_component,
 };
-use crate::sys::failpoint::{Bug, Part, is_left_out, is_seeded};
+use crate::sys::failpoint::{Bug, is_seeded};
 use crate::sys::{Live, durable};
 use crate::verify::{self, Verified};
 
@@ -314,12 +314,7 @@ impl Publisher {
             make_dirs(parent)?;
         }
         let result = (|| {
-            let entries = if is_left_out(Part::Entries) {
-                &[]
-            } else {
-                record.entries
-            };
-            manifest::write(&written, &head, entries.iter())?;
+            manifest::write(&written, &head, record.entries.iter())?;
             open_up(&staging.path, staging.umask)?;
             session.wait().map_err(|source| self.sync_error(source))?;
             durable::rename(&written, &manifest)?;

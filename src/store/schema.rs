@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 
 use super::error::Error;
 use crate::sys::durable;
-use crate::sys::failpoint::{Bug, Part, is_left_out, is_seeded};
+use crate::sys::failpoint::{Bug, is_seeded};
 
 /// `Epsh`, in the header of every database of ours.
 const APPLICATION_ID: i64 = 0x4570_7368;
@@ -177,8 +177,6 @@ fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
         let mode = conn.pragma_update_and_check(None, "journal_mode", "WAL", |r| r.get(0))?;
         let synchronous = if is_seeded(Bug::NormalSync) {
             "NORMAL"
-        } else if is_left_out(Part::StoreSync) {
-            "OFF"
         } else {
             "FULL"
         };

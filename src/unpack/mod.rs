@@ -126,8 +126,6 @@ pub struct Options {
     pub writers: usize,
     /// Threads that read and write a zip.
     pub zip_threads: usize,
-    /// Whether to hash every file while it is written.
-    pub hash_entries: bool,
     /// Memory that this archive shares with others that are unpacked at the same time.
     pub spare_blocks: Arc<SpareBlocks>,
     /// Told how much was written; called from the writing threads.
@@ -154,7 +152,6 @@ impl Options {
             zip_name_encoding: config.zip_name_encoding,
             writers,
             zip_threads,
-            hash_entries: true,
             spare_blocks: Arc::new(SpareBlocks::for_archives(1)),
             on_written: None,
             cancel: Arc::default(),
@@ -178,7 +175,6 @@ impl fmt::Debug for Options {
             .field("zip_name_encoding", &self.zip_name_encoding)
             .field("writers", &self.writers)
             .field("zip_threads", &self.zip_threads)
-            .field("hash_entries", &self.hash_entries)
             .field("sandbox", &self.sandbox)
             .finish_non_exhaustive()
     }

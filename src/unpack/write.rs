@@ -113,7 +113,7 @@ struct OpenFile {
     left: u64,
     size: u64,
     hole_at_end: bool,
-    hasher: Option<sha2::Sha256>,
+    hasher: sha2::Sha256,
     mtime: Mtime,
 }
 
@@ -185,7 +185,7 @@ impl<'a> Writer<'a> {
             left: size,
             size,
             hole_at_end: false,
-            hasher: self.options.hash_entries.then(sha2::Sha256::default),
+            hasher: sha2::Sha256::default(),
             mtime,
         });
         if size == 0 {
@@ -202,9 +202,7 @@ impl<'a> Writer<'a> {
         open.file
             .write_all(bytes)
             .map_err(|e| Error::disk("write", &open.path, e))?;
-        if let Some(hasher) = &mut open.hasher {
-            hasher.update(bytes);
-        }
+        open.hasher.update(bytes);
         open.left = open.left.saturating_sub(bytes.len() as u64);
         open.hole_at_end = false;
         self.bytes += bytes.len() as u64;
@@ -223,15 +221,13 @@ impl<'a> Writer<'a> {
         open.file
             .seek(SeekFrom::Current(by))
             .map_err(|e| Error::disk("seek in", &open.path, e))?;
-        if let Some(hasher) = &mut open.hasher {
-            let mut rest = len;
-            while rest > 0 {
-                let n = rest.min(ZEROS.len() as u64);
-                hasher.update(&ZEROS[..n as usize]);
-                rest -= n;
-                if self.options.cancel.load(Ordering::Relaxed) {
-                    return Err(Error::Canceled);
-                }
+        let mut rest = len;
+        while rest > 0 {
+            let n = rest.min(ZEROS.len() as u64);
+            open.hasher.update(&ZEROS[..n as usize]);
+            rest -= n;
+            if self.options.cancel.load(Ordering::Relaxed) {
+                return Err(Error::Canceled);
             }
         }
         open.left = open.left.saturating_sub(len);
@@ -253,10 +249,8 @@ impl<'a> Writer<'a> {
         }
         rustix::fs::futimens(&open.file, &times(open.mtime))
             .map_err(|e| Error::disk("set the time of", &open.path, e.into()))?;
-        if let Some(hasher) = open.hasher {
-            self.digests
-                .push((open.content, Digest(hasher.finalize().into())));
-        }
+        self.digests
+            .push((open.content, Digest(open.hasher.finalize().into())));
         self.files += 1;
         Ok(())
     }
