@@ -9,7 +9,6 @@ use tokio::task::JoinHandle;
 
 use super::failure::Nature;
 use super::frames::{Feed, FrameReader};
-use super::lanes::{Lane, SILENCE};
 use super::{Arrived, Note, Road, Run, Stop, Stopper, blocking, thread, unpack_staged};
 use crate::fetch::{Event, Source, Spool, Validator};
 use crate::job::Stage;
@@ -34,7 +33,6 @@ struct Pass {
     spooling: Spooling,
     unpacking: Unpacking,
     stopper: Stopper,
-    lane: Lane,
 }
 
 /// The thread that unpacks while bytes arrive.
@@ -129,7 +127,6 @@ impl Road {
             spooling,
             unpacking,
             stopper,
-            lane: _,
         } = pass;
         match ended {
             Ok(true) => feed.end().await,
@@ -226,14 +223,12 @@ impl Road {
         } else {
             Unpacking::Later
         };
-        let lane = self.lanes.of_transfer(self.config.small_bytes);
         Ok(Pass {
             feed,
             hashing,
             spooling,
             unpacking,
             stopper,
-            lane,
         })
     }
 }
@@ -305,7 +300,7 @@ impl Pass {
         let mut known = None;
         let proof = run.job.file.md5.is_some() || run.job.file.sha256.is_some();
         loop {
-            match next_event(source, &mut self.lane).await? {
+            match source.next().await.map_err(Stop::fetch)? {
                 Event::Bytes(bytes) => {
                     let length = bytes.len() as u64;
                     *received += length;
@@ -343,19 +338,15 @@ impl Pass {
 }
 
 impl Pass {
-    /// Sends bytes down the road, when there is room and a place for them. Returns false when nobody takes them.
+    /// Sends bytes down the road, when there is room for them. Returns false when nobody takes them.
     async fn forward(
         &mut self,
         run: &Run<'_>,
         bytes: Bytes,
         validator: Option<Arc<Validator>>,
     ) -> Result<bool, Stop> {
-        let forward = async {
-            self.lane.pass(bytes.len() as u64).await;
-            self.feed.send(bytes, false, validator).await
-        };
         tokio::select! {
-            sent = forward => Ok(sent),
+            sent = self.feed.send(bytes, false, validator) => Ok(sent),
             () = run.cancel.cancelled() => Err(Stop::Interrupted),
             () = tokio::time::sleep_until(run.deadline) => Err(Stop::deadline(Stage::Unpack)),
         }
@@ -375,19 +366,6 @@ fn discard(spool: Spool) {
     if let Err(error) = spool.discard() {
         tracing::warn!(error = %crate::sys::Chain(&error), "could not remove a partial file");
     }
-}
-
-/// Waits for the next event, and gives the place in the heavy lane away while the source is silent.
-async fn next_event(source: &mut Source, lane: &mut Lane) -> Result<Event, Stop> {
-    let next = source.next();
-    tokio::pin!(next);
-    if lane.is_held() {
-        match tokio::time::timeout(SILENCE, &mut next).await {
-            Ok(event) => return event.map_err(Stop::fetch),
-            Err(_) => lane.leave(),
-        }
-    }
-    next.await.map_err(Stop::fetch)
 }
 
 /// Hashes every frame: a thread of its own, since MD5 is what an archive that does not compress waits for.

@@ -9,7 +9,6 @@ mod arrival;
 mod failure;
 mod frames;
 mod heal;
-mod lanes;
 mod partials;
 mod small;
 
@@ -34,7 +33,6 @@ use crate::unpack;
 use crate::verify::{self, Hasher, Verified};
 
 use frames::Budget;
-use lanes::Lanes;
 use small::Workers;
 
 use failure::Nature;
@@ -51,8 +49,6 @@ pub struct Config {
     /// Bytes of all archives together that may be under way so.
     #[serde(with = "crate::sys::units::bytes")]
     pub total_queue_bytes: u64,
-    /// Files that may keep the processor busy at once; 0 stands for one per core, and at least 2.
-    pub heavy_files: usize,
     /// Below this length an archive is taken for a small one: it starts no background sync.
     #[serde(with = "crate::sys::units::bytes")]
     pub small_bytes: u64,
@@ -63,7 +59,6 @@ impl Default for Config {
         Self {
             queue_bytes: 2 << 20,
             total_queue_bytes: 16 << 20,
-            heavy_files: 0,
             small_bytes: 1 << 20,
         }
     }
@@ -77,7 +72,6 @@ pub struct Road {
     verify: Arc<Live<verify::Config>>,
     config: Config,
     clock: Arc<dyn Clock>,
-    lanes: Lanes,
     queues: Budget,
     spare_blocks: Arc<unpack::SpareBlocks>,
     workers: Workers,
@@ -145,12 +139,7 @@ impl Road {
         let cores = std::thread::available_parallelism()
             .map_or(2, std::num::NonZero::get)
             .max(2);
-        let heavy_files = match config.heavy_files {
-            0 => cores,
-            stated => stated,
-        };
-        let lanes = Lanes::new(heavy_files);
-        let spare_blocks = Arc::new(unpack::SpareBlocks::for_archives(heavy_files));
+        let spare_blocks = Arc::new(unpack::SpareBlocks::for_archives(cores));
         let queues = Budget::new(usize::try_from(config.total_queue_bytes).unwrap_or(usize::MAX));
         let workers = Workers::start(cores, publisher.layout().root(), unpack.sandbox)?;
         Ok(Self {
@@ -160,7 +149,6 @@ impl Road {
             verify,
             config,
             clock,
-            lanes,
             queues,
             spare_blocks,
             workers,
@@ -354,9 +342,6 @@ impl Road {
     ) -> Result<(Staging, unpack::Tree), Stop> {
         run.stage(Stage::Unpack);
         let stopper = Stopper::new(run);
-        let _place = stopper
-            .watch(async { Ok(self.lanes.enter().await) })
-            .await?;
         let options = self.unpack_options(run, room, &stopper)?;
         let room_limit = self.room_limit(&options);
         let publisher = Arc::clone(&self.publisher);
