@@ -19,8 +19,8 @@ pub struct Input {
     pub archive: Vec<u8>,
     /// How names in a zip are read.
     pub encoding: NameEncoding,
-    /// Threads that write.
-    pub writers: usize,
+    /// Whether it may have a second thread.
+    pub threads: bool,
 }
 
 /// How bytes become an archive.
@@ -61,7 +61,7 @@ impl Input {
             format,
             archive: make(format, making, filled, head[1] / 16, rest),
             encoding,
-            writers: if head[1] & 8 == 0 { 0 } else { 2 },
+            threads: head[1] & 8 != 0,
         })
     }
 }

@@ -49,8 +49,7 @@ pub fn options(input: &Input) -> Options {
     Options {
         limits: limits(),
         zip_name_encoding: input.encoding,
-        writers: input.writers,
-        zip_threads: input.writers,
+        threads: input.threads,
         ..Options::new(&unpack::Config::default())
     }
 }

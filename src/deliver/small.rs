@@ -39,7 +39,7 @@ impl Road {
         let mut options = self.unpack_options(run, room, &stopper)?;
         let room_limit = self.room_limit(&options);
         // The workers are confined already, and a few files are not worth another thread.
-        (options.sandbox, options.writers) = (None, 0);
+        (options.sandbox, options.threads) = (None, false);
         let (publisher, file, job) = (
             Arc::clone(&self.publisher),
             run.job.file.clone(),

@@ -11,11 +11,11 @@ mod error;
 mod finish;
 mod gzip;
 mod header;
-mod lanes;
 mod limits;
 mod links;
 mod path;
 mod pax;
+mod sink;
 mod sparse;
 mod stop;
 mod tar;
@@ -29,8 +29,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ pub use limits::Limits;
 pub use tree::{Entry, EntryKind, Mtime, Tree};
 
 use block::Stream;
-use lanes::{Lanes, Sink};
+use sink::{Disk, Sink};
 use stop::Stop;
 
 /// How much of a file is read at once.
@@ -78,9 +78,6 @@ pub struct Config {
     pub umask: u32,
     /// How names in a zip are read that do not say that they are UTF-8: `auto`, `utf-8`, `cp437` or `gbk`.
     pub zip_name_encoding: NameEncoding,
-    /// Threads that write the files of one archive. 0 stands for as many as the processor has use for: a tar is read on
-    /// one core and written on the others, by two threads at most; a zip is read and written by two.
-    pub writers: usize,
     /// Whether threads that unpack are confined by Landlock to the state directory, where the kernel can.
     pub sandbox: bool,
     /// `zip_name_encoding` of single applications, from `[apps]`.
@@ -103,7 +100,6 @@ impl Default for Config {
             limits: Limits::default(),
             umask: 0o022,
             zip_name_encoding: NameEncoding::Auto,
-            writers: 0,
             sandbox: true,
             apps_zip_name_encoding: BTreeMap::new(),
         }
@@ -122,10 +118,9 @@ pub struct Options {
     pub umask: u32,
     /// How names in a zip are read that do not say that they are UTF-8.
     pub zip_name_encoding: NameEncoding,
-    /// Threads that write a tar, beside the one that calls; 0 to do everything in that one.
-    pub writers: usize,
-    /// Threads that read and write a zip.
-    pub zip_threads: usize,
+    /// Whether a long archive may have a second thread: one that writes a tar, or one that unpacks a
+    /// zip as the first does.
+    pub threads: bool,
     /// Memory that this archive shares with others that are unpacked at the same time.
     pub spare_blocks: Arc<SpareBlocks>,
     /// Told how much was written; called from the writing threads.
@@ -141,17 +136,11 @@ impl Options {
     /// Makes the options that `config` stands for, with digests, without a listener or a sandbox.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let cores = cores();
-        let (writers, zip_threads) = match config.writers {
-            0 => ((cores - 1).clamp(1, 2), 2),
-            stated => (stated, stated),
-        };
         Self {
             limits: config.limits.clone(),
             umask: config.umask,
             zip_name_encoding: config.zip_name_encoding,
-            writers,
-            zip_threads,
+            threads: true,
             spare_blocks: Arc::new(SpareBlocks::for_archives(1)),
             on_written: None,
             cancel: Arc::default(),
@@ -160,21 +149,13 @@ impl Options {
     }
 }
 
-/// Returns how many cores there are to use. Asked once: the answer takes a look at the control groups in `/proc` and `/sys`,
-/// which is more work than unpacking a small file.
-fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, std::num::NonZero::get))
-}
-
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("limits", &self.limits)
             .field("umask", &self.umask)
             .field("zip_name_encoding", &self.zip_name_encoding)
-            .field("writers", &self.writers)
-            .field("zip_threads", &self.zip_threads)
+            .field("threads", &self.threads)
             .field("sandbox", &self.sandbox)
             .finish_non_exhaustive()
     }
@@ -235,8 +216,8 @@ pub fn unpack_stream(
         Target::Directory(root) => Arc::new(root),
     };
     let result = thread::scope(|scope| {
-        let lanes = Lanes::new(scope, Arc::clone(&root), options, &stop);
-        let mut sink = Sink::Disk(Box::new(lanes));
+        let disk = Disk::new(scope, Arc::clone(&root), options, &stop);
+        let mut sink = Sink::Disk(Box::new(disk));
         let walked = walk.run(&mut sink);
         let closed = sink.close(&mut walk.model, walked.is_ok());
         match (walked, closed) {

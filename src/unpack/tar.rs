@@ -7,11 +7,11 @@ use super::Options;
 use super::block::{Stream, cut};
 use super::error::{Error, Reason, Refusal};
 use super::header::{BLOCK, Header, Type};
-use super::lanes::Sink;
 use super::limits::Meter;
 use super::links;
 use super::path::EntryPath;
 use super::pax::{self, Pax, PaxSparse};
+use super::sink::Sink;
 use super::sparse::{MapReader, Sparse, push_old_pairs};
 use super::tree::{Duplicates, Model, Mtime};
 

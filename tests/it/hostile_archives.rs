@@ -116,10 +116,9 @@ fn told(tree: &Tree) -> BTreeMap<Vec<u8>, String> {
     entries.collect()
 }
 
-fn options(writers: usize) -> Options {
+fn options(threads: bool) -> Options {
     Options {
-        writers,
-        zip_threads: writers,
+        threads,
         ..Options::new(&Config::default())
     }
 }
@@ -227,7 +226,7 @@ fn every_archive_of_the_corpus_has_its_right_result() {
 }
 
 #[test]
-fn a_tar_becomes_its_tree_with_any_number_of_writers() {
+fn a_tar_becomes_its_tree_with_a_thread_that_writes_and_without() {
     let mut tar = Tar::new().dir("./", 0o755).dir("empty", 0o1777);
     for (path, content) in site("7", 400) {
         tar = tar.file(&path, 0o4644, &content);
@@ -242,20 +241,20 @@ fn a_tar_becomes_its_tree_with_any_number_of_writers() {
         .file("none", 0o000, b"")
         .end();
     let mut trees = Vec::new();
-    for (writers, spare) in [(0, 1), (1, 1), (2, 1), (4, 1), (1, 0), (4, 0)] {
-        let mut options = options(writers);
-        // Without spare blocks the writers are waited for more often, and never in vain.
+    for (threads, spare) in [(false, 1), (true, 1), (true, 0)] {
+        let mut options = options(threads);
+        // Without spare blocks the writer is waited for more often, and never in vain.
         options.spare_blocks = Arc::new(SpareBlocks::for_archives(spare));
         for archive in [tar.clone(), gzip(&tar)] {
             let place = Place::new();
             let tree =
                 unpack_stream(type_of(&archive), &archive[..], place.target(), &options).unwrap();
-            assert_eq!(place.found(), told(&tree), "{writers} writers");
+            assert_eq!(place.found(), told(&tree), "threads: {threads}");
             assert_eq!(tree.files, 404);
             trees.push(tree);
         }
     }
-    let checked = unpack_stream(ArchiveType::Tar, &tar[..], Target::Check, &options(2)).unwrap();
+    let checked = unpack_stream(ArchiveType::Tar, &tar[..], Target::Check, &options(true)).unwrap();
     assert_eq!(checked.entries.len(), trees[0].entries.len());
     let first = trees.remove(0);
     assert!(trees.iter().all(|tree| *tree == first));
@@ -299,20 +298,20 @@ fn a_zip_becomes_its_tree_with_any_number_of_threads() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&bytes).unwrap();
     let mut trees = Vec::new();
-    for writers in [0, 1, 2, 4] {
+    for threads in [false, true] {
         let place = Place::new();
-        let tree = unpack(ArchiveType::Zip, &file, place.target(), &options(writers)).unwrap();
-        assert_eq!(place.found(), told(&tree), "{writers} writers");
+        let tree = unpack(ArchiveType::Zip, &file, place.target(), &options(threads)).unwrap();
+        assert_eq!(place.found(), told(&tree), "threads: {threads}");
         trees.push(tree);
     }
     assert_eq!(trees[0].files, 301);
     assert!(trees.iter().all(|tree| *tree == trees[0]));
-    unpack(ArchiveType::Zip, &file, Target::Check, &options(2)).unwrap();
+    unpack(ArchiveType::Zip, &file, Target::Check, &options(true)).unwrap();
 }
 
 #[test]
 fn a_hostile_tar_leaves_nothing_inside_or_outside() {
-    // Enough before the lie that writers are at work when it is found.
+    // Enough before the lie that the writer is busy when it is found.
     let start = || {
         let mut tar = Tar::new();
         for (path, content) in site("7", 100) {
@@ -369,7 +368,7 @@ fn a_hostile_tar_leaves_nothing_inside_or_outside() {
         if reason == "symlink-escape" {
             bytes = gzip(&bytes);
         }
-        for writers in [0, 2] {
+        for threads in [false, true] {
             let place = Place::new();
             symlink("outside", place.temp.path().join("outside/self")).unwrap();
             fs::remove_file(place.temp.path().join("outside/self")).unwrap();
@@ -377,7 +376,7 @@ fn a_hostile_tar_leaves_nothing_inside_or_outside() {
                 type_of(&bytes),
                 &bytes[..],
                 place.target(),
-                &options(writers),
+                &options(threads),
             )
             .unwrap_err();
             assert_eq!(error.kind().name, reason, "{story}: {error}");
@@ -400,7 +399,7 @@ fn a_cut_anywhere_is_seen_and_leaves_nothing() {
             ArchiveType::TarGz,
             &whole[..end],
             place.target(),
-            &options(1),
+            &options(true),
         )
         .unwrap_err();
         let name = error.kind().name;
@@ -412,7 +411,7 @@ fn a_cut_anywhere_is_seen_and_leaves_nothing() {
     }
     // Bytes that arrive one by one are the same bytes.
     let slow = BufReader::with_capacity(1, &whole[..]);
-    let tree = unpack_stream(ArchiveType::TarGz, slow, place.target(), &options(1)).unwrap();
+    let tree = unpack_stream(ArchiveType::TarGz, slow, place.target(), &options(true)).unwrap();
     assert_eq!(place.found(), told(&tree));
 }
 
@@ -438,7 +437,7 @@ fn an_error_of_the_input_comes_back_as_it_was() {
     bytes.truncate(800_000);
     let place = Place::new();
     let input = BufReader::new(Input(Cursor::new(bytes)));
-    match unpack_stream(ArchiveType::TarGz, input, place.target(), &options(2)).unwrap_err() {
+    match unpack_stream(ArchiveType::TarGz, input, place.target(), &options(true)).unwrap_err() {
         Error::Input(error) => {
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
             assert!(error.get_ref().is_some_and(|inner| inner.is::<Gone>()));
@@ -475,7 +474,7 @@ fn a_stop_from_outside_ends_the_work_and_leaves_nothing() {
     }
     let tar = Tar::new().file("big", 0o644, &noise(4_000_000, 6)).end();
     let place = Place::new();
-    let options = options(2);
+    let options = options(true);
     let input = Input {
         bytes: Cursor::new(tar),
         at: 1_000_000,
@@ -491,7 +490,7 @@ fn modes_do_not_depend_on_the_umask_of_the_process() {
     let tar = Tar::new().dir("d", 0o777).file("d/f", 0o666, b"x").end();
     let open = Options {
         umask: 0,
-        ..options(1)
+        ..options(true)
     };
     let place = Place::new();
     unpack_stream(ArchiveType::Tar, &tar[..], place.target(), &open).unwrap();
@@ -509,7 +508,7 @@ fn tells_how_much_was_written() {
             f.fetch_add(files, Ordering::Relaxed);
             b.fetch_add(bytes, Ordering::Relaxed);
         })),
-        ..options(2)
+        ..options(true)
     };
     let tar = Tar::new()
         .file("a", 0o644, &noise(1_000_000, 7))
@@ -532,7 +531,7 @@ fn a_confined_thread_unpacks_as_any_other() {
     let place = Place::new();
     let confined = Options {
         sandbox: Some(place.temp.path().into()),
-        ..options(2)
+        ..options(true)
     };
     let target = place.target();
     let tree = std::thread::scope(|scope| {
@@ -552,7 +551,7 @@ fn names_of_old_chinese_tools_are_read_when_a_node_is_told_to() {
     let path = |encoding| {
         let options = Options {
             zip_name_encoding: encoding,
-            ..options(1)
+            ..options(true)
         };
         unpack(ArchiveType::Zip, &file, Target::Check, &options)
             .map(|tree| String::from_utf8(tree.entries.last().unwrap().path.clone()).unwrap())

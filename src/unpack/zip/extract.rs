@@ -23,8 +23,8 @@ const GROUP_BYTES: u64 = 2 << 20;
 /// Compressed and plain bytes in hand.
 const IN_BYTES: usize = 64 * 1024;
 const OUT_BYTES: usize = 128 * 1024;
-/// Most threads for one archive.
-const MAX_THREADS: usize = 8;
+/// Threads for one archive, this one included.
+const THREADS: usize = 2;
 /// Plain bytes from which on a second thread is worth its start.
 const MANY_BYTES: u64 = 512 * 1024;
 
@@ -53,10 +53,9 @@ pub(super) fn run(shared: &Shared<'_>) -> Result<Vec<(u32, Sha256)>, Error> {
     let groups = groups(&shared.jobs);
     let next = AtomicUsize::new(0);
     let bytes: u64 = shared.jobs.iter().map(|job| job.record.size).sum();
-    let wanted = if bytes < MANY_BYTES {
-        1
-    } else {
-        shared.options.zip_threads.clamp(1, MAX_THREADS)
+    let wanted = match shared.options.threads && bytes >= MANY_BYTES {
+        true => THREADS,
+        false => 1,
     };
     let mut digests = Vec::new();
     thread::scope(|scope| {
