@@ -22,6 +22,8 @@ pub mod datafile;
 pub mod admission;
 pub mod intake;
 pub mod job;
+pub mod progress;
+pub mod shown;
 
 pub mod keep;
 pub mod runner;

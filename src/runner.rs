@@ -21,7 +21,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::deliver::Road;
-use crate::job::{Board, JobId};
+use crate::job::JobId;
+use crate::progress::Board;
 use crate::publish::Publisher;
 use crate::store::{self, Store, Topic, jobs};
 use crate::sys::Live;

@@ -13,7 +13,8 @@ use super::Api;
 use crate::ens;
 use crate::http::ApiError;
 use crate::http::file::Served;
-use crate::store::releases::{self, ReleaseRow};
+use crate::shown::Release;
+use crate::store::releases;
 use crate::wire::download::path;
 use crate::wire::errors::{Code, Refusal};
 
@@ -55,7 +56,7 @@ fn forbidden(headers: &HeaderMap) -> Response {
 }
 
 /// Finds the release whose path was asked for: the digests in it cannot be turned back into names.
-async fn find(api: &Api, asked: String) -> Result<Option<ReleaseRow>, ApiError> {
+async fn find(api: &Api, asked: String) -> Result<Option<Release>, ApiError> {
     let found = api.deps.store.read(move |reader| {
         let mut offset = 0;
         loop {
@@ -75,7 +76,7 @@ async fn find(api: &Api, asked: String) -> Result<Option<ReleaseRow>, ApiError> 
 }
 
 /// A strong validator: a version's archive never changes.
-fn etag(release: &ReleaseRow) -> String {
+fn etag(release: &Release) -> String {
     let content = &release.content;
     match (content.sha256, content.md5) {
         (Some(sha256), _) => format!("\"{sha256}\""),

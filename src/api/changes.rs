@@ -19,8 +19,10 @@ use crate::http::Peer;
 use crate::http::body::read_whole;
 use crate::intake;
 use crate::job::JobId;
-use crate::store::activations::{self, Reason, Request, Requested};
-use crate::store::jobs::{self, Cancel, JobRow};
+use crate::job::Reason;
+use crate::shown::File;
+use crate::store::activations::{self, Request, Requested};
+use crate::store::jobs::{self, Cancel};
 use crate::store::{self, Topic, Tx, outbox, releases};
 use crate::wire::document::{DocumentError, MAX_DOCUMENT, PushDocument, Sources};
 use crate::wire::push::Via;
@@ -193,7 +195,7 @@ impl Api {
         }
     }
 
-    async fn which_job(&self, which: &model::WhichJob) -> Result<JobRow, ApiError> {
+    async fn which_job(&self, which: &model::WhichJob) -> Result<File, ApiError> {
         let (app, name, version) = match which.clone() {
             model::WhichJob { job: Some(id), .. } => return self.job(id).await,
             model::WhichJob {

@@ -8,13 +8,14 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::model::{
-    Activated, Activations, Canceled, Collected, Event, Events, File, Files, NodeStatus, Outbox,
-    Pin, Push, Pushed, Readiness, Releases, Removed, Replay, Replayed, Retried, Verified,
-    WhatToVerify, WhichJob, WhichName, WhichVersion,
+    Activated, Activations, Canceled, Collected, Events, NodeStatus, Outbox, Pin, Push, Pushed,
+    Readiness, Releases, Removed, Replay, Replayed, Retried, Verified, WhatToVerify, WhichJob,
+    WhichName, WhichVersion,
 };
 use crate::datafile::Key;
 use crate::http::Problem;
 use crate::job::JobId;
+use crate::shown::{Event, File, Files};
 
 /// How long an agent may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);

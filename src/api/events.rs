@@ -18,10 +18,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
+use super::Api;
 use super::error::ApiError;
-use super::{Api, model};
 use crate::job::JobId;
-use crate::store::{self, EventRow, Store, events};
+use crate::shown::Event;
+use crate::store::{self, Store, events};
 
 /// How often a silent stream says that it is alive.
 const PULSE: Duration = Duration::from_secs(15);
@@ -40,7 +41,7 @@ pub(super) struct EventsQuery {
 }
 
 impl EventsQuery {
-    fn wants(&self, row: &EventRow) -> bool {
+    fn wants(&self, row: &Event) -> bool {
         let same = |wanted: &Option<String>, found: Option<&str>| {
             wanted.as_deref().is_none_or(|text| Some(text) == found)
         };
@@ -94,7 +95,7 @@ async fn newest(store: &Store) -> Result<i64, store::Error> {
 
 struct Follower {
     store: Store,
-    live: Receiver<Arc<EventRow>>,
+    live: Receiver<Arc<Event>>,
     after: i64,
     behind: bool,
     query: EventsQuery,
@@ -144,35 +145,16 @@ impl Follower {
         Some(())
     }
 
-    fn take(&mut self, row: &EventRow) {
+    fn take(&mut self, row: &Event) {
         // What was read from the table may come again over the live stream.
         if row.id <= self.after {
             return;
         }
         self.after = row.id;
         if self.query.wants(row) {
-            let text = serde_json::to_string(&event(row)).unwrap_or_default();
+            let text = serde_json::to_string(row).unwrap_or_default();
             let event = sse::Event::default().id(row.id.to_string()).data(text);
             self.ready.push_back(event);
         }
-    }
-}
-
-/// Makes the API's word for an event.
-pub(super) fn event(row: &EventRow) -> model::Event {
-    let key = row.key.clone();
-    model::Event {
-        id: row.id,
-        ts_ms: row.ts_ms,
-        job: row.job,
-        app: key.as_ref().map(|k| k.app.clone()),
-        name: key.as_ref().map(|k| k.name.clone()),
-        version: key.map(|k| k.version),
-        kind: row.kind.clone(),
-        stage: row.stage,
-        attempt: row.attempt,
-        bytes: row.bytes,
-        message: row.message.clone(),
-        data: row.data.clone(),
     }
 }

@@ -19,7 +19,8 @@ use super::error::ApiError;
 use super::model::NodeStatus;
 use crate::datafile::Key;
 use crate::job::{EventKind, JobId};
-use crate::store::jobs::{self, JobRow};
+use crate::shown::File;
+use crate::store::jobs;
 use crate::store::releases;
 use crate::wire::errors::Code;
 
@@ -62,7 +63,7 @@ impl Counters {
     }
 
     /// Counts a job that has ended.
-    fn job_ended(&self, result: &'static str, job: &JobRow) {
+    fn job_ended(&self, result: &'static str, job: &File) {
         self.fetched.fetch_add(job.fetched, Ordering::Relaxed);
         if let Some(published) = &job.published {
             self.published.fetch_add(published.bytes, Ordering::Relaxed);

@@ -6,14 +6,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key};
-use crate::job::{EventKind, Failure, JobId, JobState, Published, Snapshot, Stage, Unrecorded};
+use crate::datafile::{AppId, DataName, DataVersion, Key};
+use crate::job::JobId;
 use crate::keep::WorkerStatus;
-use crate::wire::push::Via;
+use crate::shown::{Activation, Event, File, Release};
 use crate::wire::status::ResultCode;
-use crate::wire::status::Status;
 
 /// The answer to a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,162 +80,6 @@ pub struct Push {
     pub files: Vec<File>,
 }
 
-/// One data file on its way, or at its end: a job, and what is on the disk under its key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct File {
-    /// The job's number; acceptance order.
-    pub id: JobId,
-    /// Application, name and version.
-    #[serde(flatten)]
-    pub key: Key,
-    /// The id of the push it came with.
-    pub push: String,
-    /// By which way it came in.
-    pub via: Via,
-    /// How the archive is packed.
-    pub archive_type: ArchiveType,
-    /// What the push stated of the archive.
-    pub stated: Content,
-    /// Where it is fetched from, without anything secret.
-    pub source: String,
-    /// How long the whole push of this file may take.
-    pub timeout_ms: i64,
-    /// Whether its version becomes `current` when it is published.
-    pub activate: bool,
-    /// Where it stands.
-    pub state: JobState,
-    /// The contract's status.
-    pub status: Status,
-    /// Where on the road it is, or where it ended.
-    pub stage: Option<Stage>,
-    /// How often it was started.
-    pub starts: u32,
-    /// Attempts at the source.
-    pub attempts: u32,
-    /// When it is due again, if it waits for that.
-    pub not_before_ms: Option<i64>,
-    /// Whether an operator wants it to end.
-    pub cancel_requested: bool,
-    /// When it was accepted.
-    pub accepted_ms: i64,
-    /// When it was first started.
-    pub started_ms: Option<i64>,
-    /// When anything of this last changed.
-    pub updated_ms: i64,
-    /// When it ended.
-    pub finished_ms: Option<i64>,
-    /// Bytes of the archive that are here.
-    pub received: u64,
-    /// Length of the archive, 0 while unknown.
-    pub total: u64,
-    /// Bytes that came over the network, repeated ones included.
-    pub fetched: u64,
-    /// Files written.
-    pub files: u64,
-    /// Bytes written in them.
-    pub written: u64,
-    /// Why it failed.
-    pub failure: Option<Failure>,
-    /// What it left.
-    pub published: Option<Published>,
-    /// What is on the disk under its key.
-    pub release: Option<OnDisk>,
-    /// Where the published tree is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-}
-
-impl File {
-    /// Puts in what a running job says of itself, which is newer than what was written down, and how it has failed, where
-    /// that cannot be written down.
-    pub(super) fn live(mut self, snapshot: Option<Snapshot>, failed: Option<Unrecorded>) -> Self {
-        if self.state != JobState::Running {
-            return self;
-        }
-        if let Some(now) = snapshot {
-            self.stage = Some(now.stage);
-            self.attempts = now.attempt;
-            self.received = now.received;
-            self.total = now.total;
-            self.fetched = now.fetched;
-            self.files = now.files;
-            self.written = now.written;
-        }
-        if let Some(failed) = failed {
-            self.updated_ms = failed.at_ms;
-            if failed.again {
-                self.failure = Some(failed.failure);
-                return self;
-            }
-            self.state = JobState::Failed;
-            self.status = self.state.status();
-            self.stage = Some(failed.failure.stage);
-            self.finished_ms = Some(failed.at_ms);
-            self.failure = Some(failed.failure);
-        }
-        self
-    }
-}
-
-/// What is on the disk under a file's key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OnDisk {
-    /// Whether it is `current`.
-    pub live: bool,
-    /// Whether retention must leave it alone.
-    pub pinned: bool,
-    /// What `verify` found wrong with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub damage: Option<String>,
-}
-
-/// A part of the list of files.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Files {
-    /// How many files pass the filter.
-    pub total: u64,
-    /// Those of this part.
-    pub files: Vec<File>,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Event {
-    /// Its number, growing with time: what a watcher that comes back names.
-    pub id: i64,
-    /// When.
-    pub ts_ms: i64,
-    /// The job it belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<JobId>,
-    /// The application it belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub app: Option<AppId>,
-    /// The name it belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<DataName>,
-    /// The version it belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<DataVersion>,
-    /// What happened, for programs.
-    #[serde(rename = "type")]
-    pub kind: EventKind,
-    /// Where on the road.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stage: Option<Stage>,
-    /// In which attempt.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attempt: Option<u32>,
-    /// How many bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-    /// What happened, for people.
-    pub message: String,
-    /// Values for programs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<Value>,
-}
-
 /// A list of events, oldest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Events {
@@ -245,83 +87,11 @@ pub struct Events {
     pub events: Vec<Event>,
 }
 
-/// A version that is on the disk, whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Release {
-    /// Application, name and version.
-    #[serde(flatten)]
-    pub key: Key,
-    /// The job that published it.
-    pub job: JobId,
-    /// Size and digests of its archive.
-    pub content: Content,
-    /// Files in the tree.
-    pub files: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-    /// When it was published.
-    pub published_ms: i64,
-    /// When it last became live.
-    pub activated_ms: Option<i64>,
-    /// Whether it is `current`.
-    pub live: bool,
-    /// Whether retention must leave it alone.
-    pub pinned: bool,
-    /// What `verify` found wrong with it.
-    pub damage: Option<String>,
-    /// Where its tree is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-}
-
 /// A list of releases, by application, name and age, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Releases {
     /// The releases.
     pub releases: Vec<Release>,
-}
-
-/// A change of what is live: one that has happened, one that waits, or one that was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Activation {
-    /// Its number.
-    pub id: i64,
-    /// The version that becomes live.
-    #[serde(flatten)]
-    pub key: Key,
-    /// The version that was live before.
-    pub from_version: Option<DataVersion>,
-    /// Why: `push`, `repush`, `activate`, `rollback` or `recover`.
-    pub reason: String,
-    /// By whom: a way in, or an operator.
-    pub actor: String,
-    /// The push it belongs to.
-    pub job: Option<JobId>,
-    /// Its turn: greater is later, over all versions of a name.
-    pub seq: i64,
-    /// When it was asked for.
-    pub requested_ms: i64,
-    /// When it happened or was refused; none while it waits.
-    pub done_ms: Option<i64>,
-    /// Why it did not happen.
-    pub error: Option<String>,
-}
-
-impl From<crate::store::activations::ActivationRow> for Activation {
-    fn from(row: crate::store::activations::ActivationRow) -> Self {
-        Self {
-            id: row.id,
-            key: row.key,
-            from_version: row.from_version,
-            reason: row.reason.as_str().to_owned(),
-            actor: row.actor,
-            job: row.job,
-            seq: row.seq,
-            requested_ms: row.requested_ms,
-            done_ms: row.done_ms,
-            error: row.error,
-        }
-    }
 }
 
 /// The log of what became live, newest first.

@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::error::{ApiError, json};
-use super::model::{self, File};
+use super::model;
 use crate::datafile::Key;
 use crate::job::{JobId, JobState};
+use crate::shown::{File, Files, Release};
 use crate::store::activations;
-use crate::store::jobs::{self, JobRow};
+use crate::store::jobs;
 use crate::store::outbox;
-use crate::store::releases::{self, ReleaseRow};
+use crate::store::releases;
 
 /// Files on one answer when the asker does not say.
 const FILES: u64 = 100;
@@ -35,51 +36,14 @@ pub(super) fn ok(body: &impl Serialize) -> Answer {
 }
 
 impl Api {
-    /// Makes the API's word for a job.
-    pub(super) fn file(&self, row: JobRow) -> File {
-        let live = self.deps.board.get(row.id);
-        let failed = self.deps.board.unrecorded_failure(row.id);
-        let release = row.release.map(|on_disk| model::OnDisk {
-            live: on_disk.live,
-            pinned: on_disk.pinned,
-            damage: on_disk.damage,
-        });
-        let path = release.is_some().then(|| self.tree(&row.key));
-        File {
-            id: row.id,
-            key: row.key,
-            push: row.push,
-            via: row.via,
-            archive_type: row.archive_type,
-            stated: row.stated,
-            source: row.source,
-            timeout_ms: row.timeout_ms,
-            activate: row.activate,
-            state: row.state,
-            status: row.status,
-            stage: row.stage,
-            starts: row.starts,
-            attempts: row.attempts,
-            not_before_ms: row.not_before_ms,
-            cancel_requested: row.cancel_requested,
-            accepted_ms: row.accepted_ms,
-            started_ms: row.started_ms,
-            updated_ms: row.updated_ms,
-            finished_ms: row.finished_ms,
-            received: row.received,
-            total: row.total,
-            fetched: row.fetched,
-            files: row.files,
-            written: row.written,
-            failure: row.failure,
-            published: row.published,
-            release,
-            path,
-        }
-        .live(live, failed)
+    /// Adds to a file what its row does not know: the progress of a running job, and where its tree is.
+    pub(super) fn file(&self, row: File) -> File {
+        let mut file = self.deps.board.show(row);
+        file.path = file.release.is_some().then(|| self.tree(&file.key));
+        file
     }
 
-    pub(super) fn files(&self, rows: Vec<JobRow>) -> Vec<File> {
+    pub(super) fn files(&self, rows: Vec<File>) -> Vec<File> {
         rows.into_iter().map(|row| self.file(row)).collect()
     }
 
@@ -88,25 +52,14 @@ impl Api {
         layout.version_dir(key).display().to_string()
     }
 
-    /// Makes the API's word for a release.
-    pub(super) fn release(&self, row: ReleaseRow) -> model::Release {
-        model::Release {
-            path: Some(self.tree(&row.key)),
-            key: row.key,
-            job: row.job,
-            content: row.content,
-            files: row.files,
-            bytes: row.bytes,
-            published_ms: row.published_ms,
-            activated_ms: row.activated_ms,
-            live: row.live,
-            pinned: row.pinned,
-            damage: row.damage,
-        }
+    /// Adds to a release where its tree is.
+    pub(super) fn release(&self, mut release: Release) -> Release {
+        release.path = Some(self.tree(&release.key));
+        release
     }
 
     /// Returns a job, which must be there.
-    pub(super) async fn job(&self, id: JobId) -> Result<JobRow, ApiError> {
+    pub(super) async fn job(&self, id: JobId) -> Result<File, ApiError> {
         let row = self
             .deps
             .store
@@ -176,9 +129,9 @@ pub(super) async fn files(
         .store
         .read(move |reader| jobs::list(reader, &filter, page))
         .await?;
-    ok(&model::Files {
+    ok(&Files {
         total: listed.total,
-        files: api.files(listed.rows),
+        files: api.files(listed.files),
     })
 }
 
@@ -209,7 +162,7 @@ pub(super) async fn history(State(api): State<Arc<Api>>, Path(id): Path<i64>) ->
         .store
         .read(move |reader| jobs::history(reader, &key))
         .await?;
-    ok(&model::Files {
+    ok(&Files {
         total: rows.len() as u64,
         files: api.files(rows),
     })
@@ -240,9 +193,7 @@ pub(super) async fn events_of(
             false => of_job(reader, job.id, after, limit),
         })
         .await?;
-    ok(&model::Events {
-        events: rows.iter().map(super::events::event).collect(),
-    })
+    ok(&model::Events { events: rows })
 }
 
 /// Which releases are listed.
@@ -359,7 +310,5 @@ pub(super) async fn activations_log(
             activations::log(reader, app, name, query.offset.unwrap_or(0), limit)
         })
         .await?;
-    ok(&model::Activations {
-        activations: rows.into_iter().map(model::Activation::from).collect(),
-    })
+    ok(&model::Activations { activations: rows })
 }

@@ -10,8 +10,8 @@ use crate::datafile::{AppId, DataName, DataVersion, Key};
 use crate::ens::{self, Nonce};
 use crate::intake;
 use crate::job::JobState;
-use crate::store::jobs::{self, JobRow};
-use crate::store::{self, Tx, nonces, releases};
+use crate::shown::File;
+use crate::store::{self, Tx, jobs, nonces, releases};
 use crate::sys::Chain;
 use crate::wire::describe;
 use crate::wire::download;
@@ -76,9 +76,9 @@ impl ens::Actions for Node {
             .await
             .map_err(|error| unavailable(&error))?;
         let rows = listed
-            .rows
+            .files
             .into_iter()
-            .map(|job| row(&self.with_unrecorded(job), region))
+            .map(|file| row(&self.deps.board.show(file), region))
             .collect();
         let total = usize::try_from(listed.total).unwrap_or(usize::MAX);
         Ok(page(query, total, rows))
@@ -117,21 +117,6 @@ impl Node {
             true => Ok(()),
             false => Err(Refusal::parameter("AppId", "It is not known on this node.")),
         }
-    }
-
-    /// Adds how a job has failed, where that could not be recorded.
-    fn with_unrecorded(&self, mut job: JobRow) -> JobRow {
-        if job.state == JobState::Running
-            && let Some(unrecorded) = self.deps.board.unrecorded_failure(job.id)
-        {
-            if !unrecorded.again {
-                job.state = JobState::Failed;
-                job.status = job.state.status();
-            }
-            job.updated_ms = unrecorded.at_ms;
-            job.failure = Some(unrecorded.failure);
-        }
-        job
     }
 
     /// Tells whether the archive can be downloaded here, or why not; refuses a name or version that was never pushed.
@@ -212,7 +197,7 @@ fn page(query: &describe::Query, total: usize, rows: Vec<Row>) -> Page {
     }
 }
 
-fn row(job: &JobRow, region: &str) -> Row {
+fn row(job: &File, region: &str) -> Row {
     Row {
         name: job.key.name.to_string(),
         version: job.key.version.to_string(),
@@ -227,7 +212,7 @@ fn row(job: &JobRow, region: &str) -> Row {
     }
 }
 
-fn describe_state(job: &JobRow) -> String {
+fn describe_state(job: &File) -> String {
     match (job.state, &job.failure, job.stage) {
         (JobState::Queued, ..) => "waiting".to_owned(),
         (JobState::Running, Some(failure), _) => format!("to be tried again: {failure}"),

@@ -15,7 +15,8 @@ use super::native::{Answer, ok};
 use super::{Api, model};
 use crate::job::JobState;
 use crate::publish::Publisher;
-use crate::store::jobs::{self, JobRow};
+use crate::shown::File;
+use crate::store::jobs;
 use crate::store::{outbox, releases};
 use crate::sys::units::show_bytes;
 use crate::sys::{Chain, space};
@@ -133,7 +134,7 @@ impl Api {
                         limit,
                         newest_first: true,
                     };
-                    jobs::list(reader, &filter, page).map(|listed| listed.rows)
+                    jobs::list(reader, &filter, page).map(|listed| listed.files)
                 };
                 Ok(Seen {
                     counts: jobs::counts(reader)?,
@@ -205,8 +206,8 @@ impl Api {
 /// What the store and the disk say of the node.
 struct Seen {
     counts: Vec<(JobState, u64)>,
-    running: Vec<JobRow>,
-    failures: Vec<JobRow>,
+    running: Vec<File>,
+    failures: Vec<File>,
     totals: releases::Totals,
     endpoints: Vec<outbox::EndpointRow>,
     disk: Option<space::Free>,

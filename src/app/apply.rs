@@ -11,8 +11,8 @@ use crate::config::Config;
 use crate::intake::Answer;
 use crate::job::{JobId, Snapshot};
 use crate::report::Reporter;
-use crate::store::jobs::{self, JobRow};
-use crate::store::{EventRow, releases};
+use crate::shown::{Event, File};
+use crate::store::{jobs, releases};
 use crate::wire::push::Push;
 use crate::wire::push::Via;
 
@@ -31,7 +31,7 @@ pub enum Seen<'a> {
     /// How far a job is.
     Progress(JobId, Snapshot),
     /// Something happened.
-    Event(&'a EventRow),
+    Event(&'a Event),
 }
 
 /// How one element of the push ended.
@@ -40,7 +40,7 @@ pub struct Applied {
     /// The answer to it.
     pub answer: Answer,
     /// Its job, where there was one: with its final state.
-    pub job: Option<JobRow>,
+    pub job: Option<File>,
     /// Its tree, where it is published.
     pub path: Option<PathBuf>,
     /// Bytes of its archive, and files in its tree, where it is published.

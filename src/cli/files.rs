@@ -8,8 +8,9 @@ use super::out::{Out, Paint, Table, printable};
 use super::show::{self, NOTHING};
 use super::{Global, WhichVersion, reach};
 use crate::api::client::FilesQuery;
-use crate::api::model::{Event, File, Files, Release, Releases};
+use crate::api::model::Releases;
 use crate::datafile::{AppId, Content, DataName};
+use crate::shown::{Event, File, Files, Release};
 use crate::sys::clock::stamp;
 use crate::sys::units::show_bytes;
 

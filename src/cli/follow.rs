@@ -10,9 +10,9 @@ use super::progress::Progress;
 use super::push::moment;
 use super::{Global, WhichVersion, reach, show};
 use crate::api::client::{self, Client, EventsQuery};
-use crate::api::model::{Event, File};
 use crate::datafile::{AppId, DataName, DataVersion};
 use crate::job::{JobId, JobState};
+use crate::shown::{Event, File};
 use crate::sys::clock::stamp;
 use crate::sys::units::show_bytes;
 
@@ -145,12 +145,8 @@ fn print(event: &Event, out: &mut Out) -> Result<(), Error> {
 /// Returns an event as one line: when, of what, what.
 fn line(event: &Event) -> String {
     let mut text = format!("{}  ", stamp(event.ts_ms));
-    if let (Some(app), Some(name)) = (&event.app, &event.name) {
-        text.push_str(&format!("{app}/{name}"));
-        if let Some(version) = &event.version {
-            text.push_str(&format!("@{version}"));
-        }
-        text.push_str("  ");
+    if let Some(key) = &event.key {
+        text.push_str(&format!("{key}  "));
     }
     // Most sentences begin with the word for programs already.
     let kind = event.kind.to_string();
@@ -267,7 +263,7 @@ mod tests {
             line(&event),
             "2026-01-02T03:04:05Z  a/n@1  retrying: reset by peer"
         );
-        (event.app, event.bytes, event.attempt) = (None, None, None);
+        (event.key, event.bytes, event.attempt) = (None, None, None);
         event.message.clear();
         assert_eq!(line(&event), "2026-01-02T03:04:05Z  retrying");
     }

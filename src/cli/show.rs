@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::out::Paint;
-use crate::api::model::File;
 use crate::job::{JobState, Snapshot};
+use crate::shown::File;
 use crate::sys::clock::stamp;
 use crate::sys::units::show_bytes;
 

@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::datafile::{ArchiveType, Content, DataFile, Key};
 use crate::fetch::{Fetcher, Identity, Request, Spool};
-use crate::job::{Failure, Job, Progress, Stage};
+use crate::job::{Failure, Job, Stage};
+use crate::progress::Progress;
 use crate::publish::manifest::{Entry, EntryKind};
 use crate::publish::space::Promise;
 use crate::publish::{Publisher, Record, Release, Session, Staging};

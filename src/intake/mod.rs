@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 use crate::admission::{self, Element, Published, Verdict};
 use crate::datafile::{AppId, Content, DataFile, Key, Sha256};
 use crate::job::JobId;
-use crate::store::activations::{self, Reason, Request, Requested};
+use crate::job::Reason;
+use crate::shown::Release;
+use crate::store::activations::{self, Request, Requested};
 use crate::store::jobs::{self, NewJob};
-use crate::store::releases::{self, ReleaseRow};
+use crate::store::releases;
 use crate::store::{self, Store, Tx};
 use crate::sys::only::Only;
 use crate::wire::push::{MAX_ITEMS, Push, Via};
@@ -270,7 +272,7 @@ struct Admission {
 }
 
 /// What became of an element, once what is accepted has a job.
-type Decided = Verdict<ReleaseRow, JobId>;
+type Decided = Verdict<Release, JobId>;
 
 impl Admission {
     fn decide_all(&self, tx: &Tx<'_>, elements: Vec<Element>) -> Result<Vec<Answer>, store::Error> {
@@ -366,7 +368,7 @@ impl Admission {
     fn make_live(
         &self,
         tx: &Tx<'_>,
-        release: &ReleaseRow,
+        release: &Release,
         is_last: bool,
     ) -> Result<String, store::Error> {
         if !self.activate || !is_last {
@@ -395,11 +397,11 @@ impl Admission {
 }
 
 impl admission::Known for Tx<'_> {
-    type Release = ReleaseRow;
+    type Release = Release;
     type Job = JobId;
     type Error = store::Error;
 
-    fn published(&self, key: &Key) -> Result<Option<Published<ReleaseRow>>, store::Error> {
+    fn published(&self, key: &Key) -> Result<Option<Published<Release>>, store::Error> {
         let release = releases::get(self, key)?;
         Ok(release.map(|release| Published {
             content: release.content,

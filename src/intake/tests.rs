@@ -67,7 +67,7 @@ fn stating_nothing(mut file: DataFile) -> DataFile {
     file
 }
 
-async fn waiting_flips(bench: &Bench) -> Vec<(Key, activations::Reason)> {
+async fn waiting_flips(bench: &Bench) -> Vec<(Key, crate::job::Reason)> {
     let rows = bench.store.read(activations::pending).await.unwrap();
     rows.into_iter().map(|a| (a.key, a.reason)).collect()
 }

@@ -6,7 +6,7 @@ use super::Keep;
 use crate::datafile::Key;
 use crate::job::{JobId, Published};
 use crate::publish::manifest::Head;
-use crate::store::{self, releases};
+use crate::store::{self, recover, releases};
 use crate::sys::Chain;
 
 /// Versions entered in one transaction.
@@ -62,7 +62,7 @@ impl Keep {
             .write(move |tx| {
                 let mut entered = 0;
                 for (head, live) in &found {
-                    entered += usize::from(releases::restore(tx, &found_release(head, *live))?);
+                    entered += usize::from(recover::release(tx, &found_release(head, *live))?);
                 }
                 Ok(entered)
             })
@@ -93,8 +93,8 @@ impl Keep {
     }
 }
 
-fn found_release(head: &Head, live: bool) -> releases::Found {
-    releases::Found {
+fn found_release(head: &Head, live: bool) -> recover::Found {
+    recover::Found {
         key: head.key.clone(),
         archive_type: head.archive_type,
         job: JobId(head.job),

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::Keep;
 use crate::datafile::{AppId, DataName, Key};
 use crate::publish::vacuum::{self, Candidate};
-use crate::store::{self, releases};
+use crate::shown::Release;
+use crate::store::{self, releases, remove};
 use crate::sys::Chain;
 
 /// What a round of upkeep removed.
@@ -137,7 +138,7 @@ impl Keep {
             })
             .await?;
         let previous = previous.map(|p| p.key.version);
-        let candidate = |row: releases::ReleaseRow| Candidate {
+        let candidate = |row: Release| Candidate {
             order: row.job.0,
             bytes: row.bytes,
             pinned: row.pinned,
@@ -206,15 +207,15 @@ impl Keep {
         let (k, a, w) = (key.clone(), actor.to_owned(), why.to_owned());
         let removal = self
             .store
-            .write(move |tx| releases::remove(tx, &k, &w, &a))
+            .write(move |tx| remove::release(tx, &k, &w, &a))
             .await?;
         let held = |why: &str| Ok(Removed::Held(why.to_owned()));
         match removal {
-            releases::Removal::Unknown => return Ok(Removed::Unknown),
-            releases::Removal::Live => return held("it is live"),
-            releases::Removal::Wanted => return held("it is about to become live"),
-            releases::Removal::Pinned => return held("it is pinned"),
-            releases::Removal::Done => {}
+            remove::Removal::Unknown => return Ok(Removed::Unknown),
+            remove::Removal::Live => return held("it is live"),
+            remove::Removal::Wanted => return held("it is about to become live"),
+            remove::Removal::Pinned => return held("it is pinned"),
+            remove::Removal::Done => {}
         }
         let k = key.clone();
         match self.on_disk(move |publisher| publisher.remove(&k)).await? {

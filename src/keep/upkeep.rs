@@ -16,14 +16,15 @@ use super::worker::{Status, Worker};
 use super::{Config, Keep, Swept};
 use crate::datafile::{AppId, DataName, Key};
 use crate::job::EventKind;
-use crate::store::{self, EventRow};
+use crate::shown::Event;
+use crate::store;
 use crate::sys::Chain;
 
 /// Keeps the node tidy.
 pub(super) struct Upkeep {
     keep: Arc<Keep>,
     config: watch::Receiver<Arc<Config>>,
-    events: Receiver<Arc<EventRow>>,
+    events: Receiver<Arc<Event>>,
     /// When the last whole round began.
     last: Option<Instant>,
     due: Due,
@@ -40,7 +41,7 @@ struct Due {
 }
 
 impl Due {
-    fn note(&mut self, event: &EventRow) {
+    fn note(&mut self, event: &Event) {
         if let (Some(key), EventKind::Published | EventKind::Activated | EventKind::RolledBack) =
             (&event.key, &event.kind)
         {

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use super::Runner;
+use crate::shown::Activation;
 use crate::store::{self, activations};
 use crate::sys::Chain;
 
 impl Runner {
     /// Makes live what was requested, in the order of the requests.
-    pub(super) async fn execute_flips(
-        &self,
-        pending: Vec<activations::ActivationRow>,
-    ) -> Result<(), store::Error> {
+    pub(super) async fn execute_flips(&self, pending: Vec<Activation>) -> Result<(), store::Error> {
         for request in pending {
             let _lock = self.publisher.lock(&request.key).await;
             let error = self.execute_flip(&request).await?;
@@ -32,10 +30,7 @@ impl Runner {
     }
 
     /// Flips `current` as requested, and returns why it could not.
-    async fn execute_flip(
-        &self,
-        request: &activations::ActivationRow,
-    ) -> Result<Option<String>, store::Error> {
+    async fn execute_flip(&self, request: &Activation) -> Result<Option<String>, store::Error> {
         let (key, seq) = (request.key.clone(), request.seq);
         let latest = self
             .store

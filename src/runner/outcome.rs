@@ -11,7 +11,8 @@ use super::notes::Notes;
 use super::{Runner, STORE_RETRY};
 use crate::datafile::Content;
 use crate::deliver::{Done, Note, Run, Stop};
-use crate::job::{Failure, Job, JobId, Outcome, Published, Stage, Unrecorded};
+use crate::job::{Failure, Job, JobId, Outcome, Published, Stage};
+use crate::progress::Unrecorded;
 use crate::store::{self, activations, jobs};
 use crate::sys::failure::Class;
 
@@ -107,7 +108,7 @@ impl Runner {
     async fn may_activate(&self, job: &Job) -> Result<bool, Stop> {
         let (id, key) = (job.id, job.file.key.clone());
         self.store
-            .read(move |r| activations::may_activate(r, &key.app, &key.name, jobs::seq(r, id)?))
+            .read(move |r| activations::job_may_activate(r, &key, id))
             .await
             .map_err(|e| Stop::internal(crate::sys::Chain(&e).to_string()))
     }

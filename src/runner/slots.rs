@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use crate::job::{Job, JobId};
+use crate::shown::Activation;
 use crate::store::{self, activations, jobs};
 
 /// Work found by one poll of the store.
 pub(super) struct Poll {
     pub(super) canceled: Vec<JobId>,
-    pub(super) flips: Vec<activations::ActivationRow>,
+    pub(super) flips: Vec<Activation>,
     pub(super) is_due: bool,
     /// When the next job is due, in milliseconds since the epoch, unless one is due now.
     pub(super) next: Option<i64>,

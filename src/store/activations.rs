@@ -5,88 +5,19 @@
 //! ([`may_activate`]): an older push that ends later never overtakes a newer one.
 
 use rusqlite::{Row, params, params_from_iter};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
+use super::columns;
 use super::error::Error;
 use super::events::{self, Note};
-use super::releases::{self, ReleaseRow};
-use super::sql::{self, Reader, Tx};
-use super::{Topic, jobs, outbox};
+use super::releases;
+use super::sql::{Reader, Tx};
+use super::{Topic, files, outbox};
 use crate::datafile::{AppId, DataName, DataVersion, Key};
-use crate::job::{EventKind, JobId};
+use crate::job::{EventKind, JobId, Reason};
+use crate::shown::{Activation, Release};
 use crate::sys::clock::stamp;
-
-/// Why a version becomes live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reason {
-    /// Its push has ended.
-    Push,
-    /// It was pushed again while it was published but not live.
-    Repush,
-    /// An operator wants it.
-    Activate,
-    /// An operator wants back what was live before.
-    Rollback,
-    /// The disk says so: the link is the truth of what is live.
-    Recover,
-}
-
-impl Reason {
-    /// Every reason.
-    pub const ALL: [Self; 5] = [
-        Self::Push,
-        Self::Repush,
-        Self::Activate,
-        Self::Rollback,
-        Self::Recover,
-    ];
-
-    /// Returns the stable lower-case name, as stored.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Push => "push",
-            Self::Repush => "repush",
-            Self::Activate => "activate",
-            Self::Rollback => "rollback",
-            Self::Recover => "recover",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|r| r.as_str() == text)
-    }
-}
-
-/// A row of the audit log, or a request that waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ActivationRow {
-    /// Its number.
-    pub id: i64,
-    /// The version that becomes live.
-    #[serde(flatten)]
-    pub key: Key,
-    /// The version that was live before.
-    pub from_version: Option<DataVersion>,
-    /// Why.
-    pub reason: Reason,
-    /// By whom: a way in, or an operator.
-    pub actor: String,
-    /// The push it belongs to.
-    pub job: Option<JobId>,
-    /// Its turn.
-    pub seq: i64,
-    /// When it was asked for.
-    pub requested_ms: i64,
-    /// When it happened or was refused; none while it waits.
-    pub done_ms: Option<i64>,
-    /// Why it did not happen.
-    pub error: Option<String>,
-    /// Whether a later turn has been taken, so that this one must not happen any more.
-    pub superseded: bool,
-}
 
 /// A wish to make a version live.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +64,7 @@ pub fn request(tx: &Tx<'_>, request: &Request<'_>) -> Result<Requested, Error> {
         }
         return Ok(Requested::AlreadyLive(version));
     }
-    let id = insert(tx, request, jobs::next_seq(tx)?)?;
+    let id = insert(tx, request, files::next_seq(tx)?)?;
     tx.touch(Topic::Activations);
     Ok(Requested::Waiting(id, version))
 }
@@ -168,7 +99,7 @@ pub fn request_rollback(
 }
 
 /// Returns the requests that wait, in their order. One that is `superseded` must be ended with an error, not carried out.
-pub fn pending(reader: &Reader<'_>) -> Result<Vec<ActivationRow>, Error> {
+pub fn pending(reader: &Reader<'_>) -> Result<Vec<Activation>, Error> {
     let sql = format!("{SHOWN} WHERE a.done IS NULL ORDER BY a.seq");
     reader.many("find waiting activations", &sql, [], read)
 }
@@ -186,12 +117,7 @@ pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
     tx.run(
         "end an activation",
         "UPDATE activations SET done = ?2, error = ?3, from_version = ?4 WHERE id = ?1",
-        params![
-            id,
-            tx.now_ms(),
-            error,
-            from.as_ref().map(DataVersion::as_str)
-        ],
+        params![id, tx.now_ms(), error, from],
     )?;
     // Whoever asked for it waits for it to end.
     tx.touch(Topic::Activations);
@@ -241,7 +167,7 @@ pub fn record(tx: &Tx<'_>, flip: &Flip<'_>) -> Result<(), Error> {
     tx.run(
         "end an activation",
         "UPDATE activations SET done = requested, from_version = ?2 WHERE id = ?1",
-        params![id, from.as_ref().map(DataVersion::as_str)],
+        params![id, from],
     )?;
     tell(tx, flip, from.as_ref(), tx.now_ms())
 }
@@ -274,7 +200,7 @@ pub fn trust_link(tx: &Tx<'_>, key: &Key) -> Result<bool, Error> {
         reason: Reason::Recover,
         actor: "recover",
         job: Some(release.job),
-        seq: jobs::seq(tx, release.job)?,
+        seq: files::seq(tx, release.job)?,
     };
     record(tx, &flip)?;
     Ok(true)
@@ -290,7 +216,7 @@ pub fn may_activate(
     let newer = reader.number(
         "look for a newer activation",
         "SELECT EXISTS (SELECT 1 FROM activations WHERE app = ?1 AND name = ?2 AND seq > ?3 AND error IS NULL)",
-        params![app.as_str(), name.as_str(), seq],
+        params![app, name, seq],
     )?;
     Ok(newer == 0)
 }
@@ -298,7 +224,7 @@ pub fn may_activate(
 /// Tells whether the version of a job may become live when it is published; see [`may_activate`]. A job that was pushed
 /// again while it ran has the turn of that later push.
 pub fn job_may_activate(reader: &Reader<'_>, key: &Key, job: JobId) -> Result<bool, Error> {
-    may_activate(reader, &key.app, &key.name, jobs::seq(reader, job)?)
+    may_activate(reader, &key.app, &key.name, files::seq(reader, job)?)
 }
 
 /// Gives a job that is pushed again while it runs a new turn, if a later one was taken meanwhile.
@@ -306,8 +232,8 @@ pub fn renew_turn(tx: &Tx<'_>, key: &Key, job: JobId) -> Result<(), Error> {
     if job_may_activate(tx, key, job)? {
         return Ok(());
     }
-    let seq = jobs::next_seq(tx)?;
-    jobs::set_seq(tx, job, seq)
+    let seq = files::next_seq(tx)?;
+    files::set_seq(tx, job, seq)
 }
 
 /// Returns the audit log, newest first, of an application and a name or of all, without its first `offset` rows.
@@ -317,8 +243,8 @@ pub fn log(
     name: Option<&str>,
     offset: u32,
     limit: u32,
-) -> Result<Vec<ActivationRow>, Error> {
-    let (condition, mut params) = sql::of_name(app, name);
+) -> Result<Vec<Activation>, Error> {
+    let (condition, mut params) = columns::of_name(app, name);
     params.extend([limit.into(), offset.into()]);
     // With a name, its rows are found by it and sorted: there are few. The plus keeps SQLite from walking all rows instead.
     let order = if name.is_some() { "+a.id" } else { "a.id" };
@@ -327,7 +253,7 @@ pub fn log(
 }
 
 /// Returns a row of the audit log.
-pub fn get(reader: &Reader<'_>, id: i64) -> Result<Option<ActivationRow>, Error> {
+pub fn get(reader: &Reader<'_>, id: i64) -> Result<Option<Activation>, Error> {
     let sql = format!("{SHOWN} WHERE a.id = ?1");
     reader.one("read an activation", &sql, [id], read)
 }
@@ -337,7 +263,7 @@ pub(super) fn waits(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
     let waiting = reader.number(
         "look for a waiting activation",
         "SELECT EXISTS (SELECT 1 FROM activations WHERE app = ?1 AND name = ?2 AND to_version = ?3 AND done IS NULL)",
-        params![key.app.as_str(), key.name.as_str(), key.version.as_str()],
+        params![key.app, key.name, key.version],
     )?;
     Ok(waiting == 1)
 }
@@ -347,8 +273,8 @@ fn wanted(reader: &Reader<'_>, app: &AppId, name: &DataName) -> Result<Option<Da
     let waiting = reader.one(
         "find the latest request",
         "SELECT to_version FROM activations WHERE app = ?1 AND name = ?2 AND done IS NULL ORDER BY seq DESC LIMIT 1",
-        params![app.as_str(), name.as_str()],
-        |r| sql::typed(r, "to_version"),
+        params![app, name],
+        |r| r.get("to_version"),
     )?;
     match waiting {
         Some(version) => Ok(Some(version)),
@@ -363,14 +289,14 @@ fn has_open_job(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
         "SELECT EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file
              WHERE j.state IN ('queued', 'running') AND j.activate = 1
                AND f.app = ?1 AND f.name = ?2 AND f.version <> ?3)",
-        params![key.app.as_str(), key.name.as_str(), key.version.as_str()],
+        params![key.app, key.name, key.version],
     )?;
     Ok(open == 1)
 }
 
 /// Takes a turn for a version that is live already or about to be.
-fn claim(tx: &Tx<'_>, release: &ReleaseRow, request: &Request<'_>) -> Result<(), Error> {
-    let id = insert(tx, request, jobs::next_seq(tx)?)?;
+fn claim(tx: &Tx<'_>, release: &Release, request: &Request<'_>) -> Result<(), Error> {
+    let id = insert(tx, request, files::next_seq(tx)?)?;
     if release.live {
         tx.run(
             "end an activation",
@@ -390,12 +316,12 @@ fn insert(tx: &Tx<'_>, request: &Request<'_>, seq: i64) -> Result<i64, Error> {
         "INSERT INTO activations (app, name, to_version, reason, actor, job, seq, requested)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         params![
-            key.app.as_str(),
-            key.name.as_str(),
-            key.version.as_str(),
-            request.reason.as_str(),
+            key.app,
+            key.name,
+            key.version,
+            request.reason,
             request.actor,
-            request.job.map(|j| j.0),
+            request.job,
             seq,
             tx.now_ms(),
         ],
@@ -405,8 +331,8 @@ fn insert(tx: &Tx<'_>, request: &Request<'_>, seq: i64) -> Result<i64, Error> {
         "DELETE FROM activations WHERE done IS NOT NULL AND id IN (
              SELECT id FROM activations WHERE app = ?1 AND name = ?2 ORDER BY seq DESC LIMIT -1 OFFSET ?3)",
         params![
-            key.app.as_str(),
-            key.name.as_str(),
+            key.app,
+            key.name,
             tx.config().audit_per_name.max(1)
         ],
     )?;
@@ -448,7 +374,7 @@ fn tell(
         "requested_at": stamp(requested_ms),
         "activated_at": stamp(tx.now_ms()),
     });
-    let file = jobs::file_id(tx, key)?;
+    let file = files::id(tx, key)?;
     if let Some(file) = file {
         let note = Note::new(event, &message).data(data.clone());
         events::write(tx, Some((file, key.clone())), flip.job, note)?;
@@ -460,18 +386,18 @@ const SHOWN: &str = "SELECT a.*, EXISTS (SELECT 1 FROM activations b
          WHERE b.app = a.app AND b.name = a.name AND b.seq > a.seq AND b.error IS NULL AND a.done IS NULL) AS superseded
      FROM activations a";
 
-fn read(row: &Row<'_>) -> rusqlite::Result<ActivationRow> {
-    Ok(ActivationRow {
+fn read(row: &Row<'_>) -> rusqlite::Result<Activation> {
+    Ok(Activation {
         id: row.get("id")?,
         key: Key {
-            app: sql::typed(row, "app")?,
-            name: sql::typed(row, "name")?,
-            version: sql::typed(row, "to_version")?,
+            app: row.get("app")?,
+            name: row.get("name")?,
+            version: row.get("to_version")?,
         },
-        from_version: sql::parsed_option(row, "from_version", DataVersion::parse)?,
-        reason: sql::parsed(row, "reason", sql::word("reason", Reason::parse))?,
+        from_version: row.get("from_version")?,
+        reason: row.get("reason")?,
         actor: row.get("actor")?,
-        job: row.get::<_, Option<i64>>("job")?.map(JobId),
+        job: row.get("job")?,
         seq: row.get("seq")?,
         requested_ms: row.get("requested")?,
         done_ms: row.get("done")?,

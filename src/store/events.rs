@@ -2,14 +2,15 @@
 //! everyone who subscribed hears of an event after its commit.
 
 use rusqlite::{Row, params};
-use serde::de::IntoDeserializer as _;
-use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
+use super::columns::read_key;
 use super::error::Error;
-use super::sql::{self, Reader, Tx, read_key};
+use super::files;
+use super::sql::{self, Reader, Tx};
 use crate::datafile::Key;
 use crate::job::{EventKind, JobId, Stage};
+use crate::shown::Event;
 
 /// Progress events kept per job: the newest.
 const PROGRESS: u32 = 20;
@@ -68,55 +69,17 @@ impl<'a> Note<'a> {
     }
 }
 
-/// An event of the timeline.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EventRow {
-    /// Its number, growing with time: what a watcher that comes back has to name.
-    pub id: i64,
-    /// When, in milliseconds since the epoch.
-    pub ts_ms: i64,
-    /// The job it belongs to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job: Option<JobId>,
-    /// The file it belongs to; none for an event of the node.
-    #[serde(flatten)]
-    pub key: Option<Key>,
-    /// What happened, for programs.
-    #[serde(rename = "type")]
-    pub kind: EventKind,
-    /// Where on the road.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stage: Option<Stage>,
-    /// In which attempt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attempt: Option<u32>,
-    /// How many bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-    /// What happened, for people.
-    pub message: String,
-    /// Values for programs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data: Option<Value>,
-}
-
 /// Adds an event to the timeline of a job.
 pub fn add(tx: &Tx<'_>, job: JobId, note: Note<'_>) -> Result<(), Error> {
-    let found = tx.one(
-        "find the file of a job",
-        "SELECT f.id, f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file WHERE j.id = ?1",
-        [job.0],
-        |r| Ok((r.get(0)?, read_key(r)?)),
-    )?;
-    match found {
-        Some((file, key)) => write(tx, Some((file, key)), Some(job), note),
+    match files::of_job(tx, job)? {
+        Some(of) => write(tx, Some((of.file, of.key)), Some(job), note),
         None => Ok(()),
     }
 }
 
 /// Adds an event to the timeline of a file, beside its jobs.
 pub fn add_for_file(tx: &Tx<'_>, key: &Key, note: Note<'_>) -> Result<(), Error> {
-    match super::jobs::file_id(tx, key)? {
+    match files::id(tx, key)? {
         Some(file) => write(tx, Some((file, key.clone())), None, note),
         None => Ok(()),
     }
@@ -128,11 +91,11 @@ pub fn of_job(
     job: JobId,
     after: i64,
     limit: u32,
-) -> Result<Vec<EventRow>, Error> {
+) -> Result<Vec<Event>, Error> {
     select(
         reader,
         "WHERE e.job = ?1 AND e.id > ?2 ORDER BY e.id LIMIT ?3",
-        params![job.0, after, limit],
+        params![job, after, limit],
     )
 }
 
@@ -142,8 +105,8 @@ pub fn of_file(
     key: &Key,
     after: i64,
     limit: u32,
-) -> Result<Vec<EventRow>, Error> {
-    let Some(file) = super::jobs::file_id(reader, key)? else {
+) -> Result<Vec<Event>, Error> {
+    let Some(file) = files::id(reader, key)? else {
         return Ok(Vec::new());
     };
     select(
@@ -154,7 +117,7 @@ pub fn of_file(
 }
 
 /// Returns the events after event `after`, oldest first.
-pub fn since(reader: &Reader<'_>, after: i64, limit: u32) -> Result<Vec<EventRow>, Error> {
+pub fn since(reader: &Reader<'_>, after: i64, limit: u32) -> Result<Vec<Event>, Error> {
     select(
         reader,
         "WHERE e.id > ?1 ORDER BY e.id LIMIT ?2",
@@ -163,7 +126,7 @@ pub fn since(reader: &Reader<'_>, after: i64, limit: u32) -> Result<Vec<EventRow
 }
 
 /// Returns the newest `limit` events, oldest of them first.
-pub fn newest(reader: &Reader<'_>, limit: u32) -> Result<Vec<EventRow>, Error> {
+pub fn newest(reader: &Reader<'_>, limit: u32) -> Result<Vec<Event>, Error> {
     let mut rows = select(reader, "ORDER BY e.id DESC LIMIT ?1", params![limit])?;
     rows.reverse();
     Ok(rows)
@@ -173,26 +136,22 @@ fn select(
     reader: &Reader<'_>,
     rest: &'static str,
     params: impl rusqlite::Params,
-) -> Result<Vec<EventRow>, Error> {
+) -> Result<Vec<Event>, Error> {
     let sql = format!(
         "SELECT e.*, f.app, f.name, f.version FROM events e LEFT JOIN files f ON f.id = e.file {rest}"
     );
     reader.many("read the timeline", &sql, params, read)
 }
 
-fn kind(text: &str) -> Result<EventKind, serde::de::value::Error> {
-    EventKind::deserialize(text.into_deserializer())
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<EventRow> {
+fn read(row: &Row<'_>) -> rusqlite::Result<Event> {
     let of_file = row.get::<_, Option<i64>>("file")?.is_some();
-    Ok(EventRow {
+    Ok(Event {
         id: row.get("id")?,
         ts_ms: row.get("ts")?,
-        job: row.get::<_, Option<i64>>("job")?.map(JobId),
+        job: row.get("job")?,
         key: if of_file { Some(read_key(row)?) } else { None },
-        kind: sql::parsed(row, "type", kind)?,
-        stage: sql::stage(row, "stage")?,
+        kind: row.get("type")?,
+        stage: row.get("stage")?,
         attempt: row.get("attempt")?,
         bytes: row.get("bytes")?,
         message: row.get("message")?,
@@ -218,9 +177,9 @@ pub(super) fn write(
         params![
             tx.now_ms(),
             file,
-            job.map(|j| j.0),
-            note.kind.to_string(),
-            note.stage.map(Stage::as_str),
+            job,
+            note.kind,
+            note.stage,
             note.attempt,
             note.bytes,
             note.message,
@@ -228,7 +187,7 @@ pub(super) fn write(
         ],
     )?;
     trim(tx, file, job, &note.kind)?;
-    tx.emit(EventRow {
+    tx.emit(Event {
         id,
         ts_ms: tx.now_ms(),
         job,
@@ -255,14 +214,14 @@ fn trim(tx: &Tx<'_>, file: Option<i64>, job: Option<JobId>, kind: &EventKind) ->
                     "trim the timeline",
                     "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE job = ?1 AND type = 'progress'
                      ORDER BY id DESC LIMIT -1 OFFSET ?2)",
-                    params![job.0, PROGRESS],
+                    params![job, PROGRESS],
                 )?;
             }
             tx.run(
                 "trim the timeline",
                 "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE job = ?1 AND type <> 'accepted'
                  ORDER BY id DESC LIMIT -1 OFFSET ?2)",
-                params![job.0, most],
+                params![job, most],
             )?;
         }
         (Some(file), None) => {

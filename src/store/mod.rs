@@ -22,18 +22,24 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
+use crate::shown::Event;
 use crate::sys::clock::Clock;
 use crate::sys::{Chain, durable};
 
 pub mod activations;
 mod ballast;
+mod columns;
 mod error;
 pub mod events;
+mod files;
+mod forget;
 pub mod jobs;
 pub mod nonces;
 pub mod outbox;
 mod owner;
+pub mod recover;
 pub mod releases;
+pub mod remove;
 mod schema;
 mod sql;
 #[cfg(test)]
@@ -41,7 +47,6 @@ pub(crate) mod testing;
 
 use ballast::Ballast;
 pub use error::{Error, KINDS};
-pub use events::EventRow;
 pub use sql::{Reader, Tx};
 
 /// Work that may wait for the owner before callers have to.
@@ -137,7 +142,7 @@ struct Shared {
     /// The last write that the disk refused, until it takes one.
     refused: Mutex<Option<(Instant, Error)>>,
     failed: watch::Sender<Option<Arc<str>>>,
-    events: broadcast::Sender<Arc<EventRow>>,
+    events: broadcast::Sender<Arc<Event>>,
     wakes: [watch::Sender<u64>; 3],
     closed: AtomicBool,
     /// When the owner began what it is at, in milliseconds since `started` plus 1; 0 while it waits.
@@ -250,7 +255,7 @@ impl Store {
 
     /// Subscribes to the timeline: every event, after its commit. A subscriber that lags reads the rest from the table.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<EventRow>> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
         self.inner.shared.events.subscribe()
     }
 
@@ -319,12 +324,12 @@ impl Store {
         let _ = tokio::task::spawn_blocking(move || shared.ballast.restore()).await;
         let (config, now_ms) = (Arc::clone(&self.inner.config), self.now_ms());
         let files = self
-            .read(move |reader| jobs::forgettable(reader, &config, now_ms))
+            .read(move |reader| forget::forgettable(reader, &config, now_ms))
             .await?;
         self.write(move |tx| {
             nonces::expire(tx)?;
             outbox::trim_settled(tx)?;
-            jobs::forget(tx, &files)?;
+            forget::forget(tx, &files)?;
             tx.run("give pages back", "PRAGMA incremental_vacuum(256)", [])
                 .map(drop)
         })

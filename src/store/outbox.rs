@@ -11,8 +11,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Topic;
+use super::columns::read_key;
 use super::error::Error;
-use super::sql::{self, Reader, Tx, read_key};
+use super::sql::{self, Reader, Tx};
 use crate::datafile::Key;
 use crate::job::JobId;
 
@@ -236,7 +237,7 @@ pub(super) fn enqueue(
             webhook_id,
             kind,
             file,
-            job.map(|j| j.0),
+            job,
             sql::to_json("callback", data)?,
             tx.now_ms(),
             tx.uptime_ms(),
@@ -254,7 +255,7 @@ pub(super) fn drop_progress(tx: &Tx<'_>, job: JobId) -> Result<(), Error> {
     let dropped = tx.many(
         "drop old progress",
         "DELETE FROM outbox WHERE state = 'pending' AND job = ?1 AND type = ?2 RETURNING endpoint, file",
-        params![job.0, PROGRESS],
+        params![job, PROGRESS],
         place,
     )?;
     promote_all(tx, dropped)
@@ -576,7 +577,7 @@ fn read_row(row: &Row<'_>, uptime_ms: i64) -> rusqlite::Result<OutboxRow> {
         webhook_id: row.get("webhook_id")?,
         kind: row.get("type")?,
         key: if named { Some(read_key(row)?) } else { None },
-        job: row.get::<_, Option<i64>>("job")?.map(JobId),
+        job: row.get("job")?,
         state: row.get("state")?,
         created_ms: row.get("created")?,
         settled_ms: row.get("settled")?,

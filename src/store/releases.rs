@@ -6,82 +6,38 @@ use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
 use serde_json::json;
 
-use super::activations::{self, Flip, Reason};
+use super::columns::{self, read_content, read_key};
 use super::error::Error;
 use super::events::{self, Note};
-use super::jobs;
+use super::files;
 use super::outbox;
-use super::sql::{self, Reader, Tx, read_content, read_key};
-use crate::datafile::{AppId, ArchiveType, Content, DataName, DataVersion, Key, Sha256};
-use crate::job::{EventKind, JobId, Published};
+use super::sql::{Reader, Tx};
+use crate::datafile::{AppId, DataName, DataVersion, Key, Sha256};
+use crate::job::{EventKind, JobId, Published, Reason};
+use crate::shown::Release;
 
 /// How far back a rollback looks for a good version.
 const CHAIN: usize = 64;
 
-/// A version on the disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ReleaseRow {
-    /// The file.
-    #[serde(flatten)]
-    pub key: Key,
-    /// The job that published it.
-    pub job: JobId,
-    /// Size and digests of its archive.
-    #[serde(flatten)]
-    pub content: Content,
-    /// Files in the tree.
-    pub files: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-    /// When it was published.
-    pub published_ms: i64,
-    /// When it last became live.
-    pub activated_ms: Option<i64>,
-    /// Whether it is `current`.
-    pub live: bool,
-    /// Whether retention must leave it alone.
-    pub pinned: bool,
-    /// What `verify` found wrong with it.
-    pub damage: Option<String>,
-}
-
 const SHOWN: &str = "SELECT * FROM releases r";
 
 /// Returns the release of a key.
-pub fn get(reader: &Reader<'_>, key: &Key) -> Result<Option<ReleaseRow>, Error> {
+pub fn get(reader: &Reader<'_>, key: &Key) -> Result<Option<Release>, Error> {
     let sql = format!("{SHOWN} WHERE app = ?1 AND name = ?2 AND version = ?3");
-    let params = params![key.app.as_str(), key.name.as_str(), key.version.as_str()];
+    let params = params![key.app, key.name, key.version];
     reader.one("read a release", &sql, params, read)
 }
 
 /// Returns the live release of a name.
-pub fn live(
-    reader: &Reader<'_>,
-    app: &AppId,
-    name: &DataName,
-) -> Result<Option<ReleaseRow>, Error> {
+pub fn live(reader: &Reader<'_>, app: &AppId, name: &DataName) -> Result<Option<Release>, Error> {
     let sql = format!("{SHOWN} WHERE app = ?1 AND name = ?2 AND live = 1");
-    reader.one(
-        "read the live release",
-        &sql,
-        params![app.as_str(), name.as_str()],
-        read,
-    )
+    reader.one("read the live release", &sql, params![app, name], read)
 }
 
 /// Returns the releases of a name, newest first.
-pub fn of_name(
-    reader: &Reader<'_>,
-    app: &AppId,
-    name: &DataName,
-) -> Result<Vec<ReleaseRow>, Error> {
+pub fn of_name(reader: &Reader<'_>, app: &AppId, name: &DataName) -> Result<Vec<Release>, Error> {
     let sql = format!("{SHOWN} WHERE app = ?1 AND name = ?2 ORDER BY published DESC, file DESC");
-    reader.many(
-        "list releases",
-        &sql,
-        params![app.as_str(), name.as_str()],
-        read,
-    )
+    reader.many("list releases", &sql, params![app, name], read)
 }
 
 /// Returns releases in the order of application, name and age (newest first), after the first `offset` of them.
@@ -91,9 +47,9 @@ pub fn list(
     name: Option<&str>,
     offset: u32,
     limit: u32,
-) -> Result<Vec<ReleaseRow>, Error> {
+) -> Result<Vec<Release>, Error> {
     // No clause that says "or not given": an index is only used for what is.
-    let (condition, mut params) = sql::of_name(app, name);
+    let (condition, mut params) = columns::of_name(app, name);
     params.extend([Sql::from(limit), Sql::from(offset)]);
     let sql = format!(
         "{SHOWN} WHERE {condition} ORDER BY app, name, published DESC, file DESC LIMIT ? OFFSET ?"
@@ -136,7 +92,7 @@ pub fn apps(reader: &Reader<'_>) -> Result<Vec<(AppId, u64)>, Error> {
         "list applications",
         "SELECT app, bytes FROM release_counts ORDER BY app",
         [],
-        |r| Ok((sql::typed(r, "app")?, r.get("bytes")?)),
+        |r| Ok((r.get("app")?, r.get("bytes")?)),
     )
 }
 
@@ -148,7 +104,7 @@ pub fn crowded(reader: &Reader<'_>, most: u32) -> Result<Vec<(AppId, DataName, u
          GROUP BY app, name HAVING versions > ?1",
         [most],
         |r| {
-            let (app, name) = (sql::typed(r, "app")?, sql::typed(r, "name")?);
+            let (app, name) = (r.get("app")?, r.get("name")?);
             Ok((app, name, r.get("versions")?))
         },
     )
@@ -170,7 +126,7 @@ pub fn previous(
     reader: &Reader<'_>,
     app: &AppId,
     name: &DataName,
-) -> Result<Option<ReleaseRow>, Error> {
+) -> Result<Option<Release>, Error> {
     match live(reader, app, name)? {
         Some(live) => previous_of(reader, &live.key),
         None => Ok(None),
@@ -178,8 +134,8 @@ pub fn previous(
 }
 
 /// As [`previous`], as if `key` were live.
-pub(super) fn previous_of(reader: &Reader<'_>, key: &Key) -> Result<Option<ReleaseRow>, Error> {
-    let Some(start) = jobs::file_id(reader, key)? else {
+pub(super) fn previous_of(reader: &Reader<'_>, key: &Key) -> Result<Option<Release>, Error> {
+    let Some(start) = files::id(reader, key)? else {
         return Ok(None);
     };
     let mut seen = vec![start];
@@ -198,7 +154,7 @@ pub(super) fn previous_of(reader: &Reader<'_>, key: &Key) -> Result<Option<Relea
          AND (published, file) < (SELECT published, file FROM releases WHERE file = ?3)
          ORDER BY published DESC, file DESC LIMIT 1"
     );
-    let params = params![key.app.as_str(), key.name.as_str(), start];
+    let params = params![key.app, key.name, start];
     reader.one("find an older release", &older, params, read)
 }
 
@@ -215,18 +171,6 @@ fn before(reader: &Reader<'_>, file: i64) -> Result<Option<i64>, Error> {
 /// Writes the release that a job has published, or heals the one that is there.
 pub(super) fn publish(
     tx: &Tx<'_>,
-    key: &Key,
-    job: JobId,
-    published: &Published,
-) -> Result<(), Error> {
-    let Some(file) = jobs::file_id(tx, key)? else {
-        return Ok(());
-    };
-    write(tx, file, key, job, published, tx.now_ms())
-}
-
-fn write(
-    tx: &Tx<'_>,
     file: i64,
     key: &Key,
     job: JobId,
@@ -242,13 +186,13 @@ fn write(
              damage = NULL",
         params![
             file,
-            key.app.as_str(),
-            key.name.as_str(),
-            key.version.as_str(),
-            job.0,
+            key.app,
+            key.name,
+            key.version,
+            job,
             published.content.size,
-            published.content.md5.map(|d| d.to_string()),
-            published.content.sha256.map(|d| d.to_string()),
+            published.content.md5,
+            published.content.sha256,
             published.files,
             published.bytes,
             published_ms,
@@ -270,25 +214,19 @@ pub(super) fn set_live(
         return Ok(from.map(|f| f.key.version));
     }
     let before = match &from {
-        Some(from) if reason != Reason::Rollback => jobs::file_id(tx, &from.key)?,
+        Some(from) if reason != Reason::Rollback => files::id(tx, &from.key)?,
         _ => None,
     };
     tx.run(
         "take down the live release",
         "UPDATE releases SET live = 0 WHERE app = ?1 AND name = ?2 AND live = 1",
-        params![key.app.as_str(), key.name.as_str()],
+        params![key.app, key.name],
     )?;
     tx.run(
         "make a release live",
         "UPDATE releases SET live = 1, activated = ?4, before = coalesce(?5, before)
          WHERE app = ?1 AND name = ?2 AND version = ?3",
-        params![
-            key.app.as_str(),
-            key.name.as_str(),
-            key.version.as_str(),
-            now,
-            before
-        ],
+        params![key.app, key.name, key.version, now, before],
     )?;
     Ok(from.map(|f| f.key.version))
 }
@@ -298,12 +236,7 @@ pub fn set_pinned(tx: &Tx<'_>, key: &Key, pinned: bool, actor: &str) -> Result<b
     let changed = tx.run(
         "pin a release",
         "UPDATE releases SET pinned = ?4 WHERE app = ?1 AND name = ?2 AND version = ?3",
-        params![
-            key.app.as_str(),
-            key.name.as_str(),
-            key.version.as_str(),
-            pinned
-        ],
+        params![key.app, key.name, key.version, pinned],
     )?;
     if changed == 0 {
         return Ok(false);
@@ -325,12 +258,7 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
         "mark a release",
         "UPDATE releases SET damage = ?4
          WHERE app = ?1 AND name = ?2 AND version = ?3 AND damage IS NOT ?4",
-        params![
-            key.app.as_str(),
-            key.name.as_str(),
-            key.version.as_str(),
-            damage
-        ],
+        params![key.app, key.name, key.version, damage],
     )?;
     if changed == 0 {
         return Ok(false);
@@ -355,7 +283,7 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
         "damage": damage,
         "found_at": crate::sys::clock::stamp(tx.now_ms()),
     });
-    outbox::enqueue(tx, kind, jobs::file_id(tx, key)?, Some(row.job), &data)?;
+    outbox::enqueue(tx, kind, files::id(tx, key)?, Some(row.job), &data)?;
     Ok(true)
 }
 
@@ -365,127 +293,19 @@ pub fn learn_sha256(tx: &Tx<'_>, key: &Key, sha256: Sha256) -> Result<(), Error>
         "note the SHA-256 of a release",
         "UPDATE releases SET sha256 = ?4 WHERE app = ?1 AND name = ?2 AND version = ?3 AND sha256 IS NULL",
         params![
-            key.app.as_str(),
-            key.name.as_str(),
-            key.version.as_str(),
-            sha256.to_string()
+            key.app,
+            key.name,
+            key.version,
+            sha256
         ],
     )
     .map(drop)
 }
 
-/// What became of a wish to remove a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Removal {
-    /// Its row is gone; the tree may go.
-    Done,
-    /// There is no such release.
-    Unknown,
-    /// It is live: something else must become live first.
-    Live,
-    /// It is about to become live: that was asked for, and waits.
-    Wanted,
-    /// It is pinned.
-    Pinned,
-}
-
-/// Removes the row of a release, tells the timeline and the callbacks. Those that are live, about to be, or pinned are refused. Commit this
-/// before the tree is deleted: a tree without a row is swept at the next start, a row without a tree would be a lie.
-pub fn remove(tx: &Tx<'_>, key: &Key, why: &str, actor: &str) -> Result<Removal, Error> {
-    let Some(row) = get(tx, key)? else {
-        return Ok(Removal::Unknown);
-    };
-    if row.live {
-        return Ok(Removal::Live);
-    }
-    if row.pinned {
-        return Ok(Removal::Pinned);
-    }
-    if activations::waits(tx, key)? {
-        return Ok(Removal::Wanted);
-    }
-    let Some(file) = jobs::file_id(tx, key)? else {
-        return Ok(Removal::Unknown);
-    };
-    tx.run(
-        "close the chain around a release",
-        "UPDATE releases SET before = (SELECT gone.before FROM releases gone WHERE gone.file = ?1) WHERE before = ?1",
-        [file],
-    )?;
-    tx.run(
-        "remove a release",
-        "DELETE FROM releases WHERE file = ?1",
-        [file],
-    )?;
-    let message = format!("removed by {actor}: {why}");
-    events::add_for_file(
-        tx,
-        key,
-        Note::new(EventKind::Removed, &message).bytes(row.bytes),
-    )?;
-    let data = json!({
-        "app": key.app,
-        "name": key.name,
-        "version": key.version,
-        "job": row.job,
-        "reason": why,
-        "actor": actor,
-        "bytes": row.bytes,
-        "files": row.files,
-        "removed_at": crate::sys::clock::stamp(tx.now_ms()),
-    });
-    outbox::enqueue(tx, outbox::REMOVED, Some(file), Some(row.job), &data)?;
-    Ok(Removal::Done)
-}
-
-/// A version that was found on the disk with its manifest.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// Which version.
-    pub key: Key,
-    /// How its archive was packed.
-    pub archive_type: ArchiveType,
-    /// The job that published it, by its manifest.
-    pub job: JobId,
-    /// What it holds.
-    pub published: Published,
-    /// When it was published.
-    pub published_ms: i64,
-    /// Whether `current` points to it.
-    pub live: bool,
-}
-
-/// Enters a version that was found on the disk, for a rebuilt database. Nothing happens where the key is known already.
-pub fn restore(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
-    let (key, live) = (&found.key, found.live);
-    if get(tx, key)?.is_some() {
-        return Ok(false);
-    }
-    let (file, job) = jobs::insert_recovered(tx, found)?;
-    write(tx, file, key, job, &found.published, found.published_ms)?;
-    events::add_for_file(
-        tx,
-        key,
-        Note::new(EventKind::Recovered, "found on the disk and entered again"),
-    )?;
-    if live {
-        let flip = Flip {
-            key,
-            reason: Reason::Recover,
-            actor: "recover",
-            job: Some(job),
-            seq: job.0,
-        };
-        activations::record(tx, &flip)?;
-    }
-    Ok(true)
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<ReleaseRow> {
-    Ok(ReleaseRow {
+fn read(row: &Row<'_>) -> rusqlite::Result<Release> {
+    Ok(Release {
         key: read_key(row)?,
-        job: JobId(row.get("job")?),
+        job: row.get("job")?,
         content: read_content(row)?,
         files: row.get("files")?,
         bytes: row.get("bytes")?,
@@ -494,6 +314,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ReleaseRow> {
         live: row.get("live")?,
         pinned: row.get("pinned")?,
         damage: row.get("damage")?,
+        path: None,
     })
 }
 

@@ -3,19 +3,15 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::error::Error as StdError;
 use std::ops::Deref;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use rusqlite::types::{Type, Value as Sql};
-use rusqlite::{Connection, OptionalExtension, Params, Row, RowIndex};
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::error::Error;
-use super::events::EventRow;
 use super::{Config, Topic};
-use crate::datafile::{Content, Key, Md5, Sha256};
-use crate::job::Stage;
+use crate::shown::Event;
 
 /// A consistent look at the database.
 pub struct Reader<'c> {
@@ -90,7 +86,7 @@ pub struct Tx<'c> {
 /// What everyone is told after the commit.
 #[derive(Default)]
 pub(super) struct Effects {
-    pub(super) events: Vec<Arc<EventRow>>,
+    pub(super) events: Vec<Arc<Event>>,
     pub(super) topics: BTreeSet<Topic>,
 }
 
@@ -122,7 +118,7 @@ impl<'c> Tx<'c> {
         self.effects.borrow_mut().topics.insert(topic);
     }
 
-    pub(super) fn emit(&self, event: EventRow) {
+    pub(super) fn emit(&self, event: Event) {
         self.effects.borrow_mut().events.push(Arc::new(event));
     }
 
@@ -166,121 +162,16 @@ impl<'c> Deref for Tx<'c> {
     }
 }
 
-/// Reads a column through a parser of the domain. A column is told by its name, or, where many rows are read, by its place:
-/// a name is looked for among all of them in each row.
-pub(super) fn parsed<T, E>(
-    row: &Row<'_>,
-    column: impl RowIndex,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> rusqlite::Result<T>
-where
-    E: StdError + Send + Sync + 'static,
-{
-    let index = column.idx(row.as_ref())?;
-    let text: String = row.get(index)?;
-    parse(&text)
-        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(e)))
-}
-
-/// As [`parsed`], for a column that may be null.
-pub(super) fn parsed_option<T, E>(
-    row: &Row<'_>,
-    column: impl RowIndex,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> rusqlite::Result<Option<T>>
-where
-    E: StdError + Send + Sync + 'static,
-{
-    match row.get::<_, Option<String>>(column)? {
-        None => Ok(None),
-        Some(_) => parsed(row, column, parse).map(Some),
-    }
-}
-
-/// Reads a column by the [`FromStr`] of its type.
-pub(super) fn typed<T>(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<T>
-where
-    T: FromStr,
-    T::Err: StdError + Send + Sync + 'static,
-{
-    parsed(row, column, T::from_str)
-}
-
 /// Reads a column of JSON that may be null.
 pub(super) fn json<T: serde::de::DeserializeOwned>(
     row: &Row<'_>,
-    column: impl RowIndex,
+    column: &str,
 ) -> rusqlite::Result<Option<T>> {
-    parsed_option(row, column, |text| serde_json::from_str(text))
-}
-
-/// Makes the condition for rows of an application and a name, where they are given, and its parameters.
-pub(super) fn of_name(app: Option<&str>, name: Option<&str>) -> (String, Vec<Sql>) {
-    let given = [("app", app), ("name", name)]
-        .into_iter()
-        .filter_map(|(column, value)| {
-            Some((format!("{column} = ?"), Sql::from(value?.to_owned())))
-        });
-    let (clauses, params): (Vec<String>, Vec<Sql>) = given.unzip();
-    let condition = match clauses.is_empty() {
-        true => "1".to_owned(),
-        false => clauses.join(" AND "),
-    };
-    (condition, params)
-}
-
-/// A stored word that this program does not know.
-#[derive(Debug, thiserror::Error)]
-#[error("unknown {what}")]
-pub(super) struct Unknown {
-    pub(super) what: &'static str,
-}
-
-/// Makes a parser that knows a closed list of words into one that says what it did not know.
-pub(super) fn word<T>(
-    what: &'static str,
-    parse: impl FnOnce(&str) -> Option<T>,
-) -> impl FnOnce(&str) -> Result<T, Unknown> {
-    move |text| parse(text).ok_or(Unknown { what })
-}
-
-/// Reads a column with a stage of the road, which may be null.
-pub(super) fn stage(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<Stage>> {
-    let parse = |text: &str| Stage::ALL.into_iter().find(|s| s.as_str() == text);
-    parsed_option(row, column, word("stage", parse))
-}
-
-/// Reads the columns of a key.
-pub(super) fn read_key(row: &Row<'_>) -> rusqlite::Result<Key> {
-    key_at(row, ["app", "name", "version"])
-}
-
-/// Reads the columns of a key, which are these.
-pub(super) fn key_at(
-    row: &Row<'_>,
-    [app, name, version]: [impl RowIndex; 3],
-) -> rusqlite::Result<Key> {
-    Ok(Key {
-        app: typed(row, app)?,
-        name: typed(row, name)?,
-        version: typed(row, version)?,
-    })
-}
-
-/// Reads the columns of what is known of an archive.
-pub(super) fn read_content(row: &Row<'_>) -> rusqlite::Result<Content> {
-    content_at(row, ["size", "md5", "sha256"])
-}
-
-/// Reads the columns of what is known of an archive, which are these.
-pub(super) fn content_at(
-    row: &Row<'_>,
-    [size, md5, sha256]: [impl RowIndex; 3],
-) -> rusqlite::Result<Content> {
-    Ok(Content {
-        size: row.get(size)?,
-        md5: parsed_option(row, md5, Md5::parse)?,
-        sha256: parsed_option(row, sha256, Sha256::parse)?,
+    let text: Option<String> = row.get(column)?;
+    let parse = |text: String| serde_json::from_str(&text);
+    text.map(parse).transpose().map_err(|error| {
+        let index = row.as_ref().column_index(column).unwrap_or_default();
+        rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(error))
     })
 }
 

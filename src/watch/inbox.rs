@@ -225,7 +225,7 @@ impl Inbox {
     }
 
     /// Waits until a job has ended.
-    async fn ended(&self, job: JobId) -> Option<jobs::JobRow> {
+    async fn ended(&self, job: JobId) -> Option<crate::shown::File> {
         let mut wake = self.store.wake(Topic::Jobs);
         loop {
             match self.store.read(move |r| jobs::get(r, job)).await {

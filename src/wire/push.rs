@@ -102,6 +102,12 @@ impl Via {
     }
 }
 
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// One element of `Data`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {

@@ -11,24 +11,35 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ("datafile", ""),
     ("wire", "datafile"),
     ("job", "wire datafile sys"),
+    ("shown", "job wire datafile"),
+    ("progress", "shown job"),
     ("dial", "datafile sys"),
     ("fetch", "dial datafile sys"),
     ("verify", "datafile sys"),
     ("unpack", "datafile sys"),
     ("publish", "datafile verify sys"),
-    ("deliver", "fetch verify unpack publish job datafile sys"),
-    ("store", "job wire datafile sys"),
+    (
+        "deliver",
+        "fetch verify unpack publish progress job datafile sys",
+    ),
+    ("store", "shown job wire datafile sys"),
     ("admission", "wire datafile sys"),
-    ("intake", "admission wire job datafile store sys"),
-    ("runner", "deliver publish store job datafile sys"),
-    ("keep", "deliver publish store intake wire job datafile sys"),
+    ("intake", "admission wire shown job datafile store sys"),
+    (
+        "runner",
+        "deliver publish store progress shown job datafile sys",
+    ),
+    (
+        "keep",
+        "deliver publish store intake wire shown job datafile sys",
+    ),
     ("report", "store dial job wire datafile sys"),
-    ("watch", "intake wire store job sys"),
+    ("watch", "intake wire store shown job sys"),
     ("http", "sys"),
     ("ens", "http wire datafile sys"),
     (
         "api",
-        "http ens intake store publish keep job wire datafile sys",
+        "http ens intake store publish keep progress shown job wire datafile sys",
     ),
     (
         "config",
@@ -36,9 +47,12 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ),
     (
         "app",
-        "config api http ens watch intake runner keep deliver fetch publish unpack verify report store admission wire job datafile sys",
+        "config api http ens watch intake runner keep deliver fetch publish unpack verify report store admission wire progress shown job datafile sys",
     ),
-    ("cli", "app config api wire verify unpack datafile job sys"),
+    (
+        "cli",
+        "app config api wire verify unpack datafile shown job sys",
+    ),
     ("main", "cli"),
 ];
 

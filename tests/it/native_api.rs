@@ -376,7 +376,7 @@ fn a_follower_gets_what_it_missed_and_then_what_happens() {
         };
         let first = next(&mut follow).await;
         assert_eq!(
-            (first.kind, first.name),
+            (first.kind, first.key.map(|key| key.name)),
             (EventKind::Accepted, Some(a.name.clone()))
         );
         let mut from_now = client.follow(&EventsQuery::default()).await.unwrap();

@@ -16,9 +16,10 @@ use super::out::Out;
 use super::progress::{Moment, Progress};
 use super::{Global, reach, show};
 use crate::api::client::Client;
-use crate::api::model::{Answer, File, Pushed, Verdict};
+use crate::api::model::{Answer, Pushed, Verdict};
 use crate::datafile::{AppId, ArchiveType, DataFile};
 use crate::job::{JobId, JobState};
+use crate::shown::File;
 use crate::wire::document::PushDocument;
 
 /// How often it is looked at whether a version that was there before has become live.

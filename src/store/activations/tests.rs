@@ -1,7 +1,7 @@
 //! Turns, requests, and who may still become live.
 
+use super::super::events;
 use super::super::testing::{Bench, NOW, accept, file, key, published};
-use super::super::{events, jobs};
 use super::*;
 
 async fn live(bench: &Bench) -> Option<String> {
@@ -227,14 +227,14 @@ async fn pushing_what_is_live_again_holds_off_an_older_push_that_runs() {
     assert!(may(&bench, running).await);
     let seq = bench
         .store
-        .read(move |r| jobs::seq(r, running))
+        .read(move |r| files::seq(r, running))
         .await
         .unwrap();
     bench.store.write(renew).await.unwrap();
     assert_eq!(
         bench
             .store
-            .read(move |r| jobs::seq(r, running))
+            .read(move |r| files::seq(r, running))
             .await
             .unwrap(),
         seq
@@ -247,9 +247,9 @@ async fn turns_and_jobs_are_numbered_from_one_sequence() {
     let numbers = bench
         .store
         .write(|tx| {
-            let first = jobs::next_seq(tx)?;
+            let first = files::next_seq(tx)?;
             let job = accept(tx, &file("n", "1"))?;
-            let second = jobs::next_seq(tx)?;
+            let second = files::next_seq(tx)?;
             let other = accept(tx, &file("n", "2"))?;
             Ok([first, job.0, second, other.0])
         })

@@ -4,86 +4,12 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
 
+use super::super::columns::{next, next_content, next_key, next_on_disk};
 use super::super::error::Error;
 use super::super::sql::{self, Reader};
-use crate::datafile::{ArchiveType, Content, Key};
-use crate::job::{Failure, JobId, JobState, Published, Stage};
-use crate::wire::push::Via;
-use crate::wire::status::Status;
-
-/// A job as it is shown. It holds no secret.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct JobRow {
-    /// Its number; acceptance order.
-    pub id: JobId,
-    /// The file.
-    #[serde(flatten)]
-    pub key: Key,
-    /// The id of the push it came with.
-    pub push: String,
-    /// By which way it came in.
-    pub via: Via,
-    /// How the archive is packed.
-    pub archive_type: ArchiveType,
-    /// What the push stated of the archive.
-    pub stated: Content,
-    /// Where it is fetched from, without anything secret.
-    pub source: String,
-    /// How long the whole push of this file may take.
-    pub timeout_ms: i64,
-    /// Whether its version becomes `current` when it is published.
-    pub activate: bool,
-    /// Where it stands.
-    pub state: JobState,
-    /// The contract's status.
-    pub status: Status,
-    /// Where on the road it is, or where it ended.
-    pub stage: Option<Stage>,
-    /// How often it was started.
-    pub starts: u32,
-    /// Attempts at the source.
-    pub attempts: u32,
-    /// When it is due again, if it waits for that.
-    pub not_before_ms: Option<i64>,
-    /// Whether an operator wants it to end.
-    pub cancel_requested: bool,
-    /// When it was accepted.
-    pub accepted_ms: i64,
-    /// When it was first started.
-    pub started_ms: Option<i64>,
-    /// When anything of this last changed.
-    pub updated_ms: i64,
-    /// When it ended.
-    pub finished_ms: Option<i64>,
-    /// Bytes of the archive that were here when this was written.
-    pub received: u64,
-    /// Length of the archive, 0 while unknown.
-    pub total: u64,
-    /// Bytes that came over the network, repeated ones included.
-    pub fetched: u64,
-    /// Files written.
-    pub files: u64,
-    /// Bytes written in them.
-    pub written: u64,
-    /// Why it failed.
-    pub failure: Option<Failure>,
-    /// What it left.
-    pub published: Option<Published>,
-    /// The release of this file, whichever job made it.
-    pub release: Option<OnDisk>,
-}
-
-/// What is on the disk under a job's key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct OnDisk {
-    /// Whether it is `current`.
-    pub live: bool,
-    /// Whether retention must leave it alone.
-    pub pinned: bool,
-    /// What `verify` found wrong with it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub damage: Option<String>,
-}
+use crate::datafile::Key;
+use crate::job::{JobId, JobState};
+use crate::shown::{File, Files};
 
 /// Which files a list shows; what is empty or none does not restrict.
 #[derive(Debug, Clone, Default)]
@@ -122,48 +48,39 @@ impl Page {
     };
 }
 
-/// A part of a list, and how many rows the whole has.
-#[derive(Debug, Clone, Serialize)]
-pub struct Listed {
-    /// Rows that pass the filter.
-    pub total: u64,
-    /// Those of the page.
-    pub rows: Vec<JobRow>,
-}
-
 /// Returns a job.
-pub fn get(reader: &Reader<'_>, id: JobId) -> Result<Option<JobRow>, Error> {
+pub fn get(reader: &Reader<'_>, id: JobId) -> Result<Option<File>, Error> {
     let sql = format!("{SHOWN} WHERE j.id = ?1");
     reader.one("read a job", &sql, [id.0], read)
 }
 
 /// Returns the latest job of a file.
-pub fn latest(reader: &Reader<'_>, key: &Key) -> Result<Option<JobRow>, Error> {
+pub fn latest(reader: &Reader<'_>, key: &Key) -> Result<Option<File>, Error> {
     let sql =
         format!("{SHOWN} WHERE f.app = ?1 AND f.name = ?2 AND f.version = ?3 AND j.id = f.job");
-    let params = params![key.app.as_str(), key.name.as_str(), key.version.as_str()];
+    let params = params![key.app, key.name, key.version];
     reader.one("read the latest job of a file", &sql, params, read)
 }
 
 /// Returns every job of a file that is kept, oldest first.
-pub fn history(reader: &Reader<'_>, key: &Key) -> Result<Vec<JobRow>, Error> {
+pub fn history(reader: &Reader<'_>, key: &Key) -> Result<Vec<File>, Error> {
     let sql = format!("{SHOWN} WHERE f.app = ?1 AND f.name = ?2 AND f.version = ?3 ORDER BY j.id");
-    let params = params![key.app.as_str(), key.name.as_str(), key.version.as_str()];
+    let params = params![key.app, key.name, key.version];
     reader.many("read the jobs of a file", &sql, params, read)
 }
 
 /// Returns the jobs of one push, in the order of its elements.
-pub fn of_push(reader: &Reader<'_>, push: &str) -> Result<Vec<JobRow>, Error> {
+pub fn of_push(reader: &Reader<'_>, push: &str) -> Result<Vec<File>, Error> {
     let sql = format!("{SHOWN} WHERE j.push = ?1 ORDER BY j.id");
     reader.many("read the jobs of a push", &sql, [push], read)
 }
 
 /// Returns files by their latest job, in the order of their first push unless the page says otherwise.
-pub fn list(reader: &Reader<'_>, filter: &Filter, page: Page) -> Result<Listed, Error> {
+pub fn list(reader: &Reader<'_>, filter: &Filter, page: Page) -> Result<Files, Error> {
     let total = total(reader, filter)?;
     let (sql, params) = listing(filter, page)?;
-    let rows = reader.many("list files", &sql, params_from_iter(params.iter()), read)?;
-    Ok(Listed { total, rows })
+    let files = reader.many("list files", &sql, params_from_iter(params.iter()), read)?;
+    Ok(Files { total, files })
 }
 
 /// The query of a list and its parameters.
@@ -218,10 +135,7 @@ pub fn counts(reader: &Reader<'_>) -> Result<Vec<(JobState, u64)>, Error> {
         "count files by state",
         "SELECT state, sum(n) FROM file_counts GROUP BY state HAVING sum(n) > 0 ORDER BY state",
         [],
-        |r| {
-            let state = sql::parsed(r, "state", sql::word("state", JobState::parse))?;
-            Ok((state, r.get(1)?))
-        },
+        |r| Ok((r.get(0)?, r.get(1)?)),
     )
 }
 
@@ -281,112 +195,57 @@ fn one_of<T: AsRef<str> + Serialize>(column: &str, values: &[T]) -> Result<(Stri
     })
 }
 
-/// Declares the columns that a job is shown with, and the query that yields them in this order.
-macro_rules! shown {
-    ($first:ident: $first_sql:literal $(, $column:ident: $sql:literal)* $(,)?) => {
-        /// A column of [`SHOWN`], by its place.
-        #[derive(Clone, Copy)]
-        enum Column { $first $(, $column)* }
-
+/// Declares the columns that a job is read from, in order: one list for the query and for the reader, so that they cannot
+/// differ. What is not one column has a reader of its own.
+macro_rules! columns {
+    (@read $row:ident, $at:ident) => { next($row, $at)? };
+    (@read $row:ident, $at:ident, $reader:ident) => { $reader($row, $at)? };
+    ($first:ident = $first_sql:literal, $($field:ident = $sql:literal $(=> $reader:ident)?),* $(,)?) => {
         const SHOWN: &str = concat!(
             "SELECT ", $first_sql $(, ", ", $sql)*,
             " FROM files f JOIN jobs j ON j.file = f.id LEFT JOIN releases r ON r.file = f.id"
         );
+
+        fn read(row: &Row<'_>) -> rusqlite::Result<File> {
+            let at = &mut 0;
+            Ok(File {
+                $first: columns!(@read row, at),
+                $($field: columns!(@read row, at $(, $reader)?),)*
+            })
+        }
     };
 }
 
-shown! {
-    Id: "j.id",
-    Push: "j.push",
-    Via: "j.via",
-    ArchiveType: "j.archive_type",
-    Size: "j.size",
-    Md5: "j.md5",
-    Sha256: "j.sha256",
-    Source: "j.source",
-    Timeout: "j.timeout_ms",
-    Activate: "j.activate",
-    State: "j.state",
-    Stage: "j.stage",
-    Starts: "j.starts",
-    Attempts: "j.attempts",
-    NotBefore: "j.not_before",
-    CancelRequested: "j.cancel_requested",
-    Accepted: "j.accepted",
-    Started: "j.started",
-    Updated: "j.updated",
-    Finished: "j.finished",
-    Received: "j.received",
-    Total: "j.total",
-    Fetched: "j.fetched",
-    Files: "j.files",
-    Written: "j.written",
-    Failure: "j.failure",
-    Published: "j.published",
-    App: "f.app",
-    Name: "f.name",
-    Version: "f.version",
-    Live: "r.live",
-    Pinned: "r.pinned",
-    Damage: "r.damage",
-}
-
-impl Column {
-    const KEY: [usize; 3] = [
-        Self::App as usize,
-        Self::Name as usize,
-        Self::Version as usize,
-    ];
-    const CONTENT: [usize; 3] = [
-        Self::Size as usize,
-        Self::Md5 as usize,
-        Self::Sha256 as usize,
-    ];
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<JobRow> {
-    use Column as C;
-    let state = sql::parsed(row, C::State as usize, sql::word("state", JobState::parse))?;
-    let not_before: i64 = row.get(C::NotBefore as usize)?;
-    let live: Option<bool> = row.get(C::Live as usize)?;
-    let release = match live {
-        Some(live) => Some(OnDisk {
-            live,
-            pinned: row.get(C::Pinned as usize)?,
-            damage: row.get(C::Damage as usize)?,
-        }),
-        None => None,
-    };
-    Ok(JobRow {
-        id: JobId(row.get(C::Id as usize)?),
-        key: sql::key_at(row, C::KEY)?,
-        push: row.get(C::Push as usize)?,
-        via: sql::parsed(row, C::Via as usize, sql::word("way in", Via::parse))?,
-        archive_type: sql::parsed(row, C::ArchiveType as usize, ArchiveType::parse)?,
-        stated: sql::content_at(row, C::CONTENT)?,
-        source: row.get(C::Source as usize)?,
-        timeout_ms: row.get(C::Timeout as usize)?,
-        activate: row.get(C::Activate as usize)?,
-        state,
-        status: state.status(),
-        stage: sql::stage(row, C::Stage as usize)?,
-        starts: row.get(C::Starts as usize)?,
-        attempts: row.get(C::Attempts as usize)?,
-        not_before_ms: (not_before > 0).then_some(not_before),
-        cancel_requested: row.get(C::CancelRequested as usize)?,
-        accepted_ms: row.get(C::Accepted as usize)?,
-        started_ms: row.get(C::Started as usize)?,
-        updated_ms: row.get(C::Updated as usize)?,
-        finished_ms: row.get(C::Finished as usize)?,
-        received: row.get(C::Received as usize)?,
-        total: row.get(C::Total as usize)?,
-        fetched: row.get(C::Fetched as usize)?,
-        files: row.get(C::Files as usize)?,
-        written: row.get(C::Written as usize)?,
-        failure: sql::json(row, C::Failure as usize)?,
-        published: sql::json(row, C::Published as usize)?,
-        release,
-    })
+columns! {
+    id = "j.id",
+    key = "f.app, f.name, f.version" => next_key,
+    push = "j.push",
+    via = "j.via",
+    archive_type = "j.archive_type",
+    stated = "j.size, j.md5, j.sha256" => next_content,
+    source = "j.source",
+    timeout_ms = "j.timeout_ms",
+    activate = "j.activate",
+    state = "j.state",
+    status = "j.state",
+    stage = "j.stage",
+    starts = "j.starts",
+    attempts = "j.attempts",
+    not_before_ms = "nullif(max(j.not_before, 0), 0)",
+    cancel_requested = "j.cancel_requested",
+    accepted_ms = "j.accepted",
+    started_ms = "j.started",
+    updated_ms = "j.updated",
+    finished_ms = "j.finished",
+    received = "j.received",
+    total = "j.total",
+    fetched = "j.fetched",
+    files = "j.files",
+    written = "j.written",
+    failure = "j.failure",
+    published = "j.published",
+    release = "r.live, r.pinned, r.damage" => next_on_disk,
+    path = "NULL",
 }
 
 fn bounded(n: u64) -> i64 {

@@ -1,11 +1,13 @@
 //! The life of a job in the database.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use super::super::events;
 use super::super::testing::{Bench, NOW, accept, file, key, md5, published};
+use super::due::{SMALL_FIRST, waiting_sql};
 use super::*;
-use crate::job::Failure;
+use crate::job::{Failure, Snapshot};
+use crate::shown::File;
 use crate::sys::failure::{Class, Kind, Retry};
 
 const KIND: Kind = Kind {
@@ -19,7 +21,7 @@ fn failed() -> Outcome {
     Outcome::Failed(Failure::new(Stage::Verify, &KIND, "md5 differs".to_owned()))
 }
 
-async fn get(bench: &Bench, id: JobId) -> JobRow {
+async fn get(bench: &Bench, id: JobId) -> File {
     let row = bench.store.read(move |r| super::get(r, id)).await;
     row.unwrap().unwrap()
 }
@@ -233,6 +235,11 @@ async fn the_end_is_one_transaction_with_release_timeline_and_callback() {
     assert_eq!(callbacks[1].data["status"], "SUCCESS");
     assert_eq!(callbacks[1].data["md5"], md5(1).to_string());
     assert_eq!(callbacks[2].data["reason"], "push");
+    let told: Vec<&String> = callbacks[1].data.as_object().unwrap().keys().collect();
+    let documented = "accepted_at activated app archive_type attempts bytes duration_ms failure fetched files \
+                      finished_at job md5 name push received result_code sha256 size source stage started_at \
+                      starts state status total version via";
+    assert_eq!(told, documented.split(' ').collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -373,7 +380,7 @@ async fn lists_stand_in_the_order_of_first_pushes_and_pages_add_up() {
             .unwrap();
         (
             listed.total,
-            listed.rows.into_iter().map(|r| r.key).collect::<Vec<_>>(),
+            listed.files.into_iter().map(|r| r.key).collect::<Vec<_>>(),
         )
     };
     let all = Filter {
@@ -486,7 +493,11 @@ async fn files_that_are_gone_are_forgotten_after_their_time_and_others_are_not()
         .read(|r| super::list(r, &Filter::default(), Page::ALL))
         .await
         .unwrap();
-    let names: Vec<String> = listed.rows.iter().map(|r| r.key.name.to_string()).collect();
+    let names: Vec<String> = listed
+        .files
+        .iter()
+        .map(|r| r.key.name.to_string())
+        .collect();
     assert_eq!(names, ["published", "open", "new"]);
 }
 
@@ -551,7 +562,7 @@ async fn accepting_stays_flat_as_versions_add_up() {
         .read(move |r| super::list(r, &filter, page))
         .await
         .unwrap();
-    assert_eq!((listed.total, listed.rows.len()), (100_100, 100));
+    assert_eq!((listed.total, listed.files.len()), (100_100, 100));
     assert!(
         begin.elapsed() < Duration::from_secs(5),
         "{:?}",
@@ -577,7 +588,7 @@ async fn only_so_many_files_that_are_gone_are_remembered() {
         .read(|r| super::list(r, &Filter::default(), Page::ALL))
         .await
         .unwrap();
-    let left: Vec<String> = listed.rows.iter().map(|r| r.key.to_string()).collect();
+    let left: Vec<String> = listed.files.iter().map(|r| r.key.to_string()).collect();
     assert_eq!(
         left,
         [
@@ -648,7 +659,7 @@ async fn files_are_counted_as_they_come_change_and_go() {
                 .store
                 .read(move |r| super::list(r, &filter, Page::ALL));
             let listed = listed.await.unwrap();
-            assert_eq!(listed.total, listed.rows.len() as u64);
+            assert_eq!(listed.total, listed.files.len() as u64);
         }
         counted
     };

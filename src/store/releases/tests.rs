@@ -1,11 +1,14 @@
 //! What is live, and what was before.
 
+use super::super::recover::{self, Found};
+use super::super::remove::{self, Removal};
 use super::super::testing::{Bench, NOW, file, key, published};
-use super::super::{jobs, outbox};
+use super::super::{activations, jobs, outbox};
 use super::*;
+use crate::datafile::ArchiveType;
 use crate::job::Outcome;
 
-fn names_of(rows: Vec<ReleaseRow>) -> Vec<String> {
+fn names_of(rows: Vec<Release>) -> Vec<String> {
     rows.into_iter()
         .map(|r| r.key.version.to_string())
         .collect()
@@ -85,7 +88,7 @@ async fn a_rollback_passes_over_what_is_damaged_or_gone() {
     let remove = |version: &'static str| {
         bench
             .store
-            .write(move |tx| remove(tx, &key("n", version), "test", "admin"))
+            .write(move |tx| remove::release(tx, &key("n", version), "test", "admin"))
     };
     assert_eq!(remove("3").await.unwrap(), Removal::Done);
     assert_eq!(previous_version(&bench).await.as_deref(), Some("2"));
@@ -123,7 +126,7 @@ async fn without_a_chain_a_rollback_goes_to_the_newest_older_version() {
                     published_ms: NOW - age,
                     live: version == "3",
                 };
-                restore(tx, &found)
+                recover::release(tx, &found)
             })
             .await;
         assert!(restored.unwrap());
@@ -164,7 +167,7 @@ async fn live_and_pinned_versions_are_not_removed() {
     let remove = |version: &'static str| {
         bench
             .store
-            .write(move |tx| remove(tx, &key("n", version), "retention", "vacuum"))
+            .write(move |tx| remove::release(tx, &key("n", version), "retention", "vacuum"))
     };
     let pin = |pinned| {
         bench
@@ -229,7 +232,7 @@ async fn lists_are_paged_and_filtered() {
             .read(move |r| list(r, Some("app"), name, offset, limit))
     };
     let show =
-        |rows: Vec<ReleaseRow>| -> Vec<String> { rows.iter().map(|r| r.key.to_string()).collect() };
+        |rows: Vec<Release>| -> Vec<String> { rows.iter().map(|r| r.key.to_string()).collect() };
     assert_eq!(
         show(list(None, 0, 9).await.unwrap()),
         ["app/a@2", "app/a@1", "app/b@1"]
@@ -254,7 +257,7 @@ async fn what_waits_to_be_live_is_not_removed() {
                 job: None,
             };
             activations::request(tx, &request)?;
-            super::remove(tx, &wanted, "more than are kept", "retention")
+            remove::release(tx, &wanted, "more than are kept", "retention")
         })
         .await;
     assert_eq!(removal.unwrap(), Removal::Wanted);
@@ -285,7 +288,7 @@ async fn what_is_recovered_keeps_the_number_of_its_job_where_nobody_else_has_it(
         .write(move |tx| {
             all.iter()
                 .map(|found| {
-                    restore(tx, found)?;
+                    recover::release(tx, found)?;
                     Ok(get(tx, &found.key)?.unwrap().job.0)
                 })
                 .collect::<Result<Vec<_>, _>>()
@@ -347,7 +350,7 @@ async fn what_is_counted_is_what_is_there() {
         let gone = key("other", version);
         let removed = bench
             .store
-            .write(move |tx| remove(tx, &gone, "old", "test"));
+            .write(move |tx| remove::release(tx, &gone, "old", "test"));
         assert_eq!(removed.await.unwrap(), Removal::Done);
         check().await;
     }

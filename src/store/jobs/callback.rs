@@ -1,0 +1,70 @@
+//! The callback about a job: a view of what is shown of it.
+
+use serde_json::{Value, json};
+
+use super::super::error::Error;
+use super::super::outbox;
+use super::super::sql::{self, Tx};
+use super::rows;
+use crate::job::JobId;
+use crate::shown::File;
+use crate::sys::clock::stamp;
+use crate::wire::status::ResultCode;
+
+/// Writes the callback of a job's present state.
+pub(super) fn report(
+    tx: &Tx<'_>,
+    file: i64,
+    id: JobId,
+    kind: &'static str,
+    code: ResultCode,
+) -> Result<(), Error> {
+    if !outbox::is_wanted(tx, kind)? {
+        return Ok(());
+    }
+    let Some(row) = rows::get(tx, id)? else {
+        return Ok(());
+    };
+    outbox::enqueue(tx, kind, Some(file), Some(id), &body(&row, code)?)
+}
+
+/// Fields of [`File`] that a callback leaves out: they matter on the node alone, or are told in another way.
+const NOT_REPORTED: [&str; 10] = [
+    "id",
+    "stated",
+    "timeout_ms",
+    "activate",
+    "not_before_ms",
+    "cancel_requested",
+    "updated_ms",
+    "written",
+    "published",
+    "release",
+];
+
+/// Returns the `data` of a callback about a job: the job as it is shown, with time stamps and a flat content. [`crate::report`]
+/// documents it.
+fn body(file: &File, code: ResultCode) -> Result<Value, Error> {
+    let content = file.published.as_ref().map_or(file.stated, |p| p.content);
+    let mut body = sql::to_value("callback", file)?;
+    if let Value::Object(fields) = &mut body {
+        for field in NOT_REPORTED {
+            fields.remove(field);
+        }
+        for time in ["accepted", "started", "finished"] {
+            let ms = fields.remove(&format!("{time}_ms"));
+            let at = ms.and_then(|ms| ms.as_i64()).map(stamp);
+            fields.insert(format!("{time}_at"), json!(at));
+        }
+    }
+    body["job"] = json!(file.id);
+    body["bytes"] = json!(file.written);
+    body["result_code"] = json!(code.code());
+    body["size"] = json!(content.size);
+    body["md5"] = json!(content.md5);
+    body["sha256"] = json!(content.sha256);
+    body["activated"] = json!(file.published.as_ref().map(|p| p.activated));
+    let took = |end: i64| (end - file.accepted_ms).max(0);
+    body["duration_ms"] = json!(file.finished_ms.map(took));
+    Ok(body)
+}

@@ -1,0 +1,106 @@
+//! Rebuilding a lost database from the versions that are on the disk.
+
+use rusqlite::params;
+
+use super::activations::{self, Flip};
+use super::error::Error;
+use super::events::{self, Note};
+use super::files;
+use super::releases;
+use super::sql::Tx;
+use crate::datafile::{ArchiveType, Key};
+use crate::job::{EventKind, JobId, JobState, Published, Reason};
+
+/// Above this a number in a manifest is not one of ours: the sequence would be used up.
+const LARGEST_NUMBER: i64 = 1 << 52;
+
+/// A version that was found on the disk with its manifest.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Which version.
+    pub key: Key,
+    /// How its archive was packed.
+    pub archive_type: ArchiveType,
+    /// The job that published it, by its manifest.
+    pub job: JobId,
+    /// What it holds.
+    pub published: Published,
+    /// When it was published.
+    pub published_ms: i64,
+    /// Whether `current` points to it.
+    pub live: bool,
+}
+
+/// Enters a version that was found on the disk, for a rebuilt database. Nothing happens where the key is known already.
+pub fn release(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
+    let (key, live) = (&found.key, found.live);
+    if releases::get(tx, key)?.is_some() {
+        return Ok(false);
+    }
+    let (file, job) = enter(tx, found)?;
+    releases::publish(tx, file, key, job, &found.published, found.published_ms)?;
+    events::write(
+        tx,
+        Some((file, key.clone())),
+        None,
+        Note::new(EventKind::Recovered, "found on the disk and entered again"),
+    )?;
+    if live {
+        let flip = Flip {
+            key,
+            reason: Reason::Recover,
+            actor: "recover",
+            job: Some(job),
+            seq: job.0,
+        };
+        activations::record(tx, &flip)?;
+    }
+    Ok(true)
+}
+
+/// Enters a file that is on the disk as if a push of it had succeeded: for a rebuilt database. It keeps the number of the
+/// job that published it, so that old versions stay older than new ones; only a number that another job has is not used.
+fn enter(tx: &Tx<'_>, found: &Found) -> Result<(i64, JobId), Error> {
+    let (key, published) = (&found.key, &found.published);
+    let file = files::enter(tx, key, JobState::Succeeded)?;
+    let number = (1..LARGEST_NUMBER)
+        .contains(&found.job.0)
+        .then_some(found.job.0);
+    let owner = tx.one(
+        "find who has a job's number",
+        "SELECT file, state FROM jobs WHERE id = ?1",
+        [number],
+        |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)),
+    )?;
+    let number = match (number, owner) {
+        (Some(id), Some((same, state))) if same == file && state == "succeeded" => {
+            files::link(tx, file, JobId(id))?;
+            return Ok((file, JobId(id)));
+        }
+        (number, None) => number,
+        _ => None,
+    };
+    let id = tx.insert(
+        "enter a recovered job",
+        "INSERT INTO jobs (id, file, push, via, archive_type, size, md5, sha256, source, timeout_ms, activate, state, stage,
+                           accepted, started, updated, finished, received, total, files, written, published)
+         VALUES (?9, ?1, 'recovered', 'recover', ?10, ?2, ?3, ?4, 'recovered from the disk', 0, 0, 'succeeded', 'publish',
+                 ?5, ?5, ?5, ?5, coalesce(?2, 0), coalesce(?2, 0), ?6, ?7, ?8)",
+        params![
+            file,
+            published.content.size,
+            published.content.md5,
+            published.content.sha256,
+            found.published_ms,
+            published.files,
+            published.bytes,
+            published,
+            number,
+            found.archive_type,
+        ],
+    )?;
+    let job = JobId(id);
+    files::set_seq(tx, job, id)?;
+    files::link(tx, file, job)?;
+    Ok((file, job))
+}
