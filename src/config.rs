@@ -1,8 +1,8 @@
-//! The parts' configurations put together, read from files, environment and flags.
+//! The configuration: the sections of all parts, read from files, environment and flags.
 //!
-//! Each part owns its section as `part::Config`; this file knows the parts and no part knows this file. A key is taken
-//! from the flag, else from the environment, else from the files, else from the default, and all of it is checked once,
-//! at start or reload, before anything is done with it.
+//! Each part owns its section as `part::Config`; this file knows the parts and no part knows this file. A
+//! flag overrides the environment, which overrides the files, which override the defaults. Everything is
+//! checked once, at start or reload, before it is used. `config/edgepush.toml` describes each key.
 
 mod keys;
 mod load;
@@ -25,35 +25,21 @@ pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, Loaded, Origin, Problem, Sources
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where everything is kept: database, spool, staging and the published trees, on one file system.
     pub data_dir: PathBuf,
-    /// Where the agent listens.
     pub listen: Listen,
-    /// What is logged, and how.
     pub log: Log,
-    /// What is admitted: this node's region, the applications it knows, and what a push makes live.
     pub intake: intake::Config,
-    /// The ENS endpoint and the native API: keys, limits, patience.
     pub api: api::Config,
-    /// How archives are fetched: from whom, by which way, how patiently and how fast.
     pub fetch: fetch::Config,
-    /// Which digests a push must state.
     pub verify: verify::Config,
-    /// What an archive may hold.
     pub unpack: unpack::Config,
-    /// How trees are published and how many versions stay.
     pub publish: publish::Config,
     /// How the road of a file treats what travels on it.
     pub push: deliver::Config,
-    /// How much is done at once, and how long ends may take.
     pub runner: runner::Config,
-    /// Who is told what happens to files: signed callbacks.
     pub report: report::Config,
-    /// How push documents are taken from files.
     pub watch: watch::Config,
-    /// Bounds of what the database keeps.
     pub store: store::Config,
-    /// What differs for single applications, by their id.
     pub apps: BTreeMap<AppId, App>,
 }
 
@@ -80,46 +66,41 @@ pub struct App {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
-    /// Address of the ENS endpoint and of the read-only status over HTTP, or "off".
+    /// `None` is written as "off".
     #[serde(with = "address_or_off")]
     pub http: Option<SocketAddr>,
-    /// Path of the unix socket of the native API; who may open it may do everything.
+    /// Whoever may open it may do everything.
     pub socket: PathBuf,
 }
 
-/// What is logged to the standard error output, and how.
+/// What is logged to standard error, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// The least important level that is shown: "error", "warn", "info", "debug" or "trace".
     pub level: Level,
-    /// "text" for people and the journal, "json" for collectors.
     pub format: Format,
 }
 
-/// How important a line of the log is.
+/// How important a log line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Someone must act.
     Error,
-    /// Unexpected, and handled.
+    /// Unexpected, but handled.
     Warn,
-    /// A step that someone caused has ended.
+    /// A step that an operator caused has finished.
     Info,
     /// Every request.
     Debug,
-    /// Everything.
     Trace,
 }
 
-/// The form of a line of the log.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// One line of text.
     Text,
-    /// One JSON object.
     Json,
 }
 
@@ -163,7 +144,7 @@ impl Default for Log {
     }
 }
 
-/// Longest path of a unix socket that the kernel takes, in bytes.
+/// Longest path of a unix socket, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
 impl Config {
@@ -187,7 +168,7 @@ impl Config {
         self.fetch.bandwidth.apps = each(apps, |app| app.bandwidth);
     }
 
-    /// Returns which of `keys`, each a dotted key or a table, have other values in `other`.
+    /// Returns which of `keys`, dotted keys or tables, have other values in `other`.
     #[must_use]
     pub fn differences(&self, other: &Self, keys: &[&str]) -> Vec<String> {
         let (Ok(ours), Ok(theirs)) = (toml::Value::try_from(self), toml::Value::try_from(other))
@@ -205,7 +186,7 @@ impl Config {
         found
     }
 
-    /// Returns what is wrong between values that are each right by themselves, as (key, what is wrong).
+    /// Returns what is wrong with values that parse, as (key, what is wrong).
     #[must_use]
     pub fn conflicts(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
@@ -229,7 +210,7 @@ impl Config {
             ("runner.scrub_rate", runner.scrub_rate == 0),
         ] {
             if is_zero {
-                let wish = "is 0, with which nothing would be done, expected more".to_owned();
+                let wish = "must be more than 0".to_owned();
                 found.push((key.to_owned(), wish));
             }
         }
@@ -245,8 +226,7 @@ impl Config {
             ("max_zip_directory_bytes", limits.max_zip_directory_bytes),
         ] {
             if limit == 0 {
-                let wish =
-                    "is 0, with which every archive would be refused, expected more".to_owned();
+                let wish = "must be more than 0, or every archive would be refused".to_owned();
                 found.push((format!("unpack.limits.{key}"), wish));
             }
         }
@@ -263,7 +243,7 @@ impl Config {
 impl Config {
     fn check_apps(&self, found: &mut Vec<(String, String)>) {
         let mut wrong = |key: String, what: &str| found.push((key, what.to_owned()));
-        let one = "is 0, expected at least 1: the live version itself is one";
+        let one = "must be at least 1: the live version counts";
         if self.publish.keep_versions == 0 {
             wrong("publish.keep_versions".to_owned(), one);
         }
@@ -273,18 +253,17 @@ impl Config {
                 wrong(key("keep_versions"), one);
             }
             if app.max_bytes.is_some() && app.down_to > app.max_bytes {
-                wrong(key("down_to"), "is larger than max_bytes");
+                wrong(key("down_to"), "must not be more than `max_bytes`");
             }
             if app.bandwidth == Some(Bytes(0)) {
-                let what =
-                    "is 0, with which nothing would be fetched: leave the key out for no limit";
+                let what = "must be more than 0: omit the key for no limit";
                 wrong(key("bandwidth"), what);
             }
         }
     }
 }
 
-/// Collects the keys below `key` that have another value.
+/// Collects the keys below `key` whose values differ.
 fn differ(
     key: &str,
     ours: Option<&toml::Value>,
@@ -308,7 +287,7 @@ fn differ(
     }
 }
 
-/// Serde for an address that may be switched off.
+/// Serde for an address or "off".
 mod address_or_off {
     use std::net::SocketAddr;
 
@@ -333,7 +312,7 @@ mod address_or_off {
         }
         text.parse().map(Some).map_err(|_| {
             serde::de::Error::custom(format!(
-                "`{text}` is no address, expected an IP address with a port such as \"127.0.0.1:7480\", or \"off\""
+                "`{text}` is not an address, expected an IP address with a port such as \"127.0.0.1:7480\", or \"off\""
             ))
         })
     }

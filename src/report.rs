@@ -1,37 +1,39 @@
-//! From the outbox to signed callbacks: at least once, in order per file.
+//! Delivers the outbox as signed callbacks: at least once, in order per file.
 //!
-//! What happened is written into the outbox by the transaction that made it happen; here it is only sent. How that goes
-//! never changes what was published. One task sends; it takes what is due, file by file in order, different files and
-//! endpoints side by side. A receiver that is away is asked now and then by one callback, not by all that wait.
+//! The transaction that makes something happen also writes it to the outbox; here it is only sent, and a
+//! failed delivery never changes what is published. One task sends what is due, in order per file,
+//! different files and endpoints in parallel. A receiver that is down is probed by one callback at a time.
 //!
 //! # What a receiver gets
 //!
-//! A POST by Standard Webhooks 1.0: `webhook-id` (the same on every attempt: know repeats by it), `webhook-timestamp` (of
-//! this attempt), `webhook-signature` (`v1,…` once per secret). The body is `{"type", "timestamp", "data"}`, or a
-//! CloudEvents 1.0 structured event with the same `data`. `timestamp` is when it happened. `data` always has `node`.
+//! A POST by Standard Webhooks 1.0: `webhook-id` (the same on every attempt, to detect repeats),
+//! `webhook-timestamp` (of this attempt), `webhook-signature` (`v1,…` once per secret). The body is
+//! `{"type", "timestamp", "data"}`, or a CloudEvents 1.0 structured event with the same `data`.
+//! `timestamp` is when the event happened. `data` always has `node`.
 //!
-//! `edgepush.file.accepted`, `.progress`, `.published`, `.failed` tell of a job:
+//! `edgepush.file.accepted`, `.progress`, `.published`, `.failed` describe a job:
 //!
 //! | key | meaning |
 //! |---|---|
 //! | `app`, `name`, `version` | the file |
-//! | `job`, `push`, `via` | its job, the push that brought it, and by which way |
-//! | `state`, `status`, `result_code` | `queued` … `canceled`; `PUSHING`, `SUCCESS`, `FAILED`; 0 accepted or published, 200 on its way, 300 failed |
-//! | `stage`, `starts`, `attempts` | where on the road, how often started, requests for the file in all starts |
-//! | `archive_type`, `source`, `size`, `md5`, `sha256` | the archive; the source without anything secret |
-//! | `received`, `total`, `fetched`, `files`, `bytes` | archive bytes here and in all, bytes over the network in all starts, files and bytes of the tree |
+//! | `job`, `push`, `via` | its job, the push that brought it, and how that came in |
+//! | `state`, `status`, `result_code` | `queued` … `canceled`; `PUSHING`, `SUCCESS`, `FAILED`; 0 accepted or published, 200 in progress, 300 failed |
+//! | `stage`, `starts`, `attempts` | current stage, number of starts, requests for the file over all starts |
+//! | `archive_type`, `source`, `size`, `md5`, `sha256` | the archive; the source without secrets |
+//! | `received`, `total`, `fetched`, `files`, `bytes` | archive bytes received and in total, bytes over the network over all starts, files and bytes of the tree |
 //! | `activated` | published: whether it became live |
-//! | `failure` | failed: `stage`, `kind`, `class`, `retryable`, `message`, and where they are known `entry`, `limit`, `expected`, `found`; null when cancelled |
-//! | `accepted_at`, `started_at`, `finished_at`, `duration_ms` | when, and how long from acceptance to the end |
+//! | `failure` | failed: `stage`, `kind`, `class`, `retryable`, `message`, and if known `entry`, `limit`, `expected`, `found`; null when cancelled |
+//! | `accepted_at`, `started_at`, `finished_at`, `duration_ms` | times, and the duration from acceptance to the end |
 //!
-//! `edgepush.file.activated` and `.rolled_back`: `app`, `name`, `version`, `from_version`, `reason` (`push`, `repush`,
-//! `activate`, `rollback`, `recover`), `actor`, `job`, `seq` (greater is later, over all versions of a name),
-//! `requested_at`, `activated_at`.
+//! `edgepush.file.activated` and `.rolled_back`: `app`, `name`, `version`, `from_version`, `reason`
+//! (`push`, `repush`, `activate`, `rollback`, `recover`), `actor`, `job`, `seq` (rises over all versions
+//! of a name), `requested_at`, `activated_at`.
 //!
-//! `edgepush.file.removed`: `app`, `name`, `version`, `job`, `reason`, `actor`, `bytes`, `files`, `removed_at`.
+//! `edgepush.file.removed`: `app`, `name`, `version`, `job`, `reason`, `actor`, `bytes`, `files`,
+//! `removed_at`.
 //!
-//! `edgepush.file.damaged` and `.healed`: `app`, `name`, `version`, `job`, `live`, `damage` (what differs from the manifest;
-//! null when healed), `found_at`.
+//! `edgepush.file.damaged` and `.healed`: `app`, `name`, `version`, `job`, `live`, `damage` (what differs
+//! from the manifest; null when healed), `found_at`.
 //!
 //! `edgepush.node.started`: `version` of the agent, `started_at`.
 
@@ -60,26 +62,25 @@ mod sign;
 use sender::Sender;
 use setup::Setup;
 
-/// Where callbacks go, and how.
+/// The section `report` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The name of this node in callbacks; the host's name if empty.
+    /// Name of this node in callbacks; the host name if empty.
     pub node: String,
-    /// Who is told.
     pub endpoints: Vec<Endpoint>,
-    /// Callbacks on their way to one endpoint at once.
+    /// Callbacks in flight to one endpoint at once.
     pub parallel: usize,
-    /// How long one attempt may take.
+    /// Of one attempt.
     #[serde(with = "crate::sys::units::duration")]
     pub timeout: Duration,
-    /// The second attempt comes within this after the first; each later one may take twice as long.
+    /// The first retry follows within this; the bound doubles with every attempt.
     #[serde(with = "crate::sys::units::duration")]
     pub first_retry: Duration,
-    /// No two attempts are farther apart than this, unless the receiver asks for it.
+    /// The longest pause between attempts, unless the receiver asks for more.
     #[serde(with = "crate::sys::units::duration")]
     pub longest_retry: Duration,
-    /// How long a callback is tried; then it becomes a dead letter. Time in which no agent runs does not count.
+    /// How long a callback is retried before it expires. Time in which no agent runs does not count.
     #[serde(with = "crate::sys::units::duration")]
     pub keep: Duration,
 }
@@ -102,27 +103,26 @@ impl Default for Config {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Endpoint {
-    /// Its name in logs and in `edgepush outbox`: letters, digits, `-` and `_`. What waits for it belongs to this name.
+    /// Letters, digits, `-` and `_`. Undelivered callbacks belong to this name.
     pub name: String,
-    /// Where to send: an http or https URL without user information.
+    /// An http or https URL without user information.
     pub url: String,
-    /// Files with the secret that signs, mode 0600: `whsec_…` or any text of at least 24 bytes. Two while rotating: then
-    /// each callback has two signatures.
+    /// Files with the secret that signs, mode 0600: `whsec_…` or any text of at least 24 bytes. Two while
+    /// rotating: then each callback has two signatures.
     pub secret_files: Vec<PathBuf>,
-    /// "standard": `{type, timestamp, data}`. "cloudevents": a CloudEvents 1.0 structured event.
     pub format: Format,
-    /// The types of events it wants, such as "edgepush.file.published"; all if empty.
+    /// Wanted event types, such as "edgepush.file.published"; all if empty.
     pub types: Vec<String>,
-    /// Further headers. Nothing secret: that belongs into `header_files`.
+    /// Additional headers without secrets; those belong in `header_files`.
     pub headers: BTreeMap<String, String>,
-    /// Further headers whose values stand in files of mode 0600, such as `authorization`.
+    /// Additional headers whose values are in files of mode 0600, such as `authorization`.
     pub header_files: BTreeMap<String, PathBuf>,
-    /// Certificate authorities in PEM files, beside those of the system.
+    /// PEM files with certificates to trust in addition to the system's.
     pub extra_ca: Vec<PathBuf>,
-    /// The proxy on the way, as an http or https URL without user information; none if empty. The proxy of downloads and
-    /// that of the environment are not used.
+    /// URL of a proxy, without user information; none if empty. Neither the proxy for downloads nor that of
+    /// the environment is used.
     pub proxy: String,
-    /// A file of mode 0600 with the proxy's URL, where that holds user information.
+    /// A file of mode 0600 with the proxy's URL, if that contains user information.
     pub proxy_file: Option<PathBuf>,
 }
 
@@ -137,51 +137,41 @@ pub enum Format {
     CloudEvents,
 }
 
-/// Why callbacks cannot be sent as configured. Nothing secret is in it.
+/// Why callbacks cannot be sent as configured. Contains no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A value cannot be used.
     #[error("use `{key}` of endpoint `{endpoint}`: {why}")]
     Value {
-        /// The endpoint, by its name or its place in the list.
+        /// Its name, or its number in the list.
         endpoint: String,
-        /// The key.
         key: &'static str,
-        /// What is wrong with it.
         why: String,
     },
-    /// A secret cannot be read.
     #[error("read `{key}` of endpoint `{endpoint}`")]
     Secret {
-        /// The endpoint.
         endpoint: String,
-        /// The key.
         key: &'static str,
-        /// What is wrong with it.
         #[source]
         source: secret::Error,
     },
-    /// A value of the whole section cannot be used.
+    /// A key of the whole section.
     #[error("use `report.{key}`: {why}")]
     Section {
-        /// The key.
         key: &'static str,
-        /// What is wrong with it.
         why: &'static str,
     },
-    /// The endpoints cannot be entered in the database.
-    #[error("enter the endpoints")]
+    #[error("record the endpoints")]
     Store(#[source] store::Error),
 }
 
-/// The reporter's failures by stable name.
+/// The failures of this station.
 pub const KINDS: &[Kind] = &[CONFIG];
 
 const CONFIG: Kind = Kind {
     name: "report-config",
     class: Class::Policy,
     retry: Retry::Fatal,
-    help: "Correct the section `report` of the configuration; the message names endpoint and key.",
+    help: "Correct the section `report` of the configuration: the message names endpoint and key.",
 };
 
 impl Error {
@@ -201,18 +191,18 @@ pub struct Reporter {
     setup: watch::Sender<Arc<Setup>>,
 }
 
-/// Hands a changed configuration to a reporter that runs.
+/// Passes a changed configuration to a running reporter.
 #[derive(Clone)]
 pub struct Handle(watch::Sender<Arc<Setup>>);
 
-/// Checks what a start would: the section, each endpoint, and its secrets.
+/// Checks the section, each endpoint, and its secrets, as a start would.
 pub fn check(config: &Config) -> Result<(), Error> {
     Setup::new(config).map(drop)
 }
 
 impl Reporter {
-    /// Checks the configuration, reads the secrets, and enters the endpoints: what is written to the store after this call
-    /// is reported to them.
+    /// Checks the configuration, reads the secrets, and records the endpoints: whatever is written to the
+    /// store after this call is reported to them.
     pub fn new(config: Config, store: Store) -> Result<Self, Error> {
         let setup = Arc::new(Setup::new(&config)?);
         let endpoints = setup.endpoints();
@@ -225,7 +215,7 @@ impl Reporter {
         })
     }
 
-    /// Returns a handle by which the configuration can be changed.
+    /// Returns a handle to change the configuration.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle(self.setup.clone())
@@ -239,8 +229,8 @@ impl Reporter {
 }
 
 impl Handle {
-    /// Checks a changed configuration, reads the secrets again, and takes it; endpoints that were disabled are enabled.
-    /// With a mistake in it nothing changes.
+    /// Checks a changed configuration, reads the secrets again, and applies it; disabled endpoints are
+    /// enabled. On an error nothing changes.
     pub fn reload(&self, config: Config) -> Result<(), Error> {
         let setup = Arc::new(Setup::new(&config)?);
         self.0.send_replace(setup);

@@ -1,7 +1,7 @@
-//! Which keys a configuration type takes, asked from its own `Deserialize`, so that no list beside it can go stale: for
-//! the hint at a misspelt key, and for the test that the commented sample is complete.
+//! The keys that a configuration type accepts, read from its own `Deserialize`, so that no separate list can
+//! go stale. Used for the hint at a misspelt key, and to test that the commented sample is complete.
 //!
-//! The probe gives a type one key at a time and notes what it asks for there; nothing is ever built.
+//! The probe offers a type one key at a time and records what it asks for; nothing is ever built.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -10,12 +10,12 @@ use std::fmt;
 use serde::de::value::StrDeserializer;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// The keys that a type takes.
+/// The keys that a type accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keys {
     /// A value without keys of its own.
     Value,
-    /// A table with these keys and no other.
+    /// A table with exactly these keys.
     Table(BTreeMap<&'static str, Keys>),
     /// A table with any keys, all of the same kind.
     Map(Box<Keys>),
@@ -24,7 +24,6 @@ pub enum Keys {
 }
 
 impl Keys {
-    /// Returns the keys that `T` takes.
     #[must_use]
     pub fn of<T: for<'de> Deserialize<'de>>() -> Self {
         Self::below::<T>(&mut Vec::new())
@@ -77,8 +76,8 @@ impl Keys {
         }
     }
 
-    /// Returns the key that `unknown` was most likely meant to be, if any is near enough: one of the same last part
-    /// elsewhere, or one that differs by a few letters.
+    /// Returns the key that `unknown` was most likely meant to be, if any is close: the same last part
+    /// elsewhere, or a few letters different.
     #[must_use]
     pub fn nearest(&self, unknown: &str) -> Option<String> {
         let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
@@ -95,7 +94,7 @@ impl Keys {
             .map(|(_, known)| known)
     }
 
-    /// Returns [`Self::dotted`] and the names of the tables themselves.
+    /// Returns [`Self::dotted`] and the names of the tables.
     fn with_tables(&self) -> Vec<String> {
         let mut all = self.dotted();
         if let Self::Table(keys) = self {
@@ -128,7 +127,7 @@ fn shape_at<T: for<'de> Deserialize<'de>>(path: &[Step]) -> Shape {
     seen.get()
 }
 
-/// The end of every probe.
+/// Ends every probe.
 #[derive(Debug)]
 struct Enough;
 

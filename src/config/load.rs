@@ -1,7 +1,7 @@
-//! Reads a configuration from its sources and says where each value came from.
+//! Reads a configuration from its sources, and records where each value came from.
 //!
-//! Every source is checked by itself first, so that a mistake is told with its own file and line; what comes later then
-//! replaces what came before, key by key, lists as a whole.
+//! Each source is checked by itself first, so that a mistake is reported with its file and line. Then later
+//! sources override earlier ones, key by key; lists are replaced whole.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,9 +14,9 @@ use toml::{Spanned, Table, Value};
 
 use super::{Config, Keys};
 
-/// Where the configuration is looked for unless a flag says otherwise.
+/// The configuration file unless a flag names another.
 pub const DEFAULT_FILE: &str = "/etc/edgepush/edgepush.toml";
-/// What the variables begin with: `EDGEPUSH_LISTEN__HTTP` is `listen.http`.
+/// Prefix of variables: `EDGEPUSH_LISTEN__HTTP` is `listen.http`.
 pub const ENV_PREFIX: &str = "EDGEPUSH_";
 
 /// Keys that have moved, and where to.
@@ -30,21 +30,17 @@ const MOVED: [(&str, &str); 4] = [
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be read.
     #[error("read `{}`", path.display())]
     Read {
-        /// Which file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: io::Error,
     },
-    /// The sources hold these mistakes.
     #[error("{}", list(.0))]
     Invalid(Vec<Problem>),
 }
 
-/// Returns one mistake as it is, several as a list of lines.
+/// Returns one mistake as it is, and several as lines.
 fn list(problems: &[Problem]) -> String {
     match problems {
         [one] => one.to_string(),
@@ -73,11 +69,10 @@ impl Loaded {
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it stands.
     pub origin: Origin,
-    /// The key, dotted; empty where the text is no TOML.
+    /// Dotted; empty if the text is not TOML.
     pub key: String,
-    /// What is wrong, and what was expected.
+    /// What is wrong and what was expected.
     pub what: String,
 }
 
@@ -93,13 +88,10 @@ impl fmt::Display for Problem {
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
     Default,
-    /// A line of a file, counted from 1.
+    /// A file and a line, from 1.
     File(PathBuf, usize),
-    /// A variable of the environment.
     Env(String),
-    /// A flag of the command line.
     Flag(&'static str),
 }
 
@@ -114,25 +106,23 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Where a configuration is read from. Read it again with the same sources to reload.
+/// The sources of a configuration. To reload, load them again.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// The file, and with it `conf.d/*.toml` beside it in the order of their names. `None`: no file is read.
+    /// The file; `conf.d/*.toml` next to it is read too, in the order of names. `None` reads no file.
     pub file: Option<PathBuf>,
-    /// The environment.
     pub env: Vec<(String, String)>,
-    /// What flags set: the flag, the key, the value.
+    /// Values set by flags: flag, key, value.
     pub flags: Vec<(&'static str, &'static str, Value)>,
 }
 
-/// A configuration that was read and found right.
+/// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// The values.
     pub config: Config,
     /// Where each value that is not the default came from, by dotted key.
     pub origins: BTreeMap<String, Origin>,
-    /// The files that were read, in their order: what to watch for changes.
+    /// The files that were read, in order; watch them for changes.
     pub files: Vec<PathBuf>,
 }
 
@@ -159,7 +149,7 @@ impl Sources {
         }
     }
 
-    /// Reads and checks all of it.
+    /// Reads and checks everything.
     pub fn load(&self) -> Result<Loaded, Error> {
         let mut layers = Layers::new();
         let files = self.files()?;
@@ -181,7 +171,7 @@ impl Sources {
         layers.finish(files)
     }
 
-    /// Returns the directories that hold the files, whether or not they are there.
+    /// Returns the directories of the files, whether or not they exist.
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {
         let Some(file) = &self.file else {
@@ -194,7 +184,7 @@ impl Sources {
         vec![parent, file.with_file_name("conf.d")]
     }
 
-    /// Returns the files that are read, in their order.
+    /// Returns the files that are read, in order.
     pub fn files(&self) -> Result<Vec<PathBuf>, Error> {
         let Some(file) = &self.file else {
             return Ok(Vec::new());
@@ -215,7 +205,7 @@ impl Sources {
     }
 }
 
-/// What was read so far.
+/// The sources read so far.
 struct Layers {
     keys: Keys,
     merged: Table,
@@ -242,7 +232,7 @@ impl Layers {
             Ok(document) => document.into_inner(),
             Err(error) => {
                 let start = error.span().map_or(0, |span| span.start);
-                return self.problem(at(start), "", format!("no TOML: {}", error.message()));
+                return self.problem(at(start), "", format!("not TOML: {}", error.message()));
             }
         };
         let known_before = self.problems.len();
@@ -267,8 +257,8 @@ impl Layers {
         }
     }
 
-    /// Takes a variable if its name says that it is meant for us. A name without `__` that is no key is left alone: a
-    /// cluster puts `EDGEPUSH_PORT` and the like into each container when a service of that name is near.
+    /// Adds a variable whose name is a key. A name without `__` that is not a key is ignored: Kubernetes puts
+    /// `EDGEPUSH_PORT` and the like into containers when a service has that name.
     fn add_variable(&mut self, name: &str, text: &str) {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
             return;
@@ -281,7 +271,7 @@ impl Layers {
             }
             return;
         }
-        // A text that reads as TOML may still be meant as a text: a node may be called `7`.
+        // Valid TOML may still be meant as text: a node may be called `7`.
         let plain = Value::String(text.to_owned());
         let parsed = format!("v = {text}")
             .parse::<Table>()
@@ -352,18 +342,44 @@ impl Layers {
     }
 }
 
-/// Returns what serde says, without the names of our types.
+/// Returns the message of serde in terms of the configuration, without Rust words.
 fn wish(error: &toml::de::Error) -> String {
-    match error.message().split_once("expected struct ") {
-        Some((before, _)) => format!("{before}expected a table"),
-        None => error.message().to_owned(),
+    let message = error.message();
+    let kinds = ["invalid type: ", "invalid value: "];
+    let rest = kinds.iter().find_map(|kind| message.strip_prefix(kind));
+    match rest.and_then(|rest| rest.split_once(", expected ")) {
+        Some((found, expected)) => format!("expected {}, found {}", wanted(expected), given(found)),
+        None => message.to_owned(),
+    }
+}
+
+fn wanted(expected: &str) -> &str {
+    match expected {
+        "path string" => "a path",
+        "a string" => "a text",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "usize" | "u64" | "u32" | "u16" => "a whole number",
+        text if text.starts_with("struct ") => "a table",
+        text => text,
+    }
+}
+
+/// Returns a value as it was written: serde puts its type in front.
+fn given(found: &str) -> &str {
+    match found {
+        "sequence" => "a list",
+        "map" => "a table",
+        text => match text.strip_prefix("string ") {
+            Some(quoted) => quoted,
+            None => text.split('`').nth(1).unwrap_or(text),
+        },
     }
 }
 
 type Document<'i> = toml::map::Map<Spanned<std::borrow::Cow<'i, str>>, Spanned<DeValue<'i>>>;
 
-/// Calls `visit` with the dotted key, its offset, and whether it is known, for each value in `table` and for each key that
-/// does not exist.
+/// Calls `visit` for each value in `table` and each unknown key: dotted key, offset, whether it is known.
 fn walk(table: &Document<'_>, keys: &Keys, prefix: &str, visit: &mut dyn FnMut(&str, usize, bool)) {
     for (name, value) in table {
         let key = dotted(prefix, name.get_ref());
@@ -431,7 +447,7 @@ fn is_known(keys: &Keys, key: &str) -> bool {
     }
 }
 
-/// Returns a table that holds nothing but `value` at the dotted `key`.
+/// Returns a table with only `value` at the dotted `key`.
 fn nest(key: &str, value: Value) -> Table {
     let (first, rest) = key.split_once('.').unwrap_or((key, ""));
     let value = match rest {
@@ -520,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn names_file_line_key_and_the_key_that_was_meant() {
+    fn reports_file_line_key_and_the_key_that_was_meant() {
         let dir = tempfile::tempdir().unwrap();
         let text = "datadir = \"/a\"\n\n[listen]\nhtpp = \"off\"\nmood = 1\n[colour]\nred = 1\n";
         let path = file(dir.path(), "e.toml", text);
@@ -577,12 +593,12 @@ mod tests {
     }
 
     #[test]
-    fn names_file_line_key_and_wish_of_a_bad_value() {
+    fn reports_file_line_and_key_of_a_bad_value_and_what_was_expected() {
         let dir = tempfile::tempdir().unwrap();
         for (text, want) in [
             (
                 "[listen]\nsocket = 5\n",
-                ":2: `listen.socket`: invalid type: integer `5`, expected path string",
+                ":2: `listen.socket`: expected a path, found 5",
             ),
             (
                 "[log]\n\nlevel = \"loud\"",
@@ -590,14 +606,23 @@ mod tests {
             ),
             (
                 "listen = { http = \"nowhere\" }",
-                ":1: `listen.http`: `nowhere` is no address, expected an IP address with a port such as \
+                ":1: `listen.http`: `nowhere` is not an address, expected an IP address with a port such as \
                  \"127.0.0.1:7480\", or \"off\"",
             ),
+            ("log = 3", ":1: `log`: expected a table, found 3"),
             (
-                "log = 3",
-                ":1: `log`: invalid type: integer `3`, expected a table",
+                "[runner]\ndrain = 5",
+                ":2: `runner.drain`: expected a duration such as \"5s\", found 5",
             ),
-            ("\n\n= 3", ":3: no TOML: unquoted keys cannot be empty"),
+            (
+                "[runner]\nfiles = -1",
+                ":2: `runner.files`: expected a whole number, found -1",
+            ),
+            (
+                "[fetch]\nallow = \"h\"",
+                ":2: `fetch.allow`: expected a list, found \"h\"",
+            ),
+            ("\n\n= 3", ":3: not TOML: unquoted keys cannot be empty"),
             (
                 "data_dir = \"\"",
                 ":1: `data_dir`: is empty, expected a directory",

@@ -1,4 +1,4 @@
-//! What can be set below `fetch`. Secrets are named by file, never written here: the whole of it may be shown.
+//! The section `fetch` of the configuration. Secrets are named by file, so all of it may be shown.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,50 +11,40 @@ use super::policy::{Bypass, Rule};
 use crate::datafile::AppId;
 use crate::sys::units::Bytes;
 
-/// From where and how archives are fetched.
+/// How archives are fetched. `config/edgepush.toml` describes each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How long finding and opening a connection may take, name lookup and proxy included.
+    /// Including name lookup and proxy.
     #[serde(with = "crate::sys::units::duration")]
     pub connect_timeout: Duration,
-    /// How long the TLS handshake may take.
     #[serde(with = "crate::sys::units::duration")]
     pub tls_timeout: Duration,
-    /// How long an origin may take to begin its answer.
     #[serde(with = "crate::sys::units::duration")]
     pub first_byte_timeout: Duration,
-    /// When a body counts as stalled.
     pub stall: Stall,
-    /// How many redirects are followed in a row; each is checked like the URL itself.
     pub max_redirects: u32,
-    /// When it is tried again. The file's own `timeout` ends it.
     pub retry: Retry,
-    /// Hosts (`cdn.example`, `*.cdn.example`), addresses and networks that may be fetched from although they are denied
-    /// by default: loopback, link-local, 100.64.0.0/10, unspecified, multicast, reserved, and metadata services.
+    /// Lifts what is denied by default: loopback, link-local, 100.64.0.0/10, unspecified, multicast,
+    /// reserved, and metadata services.
     pub allow: Vec<Rule>,
-    /// Hosts, addresses and networks that must not be fetched from; wins over `allow`.
+    /// Overrides `allow`.
     pub deny: Vec<Rule>,
-    /// Fetch from nothing but what `allow` names.
     pub only_allowed: bool,
-    /// The proxy for downloads. Callbacks have their own.
+    /// For downloads only; callbacks have their own.
     pub proxy: Proxy,
-    /// Other places for URLs that begin with a prefix, tried before the URL itself.
     pub mirrors: Vec<Mirror>,
-    /// PEM files with certificates to trust beside the system's; read again when they change.
+    /// PEM files, in addition to the system's certificates. All files named here are read again when they
+    /// change.
     pub extra_ca: Vec<PathBuf>,
-    /// PEM file with the client certificate and its chain; read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<PathBuf>,
-    /// PEM file with the private key of `client_certificate`; read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_key: Option<PathBuf>,
-    /// Headers to send to a host (`cdn.example`, `*.cdn.example`, an address): name, and the file that holds the value.
-    /// The files are read again when they change. A redirect to another host does not take them along.
+    /// For each host, the name of a header and the file with its value. A redirect to another host does not
+    /// carry them along.
     pub headers: BTreeMap<Rule, BTreeMap<String, PathBuf>>,
-    /// How fast to fetch.
     pub bandwidth: Bandwidth,
-    /// What to send as User-Agent.
     pub user_agent: String,
 }
 
@@ -82,14 +72,12 @@ impl Default for Config {
     }
 }
 
-/// When a body counts as stalled: less than `rate` a second over `window` of waiting for the network.
+/// A body is stalled below `rate` bytes per second, averaged over `window` of waiting for the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stall {
-    /// Bytes a second that are enough.
     #[serde(with = "crate::sys::units::bytes")]
     pub rate: u64,
-    /// Over how long it is looked at.
     #[serde(with = "crate::sys::units::duration")]
     pub window: Duration,
 }
@@ -104,25 +92,22 @@ impl Default for Stall {
 }
 
 impl Stall {
-    /// Returns how many bytes must come in a window.
+    /// Returns how many bytes must arrive in a window.
     pub(super) fn bytes(&self) -> u64 {
         let millis = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);
         (self.rate.saturating_mul(millis) / 1000).max(1)
     }
 }
 
-/// When it is tried again: after a random time between 0 and `base * 2^n`, at most `cap`. Progress starts n afresh.
+/// Pauses between attempts: random between 0 and `base * 2^n`, at most `cap`. Progress resets n.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// The first bound.
     #[serde(with = "crate::sys::units::duration")]
     pub base: Duration,
-    /// The last bound.
     #[serde(with = "crate::sys::units::duration")]
     pub cap: Duration,
-    /// How many requests without progress a file makes in a minute, and all files together make to a host that does not
-    /// answer at all.
+    /// Requests without progress, of one file, and of all files together to a host that does not answer.
     pub per_minute: u32,
 }
 
@@ -136,31 +121,30 @@ impl Default for Retry {
     }
 }
 
-/// Which proxy downloads go through.
+/// The proxy for downloads.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Proxy {
     /// `http://host:port` or `https://host:port`, without credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downloads: Option<String>,
-    /// A file with the same in its first line, where credentials are allowed; read again when it changes.
+    /// A file with the URL in its first line, where credentials are allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downloads_file: Option<PathBuf>,
-    /// Destinations that are dialled directly: `*`, hosts with their subdomains, `host:port`, addresses and networks.
     pub no_proxy: Vec<Bypass>,
-    /// Obey HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the environment where `downloads` is not set.
+    /// Use HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the environment if neither is set.
     pub use_environment: bool,
 }
 
-/// Other places for the same files.
+/// Other URLs for the same files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
-    /// URLs that begin with this text, such as `https://cdn.example/files/`.
+    /// URLs that start with this text are rewritten, such as `https://cdn.example/files/`.
     pub prefix: String,
-    /// What to put in its place, in the order to try.
+    /// Replacements of the prefix, in the order to try.
     pub to: Vec<String>,
-    /// Whether the URL itself is tried last.
+    /// Whether the original URL is tried last.
     #[serde(default = "yes")]
     pub origin: bool,
 }
@@ -169,17 +153,17 @@ fn yes() -> bool {
     true
 }
 
-/// How fast to fetch. Without any of it, as fast as it goes.
+/// Bandwidth limits; none by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bandwidth {
-    /// Bytes a second for all downloads together.
+    /// Bytes per second of all downloads together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Bytes>,
     /// Bytes per second of an application's downloads, from `[apps]`.
     #[serde(skip)]
     pub apps: BTreeMap<AppId, Bytes>,
-    /// Other values of `rate` by the time of day; the first one that fits is taken.
+    /// Other values of `rate` by time of day; the first match applies.
     pub table: Vec<Hours>,
 }
 
@@ -187,11 +171,11 @@ pub struct Bandwidth {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hours {
-    /// From when, as `"08:00"` of the node's local time.
+    /// In the node's local time.
     pub from: Clock,
-    /// Until when; before `from` it is the next day, equal to it the whole day.
+    /// Before `from` it is the next day; equal to it, the whole day.
     pub to: Clock,
-    /// Bytes a second; without it there is no limit in these hours.
+    /// Bytes per second; no limit if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Bytes>,
 }
@@ -213,8 +197,9 @@ impl TryFrom<String> for Clock {
             let all = hours * 60 + minutes;
             (minutes < 60 && all <= 24 * 60).then_some(Self(all % (24 * 60)))
         };
-        parse()
-            .ok_or_else(|| format!("`{text}` is no time of day, expected a text such as \"08:30\""))
+        parse().ok_or_else(|| {
+            format!("`{text}` is not a time of day, expected a text such as \"08:30\"")
+        })
     }
 }
 
@@ -225,8 +210,8 @@ impl From<Clock> for String {
 }
 
 impl Hours {
-    /// Tells whether a minute of the day is in these hours.
-    pub(super) fn hold(&self, minute: u16) -> bool {
+    /// Returns whether a minute of the day is in these hours.
+    pub(super) fn contain(&self, minute: u16) -> bool {
         let (from, to) = (self.from.0, self.to.0);
         if from < to {
             (from..to).contains(&minute)
@@ -237,7 +222,7 @@ impl Hours {
 }
 
 impl Config {
-    /// Finds what cannot be used without looking at any file.
+    /// Checks the values without reading any file.
     pub fn check(&self) -> Result<(), Error> {
         let wrong = |key, why: &str| {
             Err(Error::of_node(Cause::Config {
@@ -252,7 +237,7 @@ impl Config {
             ("stall.window", self.stall.window),
         ] {
             if timeout.is_zero() {
-                return wrong(key, "must be longer than nothing");
+                return wrong(key, "must be longer than 0s");
             }
         }
         if self.retry.per_minute == 0 {
@@ -264,13 +249,13 @@ impl Config {
         if self.client_certificate.is_some() != self.client_key.is_some() {
             return wrong(
                 "client_certificate",
-                "needs `fetch.client_key`, and the other way round",
+                "needs `fetch.client_key`, and vice versa",
             );
         }
         if self.proxy.downloads.is_some() && self.proxy.downloads_file.is_some() {
             return wrong(
                 "proxy.downloads",
-                "stands beside `fetch.proxy.downloads_file`: state one of the two",
+                "is set together with `fetch.proxy.downloads_file`: keep one of the two",
             );
         }
         let zero = |rate: &Bytes| rate.0 == 0;
@@ -280,7 +265,7 @@ impl Config {
         {
             return wrong(
                 "bandwidth",
-                "a rate of 0 would fetch nothing: leave the key out for no limit",
+                "a rate of 0 would fetch nothing: omit the key for no limit",
             );
         }
         Ok(())
@@ -314,9 +299,9 @@ mod tests {
         let config: Config = toml::from_str(text).unwrap();
         assert_eq!(config.stall.bytes(), 60 * 1024);
         assert!(config.mirrors[0].origin);
-        assert!(config.bandwidth.table[0].hold(23 * 60));
-        assert!(config.bandwidth.table[0].hold(5 * 60));
-        assert!(!config.bandwidth.table[0].hold(12 * 60));
+        assert!(config.bandwidth.table[0].contain(23 * 60));
+        assert!(config.bandwidth.table[0].contain(5 * 60));
+        assert!(!config.bandwidth.table[0].contain(12 * 60));
         config.check().unwrap();
         let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);

@@ -1,7 +1,8 @@
-//! How fast: a cap for all downloads together and one for each application, changed while they run.
+//! Bandwidth limits: one for all downloads together and one per application, changeable while they run.
 //!
-//! A download pays for what it has read before it reads on, in small pieces; each piece gets the next free moment of the
-//! caps it is under. So downloads take turns piece by piece, and a small file waits one round, however many big ones run.
+//! Before it reads on, a download waits for what it has read, in small pieces; each piece reserves the next
+//! free slot of every limit that applies. So downloads alternate piece by piece, and a small file waits one
+//! round, however many large ones run.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,18 +14,18 @@ use tokio::time::{Instant, sleep_until};
 use super::config::{Bandwidth, Hours};
 use crate::datafile::AppId;
 
-/// So much time that was not used may be made up for: timers wake up late.
+/// Unused time that may be caught up: timers wake up late.
 const SLACK: Duration = Duration::from_millis(50);
-/// How often the time of day is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// Applications remembered before those without a download are forgotten.
+/// How often the time of day is checked.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// Applications remembered before idle ones are dropped.
 const REMEMBERED: usize = 1024;
-/// Pieces a second at the least.
-const TURNS: u64 = 20;
+/// Minimum number of pieces per second.
+const PIECES: u64 = 20;
 const SMALLEST_PIECE: u64 = 1024;
 const LARGEST_PIECE: u64 = 256 * 1024;
 
-/// The caps of this node.
+/// The limits of this node.
 pub(super) struct Limits {
     agent: Arc<Cap>,
     apps: Mutex<HashMap<AppId, Arc<Cap>>>,
@@ -40,7 +41,7 @@ impl Limits {
         }
     }
 
-    /// Changes the caps of everything that runs.
+    /// Changes the limits of running downloads too.
     pub(super) fn change(&self, config: Bandwidth) {
         if *self.config.borrow() == config {
             return;
@@ -66,7 +67,7 @@ impl Limits {
             caps: [Arc::clone(cap), Arc::clone(&self.agent)],
             changed: self.config.subscribe(),
             owed: 0,
-            turn: None,
+            slot: None,
         }
     }
 }
@@ -96,7 +97,7 @@ struct Rates {
 }
 
 impl Rates {
-    /// Returns the rate at this time of day. Time zones are only read where it depends on that.
+    /// Returns the rate at this time of day. The time zone is only read if there is a table.
     fn now(&self) -> Option<u64> {
         if self.table.is_empty() {
             self.base
@@ -106,7 +107,7 @@ impl Rates {
     }
 
     fn at(&self, minute: u16) -> Option<u64> {
-        match self.table.iter().find(|hours| hours.hold(minute)) {
+        match self.table.iter().find(|hours| hours.contain(minute)) {
             Some(hours) => hours.rate.map(|r| r.0),
             None => self.base,
         }
@@ -117,10 +118,10 @@ struct Cap(Mutex<CapState>);
 
 struct CapState {
     rates: Rates,
-    /// The rate by the time of day, and when that was looked at.
+    /// The rate at this time of day, as of `checked`.
     now: Option<u64>,
-    looked: Instant,
-    /// The first moment that nobody has.
+    checked: Instant,
+    /// Start of the next unreserved slot.
     free: Instant,
 }
 
@@ -130,7 +131,7 @@ impl Cap {
         Self(Mutex::new(CapState {
             now: rates.now(),
             rates,
-            looked: now,
+            checked: now,
             free: now,
         }))
     }
@@ -139,22 +140,22 @@ impl Cap {
         let mut state = lock(&self.0);
         state.now = rates.now();
         state.rates = rates;
-        state.looked = Instant::now();
-        state.free = state.looked;
+        state.checked = Instant::now();
+        state.free = state.checked;
     }
 
     /// Returns the current rate.
     fn rate(&self) -> Option<u64> {
         let mut state = lock(&self.0);
-        if !state.rates.table.is_empty() && state.looked.elapsed() >= LOOK {
+        if !state.rates.table.is_empty() && state.checked.elapsed() >= CHECK_EVERY {
             state.now = state.rates.now();
-            state.looked = Instant::now();
+            state.checked = Instant::now();
         }
         state.now
     }
 
-    /// Takes the next free moment for `bytes`.
-    fn take(&self, bytes: u64) -> Option<Instant> {
+    /// Reserves the next free slot for `bytes`; returns its end.
+    fn reserve(&self, bytes: u64) -> Option<Instant> {
         let rate = self.rate()?;
         let mut state = lock(&self.0);
         let now = Instant::now();
@@ -172,57 +173,61 @@ fn minute_of_day() -> u16 {
     u16::try_from(minute).unwrap_or(0)
 }
 
-/// What one download has read and not paid for.
+/// Bytes that one download has read and not yet waited for.
 pub(super) struct Meter {
     caps: [Arc<Cap>; 2],
     changed: watch::Receiver<Bandwidth>,
     owed: u64,
-    /// When the piece being paid for is paid, and how large it is.
-    turn: Option<(Instant, u64)>,
+    /// The piece being waited for: when its slot ends, and its size.
+    slot: Option<(Instant, u64)>,
 }
 
 impl Meter {
-    /// Notes that so many bytes were read.
+    /// Adds bytes that were read.
     pub(super) fn owe(&mut self, bytes: usize) {
         self.owed += bytes as u64;
     }
 
-    /// Waits until everything read is paid for. May be dropped and called again.
+    /// Waits for everything read. May be dropped and called again.
     pub(super) async fn pay(&mut self) {
         while self.owed > 0 {
-            let (until, piece) = match self.turn {
-                Some(turn) => turn,
-                None => match self.take_turn() {
-                    Some(turn) => turn,
+            let (until, piece) = match self.slot {
+                Some(slot) => slot,
+                None => match self.next_slot() {
+                    Some(slot) => slot,
                     None => {
                         self.owed = 0;
                         return;
                     }
                 },
             };
-            self.turn = Some((until, piece));
+            self.slot = Some((until, piece));
             tokio::select! {
                 () = sleep_until(until) => {
                     self.owed -= piece;
-                    self.turn = None;
+                    self.slot = None;
                 }
-                // Other caps: what was taken under the old ones does not count.
+                // New limits: slots under the old ones do not count.
                 changed = self.changed.changed(), if self.changed.has_changed().is_ok() => {
                     if changed.is_ok() {
-                        self.turn = None;
+                        self.slot = None;
                     }
                 }
             }
         }
     }
 
-    /// Takes the next turn under all caps, or `None` when there is no cap.
-    fn take_turn(&self) -> Option<(Instant, u64)> {
+    /// Reserves the next slot under all limits; `None` if there is no limit.
+    fn next_slot(&self) -> Option<(Instant, u64)> {
         let slowest = self.caps.iter().filter_map(|cap| cap.rate()).min()?;
-        let piece = (slowest / TURNS)
+        let piece = (slowest / PIECES)
             .clamp(SMALLEST_PIECE, LARGEST_PIECE)
             .min(self.owed);
-        let until = self.caps.iter().filter_map(|cap| cap.take(piece)).max()?;
+        let until = self
+            .caps
+            .iter()
+            .filter_map(|cap| cap.reserve(piece))
+            .max()?;
         Some((until, piece))
     }
 }
@@ -252,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keeps_to_the_rate_and_takes_turns() {
+    async fn keeps_to_the_rate_and_alternates() {
         let limits = Limits::new(bandwidth(1_000_000));
         // Three big ones and a small one: 330 kB at 1 MB/s.
         let (a, b, c, small) = tokio::join!(

@@ -1,4 +1,4 @@
-//! A file of this node as a source, for push documents that its operator gives it.
+//! A file of this host as a source, for push documents of its operator.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -13,7 +13,7 @@ use crate::sys::durable::at;
 /// Bytes read at a time.
 const PIECE: usize = 1 << 20;
 
-/// An open file, or a read of it under way on a blocking thread.
+/// An open file, or a read of it in progress on a blocking thread.
 pub(super) struct Local {
     path: PathBuf,
     state: State,
@@ -26,7 +26,7 @@ enum State {
 }
 
 impl Local {
-    /// Opens `path` at `offset`; returns the length of the file too.
+    /// Opens `path` at `offset`; also returns the length of the file.
     pub(super) async fn open(path: PathBuf, offset: u64) -> Result<(Self, u64), Cause> {
         let opening = tokio::task::spawn_blocking(move || {
             open(&path, offset).map(|(file, length)| {
@@ -70,7 +70,7 @@ fn open(path: &Path, offset: u64) -> Result<(File, u64), Cause> {
     let no_wait = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let mut file = File::options()
         .read(true)
-        // A named pipe would otherwise hold the thread until someone writes.
+        // A named pipe would otherwise block the thread until someone writes.
         .custom_flags(no_wait)
         .open(path)
         .map_err(fail)?;

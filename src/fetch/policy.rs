@@ -1,9 +1,9 @@
-//! Who may be fetched from. A push names any URL it likes, so this decides which addresses of the node's networks it can
-//! reach: the literal in the URL in every spelling, each address that a name resolves to (what is checked is what is
-//! dialled), and each host that an origin redirects to.
+//! Whom to fetch from. A push may name any URL, so this decides which addresses of the node's networks it
+//! can reach: the literal in the URL in every spelling, each address a name resolves to (what is checked
+//! is what is dialled), and each host an origin redirects to.
 //!
-//! The URL parser turns every spelling of an IPv4 address (`2130706433`, `0x7f.1`, `127.1`) into the address; what is
-//! left to do here are the IPv4 addresses inside IPv6 ones, and names that mean this machine.
+//! The URL parser turns every spelling of an IPv4 address (`2130706433`, `0x7f.1`, `127.1`) into the
+//! address. What is left are IPv4 addresses inside IPv6 ones, and names that mean this host.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,18 +16,18 @@ use url::{Host, Url};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Rule {
-    /// Addresses.
     Net(IpNet),
-    /// One name, in lower case.
+    /// One name in lower case.
     Host(String),
-    /// What ends with this text, which begins with a dot.
+    /// Every name that ends with this text, which starts with a dot.
     Below(String),
 }
 
 impl Rule {
-    /// Parses `10.0.0.0/8`, an address, `host.example`, or `*.example` (or `.example`) for all names below it.
+    /// Parses `10.0.0.0/8`, an address, `host.example`, or `*.example` (or `.example`) for all names
+    /// below it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no host, address or network");
+        let wrong = || format!("`{text}` is not a host, address or network");
         let bare = text.trim_start_matches('[').trim_end_matches(']');
         if let Ok(net) = bare.parse::<IpNet>() {
             return Ok(Self::Net(net.trunc()));
@@ -51,7 +51,7 @@ impl Rule {
         }
     }
 
-    /// Tells whether the rule names this host (lower case, no dot at the end).
+    /// Returns whether the rule names this host (lower case, without the final dot).
     pub(super) fn names(&self, host: &str) -> bool {
         match self {
             Self::Net(_) => false,
@@ -60,7 +60,7 @@ impl Rule {
         }
     }
 
-    /// Tells whether the rule holds this address.
+    /// Returns whether the rule contains this address.
     pub(super) fn holds(&self, address: IpAddr) -> bool {
         match self {
             Self::Net(net) => net.contains(&address),
@@ -68,7 +68,7 @@ impl Rule {
         }
     }
 
-    /// Tells whether the rule is for the host of a URL, be it a name or an address.
+    /// Returns whether the rule covers the host of a URL, by name or address.
     pub(super) fn is_for(&self, url: &Url) -> bool {
         match host_of(url) {
             Some(Target::Address(address)) => self.holds(address),
@@ -96,7 +96,8 @@ impl From<Rule> for String {
     }
 }
 
-/// A destination that is dialled without the proxy. As is usual for NO_PROXY, a name stands for its subdomains too.
+/// A destination that is dialled without the proxy. As usual for NO_PROXY, a name includes its
+/// subdomains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Bypass {
@@ -129,7 +130,7 @@ impl Bypass {
         })
     }
 
-    /// Tells whether a URL is dialled directly.
+    /// Returns whether a URL is dialled directly.
     pub(super) fn covers(&self, url: &Url) -> bool {
         if self.port.is_some() && self.port != url.port_or_known_default() {
             return false;
@@ -182,15 +183,15 @@ enum Why {
 }
 
 impl Denied {
-    /// Refuses a `file` URL where only the network is allowed.
+    /// Refuses a `file` URL of a push that may only name the network.
     pub(super) fn local_file() -> Self {
         Self {
-            what: "a file of this node".to_owned(),
+            what: "a file of this host".to_owned(),
             why: Why::Local,
         }
     }
 
-    /// Leaves out who is refused.
+    /// Removes the name of the refused host.
     pub(super) fn unnamed(self) -> Self {
         Self {
             what: "the host".to_owned(),
@@ -222,7 +223,7 @@ impl std::error::Error for Denied {}
 /// The host of a URL.
 enum Target {
     Address(IpAddr),
-    /// In lower case, without the root's dot.
+    /// In lower case, without the final dot.
     Name(String),
 }
 
@@ -243,8 +244,8 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// Checks scheme and host. `resolves` says whether this node will look the name up itself, so that the addresses
-    /// are checked later; a proxy does that out of sight.
+    /// Checks scheme and host. `resolves` says whether this node will look up the name itself, so that the
+    /// addresses are checked later; a proxy looks it up out of sight.
     pub(super) fn check_url(&self, url: &Url, resolves: bool) -> Result<(), Denied> {
         let denied = |why| Denied {
             what: format!("`{}`", url.host_str().unwrap_or("")),
@@ -263,8 +264,8 @@ impl Policy {
                 if self.allow.iter().any(|r| r.names(&name)) {
                     return Ok(());
                 }
-                if means_this_machine(&name) && !self.allows_loopback() {
-                    return Err(denied(Why::Default("this machine")));
+                if means_this_host(&name) && !self.allows_loopback() {
+                    return Err(denied(Why::Default("this host")));
                 }
                 let addresses_may_do =
                     resolves && self.allow.iter().any(|r| matches!(r, Rule::Net(_)));
@@ -285,7 +286,7 @@ impl Policy {
         .any(|a| self.check_address(None, a).is_ok())
     }
 
-    /// Checks an address, of the URL itself or that `name` resolved to.
+    /// Checks an address: the one in the URL, or one that `name` resolved to.
     pub(super) fn check_address(&self, name: Option<&str>, address: IpAddr) -> Result<(), Denied> {
         let address = address.to_canonical();
         let denied = |why| Denied {
@@ -317,12 +318,12 @@ impl Policy {
     }
 }
 
-/// RFC 6761 makes `localhost` and everything below it loopback; the others are what Debian puts into /etc/hosts.
-fn means_this_machine(name: &str) -> bool {
+/// RFC 6761 makes `localhost` and everything below it loopback; the others are in Debian's /etc/hosts.
+fn means_this_host(name: &str) -> bool {
     matches!(name, "localhost" | "ip6-localhost" | "ip6-loopback") || name.ends_with(".localhost")
 }
 
-/// Returns the IPv4 address that an IPv6 address carries and that a translator on the way would dial.
+/// Returns the IPv4 address inside an IPv6 address, which a translator on the way would dial.
 fn embedded(address: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(v6) = address else { return None };
     let octets = v6.octets();
@@ -339,15 +340,15 @@ fn embedded(address: IpAddr) -> Option<IpAddr> {
     Some(Ipv4Addr::from(v4).into())
 }
 
-/// Names the range that makes an address one of this node's surroundings rather than an origin. Private ranges are not
-/// among them: origins of edge nodes often are private.
+/// Returns the range that makes an address part of this node's surroundings rather than an origin.
+/// Private ranges are not included: origins of edge nodes are often private.
 fn denied_by_default(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => match v4.octets() {
             [127, ..] => Some("loopback"),
             [0, ..] => Some("unspecified"),
             [169, 254, ..] => Some("link-local"),
-            // Shared space of carriers and clouds: one of them keeps its metadata service at 100.100.100.200.
+            // Shared by carriers and clouds; one has its metadata service at 100.100.100.200.
             [100, 64..=127, ..] => Some("shared address space"),
             [224..=239, ..] => Some("multicast"),
             [240..=255, ..] => Some("reserved"),

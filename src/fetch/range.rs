@@ -1,4 +1,4 @@
-//! Parts of a file: what makes an object the same as before, and what a 206 says that it is.
+//! Parts of a file: whether an object is the same as before, and whether a 206 is the part asked for.
 
 use jiff::fmt::rfc2822;
 use reqwest::header::{CONTENT_RANGE, DATE, ETAG, HeaderMap, LAST_MODIFIED};
@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::datafile::shorten;
 
-/// A modification time is only a strong validator when the object had been left alone for a while (RFC 9110 §8.8.2.2).
+/// A modification time is a strong validator only if it was this old (RFC 9110 §8.8.2.2).
 const SETTLED_SECONDS: i64 = 60;
 
-/// What an origin says of an object so that it can be recognised: kept with the partial file.
+/// Identifies an object at an origin; stored with the partial file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Validator {
-    /// The host and port that said it; another host may have another ETag for the same content.
+    /// Host and port; another host may have another ETag for the same content.
     pub host: String,
-    /// The ETag, weak ones included.
+    /// Strong or weak.
     pub etag: Option<String>,
-    /// Last-Modified, where it is strong.
+    /// Only if it is strong.
     pub last_modified: Option<String>,
 }
 
 impl Validator {
-    /// Reads an answer.
+    /// Reads the headers of a response.
     pub(super) fn of(headers: &HeaderMap, host: &str) -> Option<Self> {
         let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
         let seconds = |text: &str| rfc2822::parse(text).ok().map(|z| z.timestamp().as_second());
@@ -38,7 +38,7 @@ impl Validator {
         (validator.etag.is_some() || validator.last_modified.is_some()).then_some(validator)
     }
 
-    /// Returns what to send as If-Range to `host`.
+    /// Returns the value of If-Range for `host`.
     pub(super) fn if_range(&self, host: &str) -> Option<&str> {
         let strong = self.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
         strong
@@ -46,8 +46,8 @@ impl Validator {
             .filter(|_| self.host == host)
     }
 
-    /// Tells whether an answer is of another object: both sides say something, and it differs. Not every server that
-    /// sends parts looks at If-Range.
+    /// Returns whether a response is from another object: both validators are known and differ. Not every
+    /// server that sends parts honours If-Range.
     pub(super) fn contradicts(&self, now: &Self) -> bool {
         if self.host != now.host {
             return false;
@@ -62,7 +62,7 @@ impl Validator {
     }
 }
 
-/// A Content-Range.
+/// A parsed Content-Range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ContentRange {
     /// First byte and the byte after the last; `None` in a 416.
@@ -72,7 +72,7 @@ pub(super) struct ContentRange {
 }
 
 impl ContentRange {
-    /// Reads an answer; `Err` is the text that cannot be read, shortened.
+    /// Reads the headers of a response; `Err` is the text that cannot be parsed, shortened.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, String> {
         let mut values = headers.get_all(CONTENT_RANGE).iter();
         let text = values.next().and_then(|v| v.to_str().ok()).unwrap_or("");
@@ -112,9 +112,9 @@ pub(super) struct Expected<'a> {
     pub(super) total: Option<u64>,
     /// Content-Length of the response.
     pub(super) length: Option<u64>,
-    /// Whether the request had a condition, so that the part is proven to be of the same object.
+    /// Whether the request had a condition, which proves the part to be from the same object.
     pub(super) conditional: bool,
-    /// What the origin said of the object before and now, if both are known.
+    /// The validators before and now, if both are known.
     pub(super) validator: Option<(&'a Validator, &'a Validator)>,
 }
 

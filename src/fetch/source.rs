@@ -291,7 +291,7 @@ impl Source {
         };
         match body.stall.watch(body.response.chunk()).await {
             Ok(Ok(Some(bytes))) => {
-                body.stall.came(bytes.len());
+                body.stall.arrived(bytes.len());
                 self.take_bytes(bytes)
             }
             Ok(Ok(None)) => self.body_ended(),

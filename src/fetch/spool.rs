@@ -1,8 +1,8 @@
-//! The partial file: bytes as received, kept so that the next start of the process goes on where this one stopped.
+//! The partial file: bytes as received, kept so that a restart resumes where this process stopped.
 //!
-//! `<name>.partial` holds the bytes, `<name>.meta` says of which content they are: of its digests and size where the push
-//! states a digest, whatever the URL; otherwise of one URL. Nothing is synced: after a kill the length on disk is what
-//! counts, after a power cut the bytes may be garbage, and the digest of the whole finds out. Blocking calls only.
+//! `<name>.partial` holds the bytes and `<name>.meta` identifies their content: by digests and size if the
+//! push states a digest, whatever the URL; otherwise by the URL. Nothing is synced: after a kill the length
+//! on disk counts; after a power failure the bytes may be garbage, which the digest detects. Calls block.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -16,23 +16,22 @@ use super::range::Validator;
 use crate::datafile::{Content, SourceUrl};
 use crate::sys::durable::{self, Error, at};
 
-/// Written at a time: each write has its price, and a small file may end before the first one.
+/// Bytes per write: writes cost, and a small file may be complete before the first one.
 const PIECE: usize = 1 << 20;
-/// Bytes may hold a customer's data.
+/// The bytes may be a customer's data.
 const MODE: u32 = 0o600;
 
-/// Of which content a partial file is.
+/// Identifies the content of a partial file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// What the push states.
     content: Content,
-    /// SHA-256 of the URL, where no digest is stated: then nothing else tells one content from another.
+    /// SHA-256 of the URL if no digest is stated: then nothing else distinguishes contents.
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
 }
 
 impl Identity {
-    /// Makes the identity of what a push states.
     #[must_use]
     pub fn new(content: &Content, url: &SourceUrl) -> Self {
         let stated = content.md5.is_some() || content.sha256.is_some();
@@ -42,7 +41,7 @@ impl Identity {
         }
     }
 
-    /// Returns a file name that this identity has alone.
+    /// Returns a file name unique to this identity.
     #[must_use]
     pub fn name(&self) -> String {
         let text = serde_json::to_string(self).unwrap_or_default();
@@ -50,7 +49,7 @@ impl Identity {
     }
 }
 
-/// What stands in the `.meta` file. Fields are only ever added; what cannot be read begins anew.
+/// The `.meta` file. Fields are only ever added; if it cannot be read, the fetch starts over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Meta {
     #[serde(flatten)]
@@ -59,23 +58,24 @@ struct Meta {
     validator: Option<Validator>,
 }
 
-/// An open partial file. Dropping it keeps what came.
+/// An open partial file. Dropping it keeps the bytes.
 #[derive(Debug)]
 pub struct Spool {
     partial: PathBuf,
     meta_path: PathBuf,
     file: File,
     meta: Meta,
-    /// Whether the `.meta` file says what `meta` says.
+    /// Whether the `.meta` file is up to date.
     meta_written: bool,
     written: u64,
     buffer: Vec<u8>,
-    /// Whether the files are gone from here.
+    /// Whether the files were moved or removed.
     gone: bool,
 }
 
 impl Spool {
-    /// Opens the partial file `name` in `dir` for the content `identity`. What is there of another content is thrown away.
+    /// Opens the partial file `name` in `dir` for the content `identity`. Bytes of other content are
+    /// discarded.
     pub fn open(dir: &Path, name: &str, identity: &Identity) -> Result<Self, Error> {
         let partial = dir.join(format!("{name}.partial"));
         let meta_path = dir.join(format!("{name}.meta"));
@@ -90,7 +90,7 @@ impl Spool {
         let written = match &kept {
             Some(_) => file.metadata().map_err(at("stat", &partial))?.len(),
             None => {
-                // Only where there is something: ext4 writes a file out at once when it is closed, once it was cut to zero.
+                // Only if there is something: ext4 flushes a file at close once it was truncated to zero.
                 if file.metadata().map_err(at("stat", &partial))?.len() > 0 {
                     file.set_len(0).map_err(at("truncate", &partial))?;
                 }
@@ -112,25 +112,25 @@ impl Spool {
         })
     }
 
-    /// Returns how many bytes there are, those not yet written out included.
+    /// Returns the number of bytes, including those not yet written.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.written + self.buffer.len() as u64
     }
 
-    /// Tells whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns what the origin said of the object that the bytes are from.
+    /// Returns the validator of the object that the bytes are from.
     #[must_use]
     pub fn validator(&self) -> Option<&Validator> {
         self.meta.validator.as_ref()
     }
 
-    /// Notes what the origin says of the object that the bytes are from. After [`Spool::reset`], when it is another one.
+    /// Stores the validator of the object that the bytes are from. For another object call [`Spool::reset`]
+    /// first.
     pub fn set_validator(&mut self, validator: Option<&Validator>) -> Result<(), Error> {
         if self.meta.validator.as_ref() == validator {
             return Ok(());
@@ -143,7 +143,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Adds bytes; they are written out in large pieces.
+    /// Appends bytes; they are written in large pieces.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
         if self.buffer.is_empty() && bytes.len() >= PIECE {
             return self.write(bytes);
@@ -155,7 +155,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Writes out what is buffered.
+    /// Writes what is buffered.
     pub fn flush(&mut self) -> Result<(), Error> {
         if self.buffer.is_empty() {
             return Ok(());
@@ -167,7 +167,7 @@ impl Spool {
         result
     }
 
-    /// Returns another handle at the first byte, to read what there is. What is buffered is written out first.
+    /// Returns another handle at the first byte, after writing what is buffered.
     pub fn reader(&mut self) -> Result<File, Error> {
         self.flush()?;
         File::open(&self.partial).map_err(at("open", &self.partial))
@@ -179,7 +179,7 @@ impl Spool {
         &self.file
     }
 
-    /// Throws away every byte, and what the origin said of them.
+    /// Discards all bytes and their validator.
     pub fn reset(&mut self) -> Result<(), Error> {
         self.buffer.clear();
         self.written = 0;
@@ -204,7 +204,7 @@ impl Spool {
         remove(&self.meta_path)
     }
 
-    /// Removes every partial file in `dir` whose name is not `wanted`, and returns the names.
+    /// Removes the partial files in `dir` whose name is not `wanted`; returns their names.
     pub fn sweep(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, Error> {
         let mut swept = Vec::new();
         for entry in fs::read_dir(dir).map_err(at("list", dir))? {
@@ -232,11 +232,11 @@ impl Spool {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        // Before the bytes: there is never a byte whose content is not told.
+        // Before the bytes: their content is always identified.
         self.write_meta()?;
         let result = self.file.write_all(bytes);
         if result.is_err() {
-            // Part of them may be there; those are as good as the rest.
+            // Some may have been written, and are as good as the rest.
             self.written = self.file.metadata().map_or(self.written, |m| m.len());
         } else {
             self.written += bytes.len() as u64;
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_for_the_same_content_and_begins_anew_for_another() {
+    fn resumes_for_the_same_content_and_starts_over_for_another() {
         let dir = tempfile::tempdir().unwrap();
         let open = |identity: &Identity| Spool::open(dir.path(), "7", identity).unwrap();
         let one = identity(Some(1), 10, "http://h/a?sign=SECRET");
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_digest_only_the_same_url_goes_on() {
+    fn without_a_digest_only_the_same_url_resumes() {
         let dir = tempfile::tempdir().unwrap();
         let a = identity(None, 10, "http://h/a?sign=1");
         let b = identity(None, 10, "http://h/a?sign=2");
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_without_a_readable_meta_are_thrown_away() {
+    fn bytes_without_a_readable_meta_are_discarded() {
         let dir = tempfile::tempdir().unwrap();
         let one = identity(Some(1), 10, "http://h/a");
         for meta in [None, Some(""), Some("{}"), Some("{\"content\":")] {
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeps_what_nobody_wants() {
+    fn sweeps_unwanted_files() {
         let dir = tempfile::tempdir().unwrap();
         for name in [
             "1.partial",

@@ -1,5 +1,5 @@
-//! When a body is too slow. Only the time spent waiting for the network counts: a full disk queue or a bandwidth cap is
-//! not the origin's fault.
+//! Detects a body that is too slow. Only time spent waiting for the network counts: a full disk queue or a
+//! bandwidth limit is not the origin's fault.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::config::Stall;
 
-/// Into how many parts a window is divided; what comes in one part is counted as one.
+/// Parts of a window; bytes are counted per part.
 const PARTS: u32 = 32;
 
 /// Watches one body.
@@ -19,9 +19,9 @@ pub(super) struct StallClock {
     enough: u64,
     /// Time waited so far.
     waited: Duration,
-    /// Since when the present wait lasts; outlives a wait that was dropped.
+    /// Start of the current wait; outlives a dropped one.
     since: Option<Instant>,
-    /// Ends of parts, in time waited, and the bytes that came in each.
+    /// Ends of parts, in time waited, and the bytes that arrived in each.
     parts: VecDeque<(Duration, u64)>,
 }
 
@@ -40,7 +40,7 @@ impl StallClock {
         }
     }
 
-    /// Waits for the next piece of the body, as long as it may take. May be dropped and called again.
+    /// Waits for the next piece of the body, as long as the rate allows. May be dropped and called again.
     pub(super) async fn watch<F: Future>(&mut self, piece: F) -> Result<F::Output, TooSlow> {
         let since = *self.since.get_or_insert_with(Instant::now);
         let patience = self.limit().saturating_sub(self.waited);
@@ -52,8 +52,8 @@ impl StallClock {
         Ok(output)
     }
 
-    /// Notes that bytes came.
-    pub(super) fn came(&mut self, bytes: usize) {
+    /// Records that bytes arrived.
+    pub(super) fn arrived(&mut self, bytes: usize) {
         let part = self.window / PARTS;
         let number = self.waited.as_nanos() / part.as_nanos().max(1);
         let end = part.saturating_mul(u32::try_from(number + 1).unwrap_or(u32::MAX));
@@ -70,7 +70,7 @@ impl StallClock {
         }
     }
 
-    /// Returns when, in time waited, it is too slow if nothing more comes.
+    /// Returns when, in time waited, the body is too slow if nothing more arrives.
     fn limit(&self) -> Duration {
         let mut sum = 0;
         for (at, bytes) in self.parts.iter().rev() {
@@ -96,7 +96,7 @@ mod tests {
                 return Some(limit.max(clock.waited));
             }
             clock.waited += every;
-            clock.came(bytes);
+            clock.arrived(bytes);
         }
         None
     }
@@ -115,7 +115,7 @@ mod tests {
         // A megabyte, then silence: 30 s after it and no more than a part later.
         let mut clock = StallClock::new(&Stall::default());
         clock.waited = Duration::from_secs(100);
-        clock.came(1 << 20);
+        clock.arrived(1 << 20);
         let limit = clock.limit();
         assert!(
             limit >= Duration::from_secs(130) && limit < Duration::from_secs(132),

@@ -1,4 +1,5 @@
-//! The signature of Standard Webhooks 1.0: HMAC-SHA256 over `id.timestamp.body`, base64, `v1,` before it.
+//! The signature of Standard Webhooks 1.0: `v1,` and the Base64 of HMAC-SHA256 over
+//! `id.timestamp.body`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,13 +8,12 @@ use sha2::Sha256;
 
 use crate::sys::secret::Secret;
 
-/// Shortest key, in bytes: the specification's.
+/// Shortest key, in bytes, by the specification.
 const SHORTEST: usize = 24;
 
-/// What a secret says in front of base64.
+/// Marks a secret in Base64.
 const PREFIX: &[u8] = b"whsec_";
 
-/// A key that signs.
 pub(super) struct Key(Hmac<Sha256>);
 
 impl Key {
@@ -22,13 +22,13 @@ impl Key {
         let bytes = match secret.expose().strip_prefix(PREFIX) {
             Some(base64) => STANDARD
                 .decode(base64)
-                .map_err(|_| "holds no base64 after `whsec_`")?,
+                .map_err(|_| "is not Base64 after `whsec_`")?,
             None => secret.expose().to_vec(),
         };
         if bytes.len() < SHORTEST {
-            return Err("holds a key of less than 24 bytes");
+            return Err("is shorter than 24 bytes");
         }
-        let mac = Hmac::new_from_slice(&bytes).map_err(|_| "holds no key")?;
+        let mac = Hmac::new_from_slice(&bytes).map_err(|_| "is not a key")?;
         Ok(Self(mac))
     }
 

@@ -1,5 +1,5 @@
-//! Directories by descriptors: every name is one component below a descriptor that is held, and none may be a link or a mount
-//! point.
+//! Directories by descriptor: every name is one component below an open descriptor, and none may be a
+//! link or a mount point.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,17 +7,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-/// How a directory is opened below another.
+/// How to open a directory below another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beneath {
-    /// By openat2, which refuses links, magic links and mount points itself.
+    /// With openat2, which itself refuses links, magic links and mount points.
     Openat2,
-    /// By openat without following a link, for kernels and sandboxes without openat2.
+    /// With openat and O_NOFOLLOW, for kernels and sandboxes without openat2.
     NoFollow,
 }
 
 impl Beneath {
-    /// Finds out what this kernel can do, by opening `root` again.
+    /// Detects what this kernel supports, by opening `root` again.
     pub fn probe(root: BorrowedFd<'_>) -> Self {
         match open_beneath(root, b".", Self::Openat2) {
             Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => Self::NoFollow,
@@ -26,8 +26,8 @@ impl Beneath {
     }
 }
 
-/// Opens the directory `name` in `dir`. With [`Beneath::Openat2`] it may be a path of several components, each of which is
-/// held to the same rules; with [`Beneath::NoFollow`] it has to be one.
+/// Opens the directory `name` in `dir`. With [`Beneath::Openat2`] it may have several components, which
+/// follow the same rules; with [`Beneath::NoFollow`] it must be one.
 pub fn open_beneath(dir: BorrowedFd<'_>, name: &[u8], how: Beneath) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match how {
@@ -47,17 +47,17 @@ pub fn open_beneath(dir: BorrowedFd<'_>, name: &[u8], how: Beneath) -> rustix::i
     }
 }
 
-/// Removes everything in the directory `root`, by descriptors, following nothing and leaving no file system. However deep
-/// and long a path is, it is never given to the kernel whole.
+/// Removes everything in the directory `root`, by descriptor, without following links or leaving the file
+/// system. Paths may be deeper and longer than the kernel accepts at once.
 pub fn clear(root: BorrowedFd<'_>) -> io::Result<()> {
     clear_with(root, || {})
 }
 
-/// As [`clear`], calling `after` each file.
+/// Like [`clear`], calling `after` after each file.
 pub fn clear_with(root: BorrowedFd<'_>, mut after: impl FnMut()) -> io::Result<()> {
     let how = Beneath::probe(root);
     let mut levels = vec![(reopen(root)?, Vec::new())];
-    // Depth first: a level is a directory that is being emptied, and the names of its subdirectories that wait.
+    // Depth first: a level is a directory being emptied, and the names of its remaining subdirectories.
     list(&mut levels, &mut after)?;
     while let Some((dir, waiting)) = levels.last_mut() {
         if let Some(name) = waiting.last() {
@@ -79,7 +79,7 @@ pub fn clear_with(root: BorrowedFd<'_>, mut after: impl FnMut()) -> io::Result<(
     Ok(())
 }
 
-/// Removes the files of the last level, and notes its directories.
+/// Removes the files of the last level and lists its directories.
 fn list(levels: &mut [(OwnedFd, Vec<Vec<u8>>)], after: &mut impl FnMut()) -> io::Result<()> {
     let Some((dir, waiting)) = levels.last_mut() else {
         return Ok(());
@@ -97,7 +97,7 @@ fn list(levels: &mut [(OwnedFd, Vec<Vec<u8>>)], after: &mut impl FnMut()) -> io:
         }
         match rustix::fs::unlinkat(&*dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => after(),
-            // A file system that does not tell types in a listing.
+            // A file system whose listings have no types.
             Err(Errno::ISDIR | Errno::PERM) => waiting.push(name.to_vec()),
             Err(e) => return Err(e.into()),
         }
@@ -105,7 +105,7 @@ fn list(levels: &mut [(OwnedFd, Vec<Vec<u8>>)], after: &mut impl FnMut()) -> io:
     Ok(())
 }
 
-/// Opens a directory again, so that reading it does not move the caller's own position in it.
+/// Opens a directory again, so that reading it does not move the caller's position.
 fn reopen(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(dir, ".", flags, Mode::empty())?)

@@ -1,9 +1,9 @@
-//! Prints an error with its causes on one line: the one place where a chain becomes text, for logs, reports and people.
+//! Prints an error with its causes on one line: the only place where a chain becomes text.
 
 use std::error::Error;
 use std::fmt;
 
-/// Shows an error and each of its sources, joined by `: `. A source whose text its parent already ends with is left out.
+/// Shows an error and its sources, joined by `: `. A source that its parent already ends with is omitted.
 pub struct Chain<'a>(pub &'a (dyn Error + 'a));
 
 impl fmt::Display for Chain<'_> {

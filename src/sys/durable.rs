@@ -1,5 +1,5 @@
-//! File operations that survive a power cut: write beside, fsync, rename, fsync the directory. `clippy.toml` bans the raw
-//! calls and points here.
+//! File operations that survive a power failure: write next to the target, fsync, rename, fsync the
+//! directory. `clippy.toml` bans the raw calls and points here.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,28 +11,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::failpoint::{Bug, is_seeded};
 use super::failure::Fault;
 
-/// What failed, and on which path.
+/// A failed file operation.
 #[derive(Debug, thiserror::Error)]
 #[error("{verb} `{}`", path.display())]
 pub struct Error {
-    /// What was tried, such as `rename`.
+    /// The operation, such as `rename`.
     pub verb: &'static str,
-    /// The path it was tried on.
     pub path: PathBuf,
-    /// What the system said.
     #[source]
     pub source: io::Error,
 }
 
 impl Error {
-    /// Returns what this node lacks, as far as the system says.
+    /// Returns what this node lacks, as far as the system reports it.
     #[must_use]
     pub fn fault(&self) -> Fault {
         Fault::of(&self.source)
     }
 }
 
-/// Makes a mapper from an [`io::Error`] to an [`Error`] with `verb` and `path`.
+/// Maps an [`io::Error`] to an [`Error`] with `verb` and `path`.
 pub fn at<'a>(verb: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
     move |source| Error {
         verb,
@@ -41,7 +39,7 @@ pub fn at<'a>(verb: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> E
     }
 }
 
-/// Returns a name for a temporary sibling of `path` that no process has used before: `.<name>.tmp-<life>-<n>`.
+/// Returns a path next to `path` that no process has used before: `.<name>.tmp-<process>-<n>`.
 #[must_use]
 pub fn temporary_sibling(path: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -53,34 +51,35 @@ pub fn temporary_sibling(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.tmp-{}-{n}", life()))
 }
 
-/// Tells this process from all others that ever worked on the same files. Its id does not: in a container every life has
-/// the same one.
+/// Identifies this process among all that ever worked on the same files. Its pid does not: in a container
+/// every start has the same one.
 fn life() -> &'static str {
     static LIFE: OnceLock<String> = OnceLock::new();
     LIFE.get_or_init(|| format!("{:016x}", fastrand::u64(..)))
 }
 
-/// Tells whether a file name is one that [`temporary_sibling`] makes, in this process or in another.
+/// Returns whether a file name was made by [`temporary_sibling`], of any process.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.contains(".tmp-")
 }
 
-/// Tells whether a file name is a temporary one of another process, which a lock tells to be dead: it may be swept, while
-/// one of this process may be in use by another thread.
+/// Returns whether a file name is a temporary one of another process. The caller holds the lock, so that
+/// process is dead and the file may be removed; one of this process may be in use by another thread.
 #[must_use]
 pub fn is_left_over(name: &str) -> bool {
     is_temporary(name) && !name.contains(&format!(".tmp-{}-", life()))
 }
 
-/// Syncs the directory `path`, so that entries made, renamed or removed in it last.
+/// Syncs the directory `path`, so that its created, renamed and removed entries are durable.
 pub fn sync_dir(path: &Path) -> Result<(), Error> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
         .map_err(at("sync directory", path))
 }
 
-/// Makes `path` and its missing parents (mode 0777 less the umask), and syncs each directory that gained an entry.
+/// Creates `path` and its missing parents (mode 0777 less the umask), and syncs every directory that got
+/// a new entry.
 pub fn create_dir_all(path: &Path) -> Result<(), Error> {
     let missing: Vec<&Path> = path
         .ancestors()
@@ -99,7 +98,8 @@ pub fn create_dir_all(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts `bytes` at `path` so that a reader or a power cut sees the old content or the new, whole.
+/// Writes `bytes` to `path` so that readers, also after a power failure, see the old content or the new,
+/// whole.
 pub fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     let temporary = temporary_sibling(path);
     let result = write_and_rename(&temporary, path, bytes, mode);
@@ -131,12 +131,12 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).map_err(at("rename to", to))
 }
 
-/// Renames `from` to `to`; fails with `AlreadyExists` when there is something at `to`.
+/// Renames `from` to `to`; fails with `AlreadyExists` if `to` exists.
 pub fn rename_no_replace(from: &Path, to: &Path) -> Result<(), Error> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
-        // A file system without the flag: look first. Only this process renames into the tree.
+        // A file system without the flag: check first. Only this process renames into the tree.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS)
             if fs::symlink_metadata(to).is_err() =>
         {
@@ -149,14 +149,14 @@ pub fn rename_no_replace(from: &Path, to: &Path) -> Result<(), Error> {
     }
 }
 
-/// Exchanges what is at `a` and at `b` in one atomic step.
+/// Exchanges `a` and `b` atomically.
 pub fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)
         .map_err(|e| at("exchange with", b)(e.into()))
 }
 
-/// Makes the symbolic link `link` point to `target` in one atomic step. The caller syncs the directory.
+/// Makes the symbolic link `link` point to `target`, atomically. The caller syncs the directory.
 pub fn replace_symlink(target: &Path, link: &Path) -> Result<(), Error> {
     if is_seeded(Bug::UnlinkFirst) {
         let _ = fs::remove_file(link);
@@ -171,7 +171,7 @@ pub fn replace_symlink(target: &Path, link: &Path) -> Result<(), Error> {
     result
 }
 
-/// Syncs the directory that holds `path`.
+/// Syncs the directory that contains `path`.
 pub fn sync_parent(path: &Path) -> Result<(), Error> {
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }

@@ -1,5 +1,5 @@
-//! The common words for what can go wrong: every station lists its failure kinds as a table of [`Kind`], and names one of
-//! them in each of its errors. The `name` is for programs and never changes; the texts are for people.
+//! The vocabulary of failures: every station has a table of [`Kind`] and names one in each of its errors.
+//! The `name` is for programs and never changes; the texts are for people.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::io;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// Who or what is to blame, and so where to look.
+/// Who or what is to blame, and so where to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
@@ -15,11 +15,11 @@ pub enum Class {
     Request,
     /// This node's configuration forbids it.
     Policy,
-    /// The way to the origin: connect, reset, stall, deadline.
+    /// The network to the origin: connect, reset, stall, deadline.
     Network,
-    /// The origin answered, but not with the file.
+    /// The origin responded, but not with the file.
     Origin,
-    /// The bytes are not what was announced, or not what can be unpacked.
+    /// The bytes are not what was announced, or cannot be unpacked.
     Content,
     /// This node's disk, memory or kernel.
     Device,
@@ -50,9 +50,9 @@ impl fmt::Display for Class {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Retry {
-    /// It may pass by itself: try again within the file's time limit.
+    /// Retry within the file's time limit.
     Transient,
-    /// It will fail the same way again.
+    /// It would fail the same way again.
     Fatal,
 }
 
@@ -61,11 +61,9 @@ pub enum Retry {
 pub struct Kind {
     /// Stable name for programs, such as `digest-mismatch`.
     pub name: &'static str,
-    /// Who is to blame.
     pub class: Class,
-    /// Whether to try again.
     pub retry: Retry,
-    /// One sentence: what to do about it.
+    /// One sentence on what to do.
     pub help: &'static str,
 }
 

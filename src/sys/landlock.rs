@@ -1,8 +1,8 @@
-//! The second wall: threads that unpack may write below the state directory and nowhere else.
+//! The second line of defence: threads that unpack may write only below the data directory.
 //!
-//! The first wall is that every name is checked and every file opened below a held descriptor; this one holds if that has
-//! a hole. Best effort: a kernel without Landlock is told about, not refused. Reading is left alone, and so is what is
-//! already open.
+//! The first is that every name is checked and every file opened below an open descriptor; this one
+//! remains if that has a hole. Best effort: a kernel without Landlock is reported, not refused. Reading and
+//! what is already open are not restricted.
 
 use std::fmt;
 use std::path::Path;
@@ -15,11 +15,11 @@ use landlock::{
 /// How far a thread is confined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// To the directories that were named.
+    /// To the given directories.
     Confined,
-    /// To the directories that were named, but this kernel does not know of every way to write.
+    /// To the given directories, but this kernel does not cover every way to write.
     Partly,
-    /// Not at all, and why.
+    /// Not at all, with the reason.
     Not(String),
 }
 
@@ -33,13 +33,13 @@ impl fmt::Display for Status {
     }
 }
 
-/// Confines this thread, and those it starts from now on, to writing below `writable`. There is no way back.
+/// Confines this thread, and those it starts later, to writing below `writable`. Irreversible.
 #[must_use]
 pub fn restrict_thread(writable: &[&Path]) -> Status {
     restrict(writable).unwrap_or_else(|e| Status::Not(e.to_string()))
 }
 
-/// Tells how far a thread can be confined here, by confining one that ends at once.
+/// Returns how far a thread can be confined on this host, by confining one that ends at once.
 #[must_use]
 pub fn probe() -> Status {
     std::thread::spawn(|| restrict_thread(&[]))
@@ -48,7 +48,7 @@ pub fn probe() -> Status {
 }
 
 fn restrict(writable: &[&Path]) -> Result<Status, Box<dyn std::error::Error>> {
-    // The second version is the least: under the first no hard link between directories could be made.
+    // Version 2 is the minimum: version 1 forbids hard links between directories.
     let least = AccessFs::from_write(ABI::V2);
     let handled = AccessFs::from_write(ABI::V5);
     let allowed = make_bitflags!(AccessFs::{

@@ -1,5 +1,5 @@
-//! What every station stands on: durable file operations, free space, the clock, systemd, the sandbox, and the common
-//! words for a failure. It knows nothing of pushes and imports nothing of the crate.
+//! The base of every station: durable file operations, free space, the clock, the service manager, the
+//! sandbox, and the vocabulary of failures. Knows nothing of pushes and imports nothing of the crate.
 
 pub mod beneath;
 pub mod blocks;

@@ -1,4 +1,4 @@
-//! Secrets from files: read whole, only from files that nobody else can read, and never printed.
+//! Secrets from files: read only if nobody else can read the file, and never printed.
 
 use std::fmt;
 use std::fs::File;
@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::durable;
 
-/// Longest secret, in bytes; what is longer was not meant.
+/// Longest secret in bytes; anything longer is a mistake.
 const MAX: u64 = 64 * 1024;
-/// Length of a key that is made here, in bytes before it is written as hexadecimal digits.
+/// Length of a generated key in bytes, before it is written as hex.
 const NEW: usize = 32;
 
 /// A secret. Its `Debug` does not show it, and it has no `Display`.
@@ -20,42 +20,32 @@ pub struct Secret(Vec<u8>);
 /// Why a secret cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be read or written.
     #[error(transparent)]
     File(#[from] durable::Error),
-    /// Others may read or change it.
     #[error(
         "use `{}` as a secret: its mode is {mode:04o}, expected 0600 or 0400",
         path.display()
     )]
-    Mode {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// It holds nothing, or too much.
+    Mode { path: PathBuf, mode: u32 },
     #[error(
         "use `{}` as a secret: it has {len} bytes, expected 1 to {MAX}",
         path.display()
     )]
     Length {
-        /// The file.
         path: PathBuf,
-        /// Its length in bytes, without white space at its ends.
+        /// In bytes, without surrounding white space.
         len: usize,
     },
 }
 
 impl Secret {
-    /// Makes a secret of its bytes.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// Reads a secret from `path`, without white space at its ends. A relative path is taken from the service manager's
-    /// credentials directory (`LoadCredential=`), if there is one.
+    /// Reads a secret from `path`, without surrounding white space. A relative path is below the service
+    /// manager's credentials directory (`LoadCredential=`), if there is one.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         match credentials {
@@ -64,7 +54,7 @@ impl Secret {
         }
     }
 
-    /// Reads the secret at `path`, or makes one and writes it there when there is no such file.
+    /// Reads the secret at `path`, or generates one and writes it there if the file is missing.
     pub fn read_or_make(path: &Path) -> Result<Self, Error> {
         match Self::read_file(path) {
             Err(Error::File(error)) if error.source.kind() == io::ErrorKind::NotFound => {
@@ -76,7 +66,7 @@ impl Secret {
         }
     }
 
-    /// Returns the secret, to compute with and for nothing else.
+    /// Returns the secret. Never print it.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -107,7 +97,7 @@ impl Secret {
     }
 }
 
-/// Returns bytes that nobody can guess, from the kernel.
+/// Returns random bytes from the kernel.
 fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     let mut filled = 0;

@@ -1,20 +1,20 @@
-//! Free space and inodes of the file system that holds a path.
+//! Free space and inodes of the file system of a path.
 
 use std::io;
 use std::path::Path;
 
-/// What a file system has left for this process.
+/// What a file system has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Free {
-    /// Bytes that an unprivileged process may still write.
+    /// Bytes that an unprivileged process can still write.
     pub bytes: u64,
-    /// Inodes left; `u64::MAX` where the file system does not count them.
+    /// `u64::MAX` if the file system does not count them.
     pub inodes: u64,
     /// Size of the file system in bytes.
     pub total: u64,
 }
 
-/// Reads the free space of the file system that holds `path`.
+/// Reads the free space of the file system of `path`.
 pub fn free(path: &Path) -> io::Result<Free> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(Free {

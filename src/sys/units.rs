@@ -1,13 +1,14 @@
-//! Humane values in configuration files: durations such as `"30s"` or `"1h 30m"`, sizes such as `"10GiB"`.
+//! Values with units in configuration files: durations such as `"30s"` or `"1h 30m"`, sizes such as
+//! `"10GiB"`.
 //!
 //! Use with `#[serde(with = "crate::sys::units::duration")]` on a [`Duration`] and
 //! `#[serde(with = "crate::sys::units::bytes")]` on a `u64`.
 
 use std::time::Duration;
 
-/// What is wrong with a size.
+/// A size that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no size, expected a number of bytes or a text such as \"64MiB\" or \"10GB\"")]
+#[error("`{0}` is not a size, expected a number of bytes or a text such as \"64MiB\" or \"10GB\"")]
 pub struct SizeError(String);
 
 const UNITS: [(&str, u64); 9] = [
@@ -22,8 +23,8 @@ const UNITS: [(&str, u64); 9] = [
     ("b", 1),
 ];
 
-/// Parses a size in bytes: a plain number, or a number with `B`, `KiB`, `MiB`, `GiB`, `TiB`, `KB`, `MB`, `GB` or `TB`, in
-/// any case, with at most one fraction such as `1.5GiB`.
+/// Parses a size in bytes: a number, alone or with `B`, `KiB`, `MiB`, `GiB`, `TiB`, `KB`, `MB`, `GB` or
+/// `TB`, in any case; a fraction such as `1.5GiB` is allowed.
 pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
     let wrong = || SizeError(text.to_owned());
     let lower = text.trim().to_ascii_lowercase();
@@ -81,8 +82,8 @@ fn exact_bytes(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
-/// Returns `duration` in the form that is read back exactly: `1d 12h`, `250ms`. No months or years, whose length nobody
-/// agrees on.
+/// Returns `duration` in a form that is read back exactly: `1d 12h`, `250ms`. Without months or years,
+/// whose length varies.
 fn exact_duration(duration: Duration) -> String {
     let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
     let parts = [
@@ -105,7 +106,7 @@ fn exact_duration(duration: Duration) -> String {
     }
 }
 
-/// A number of bytes, written as a text such as `"10GiB"`, where it is optional.
+/// A number of bytes, written as a text such as `"10GiB"`; for optional values.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -147,7 +148,7 @@ pub mod bytes {
 /// Serde for a duration.
 pub mod duration {
     use super::Duration;
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserializer, Serializer};
 
     /// Writes a text such as `30s`.
     pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -156,12 +157,18 @@ pub mod duration {
 
     /// Reads a text such as `"30s"`.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map_err(|e| {
-            serde::de::Error::custom(format!(
-                "`{text}` is no duration ({e}), expected a text such as \"30s\""
-            ))
-        })
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Duration;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a duration such as \"5s\"")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+                humantime::parse_duration(text)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Visitor)
     }
 }
 
