@@ -14,4 +14,4 @@ done <"$LIST"
 agent=$!
 trap 'kill $agent && wait $agent' EXIT
 until [ -S "$D/socket" ]; do sleep 0.005; done
-"$EDGEPUSH" push --to "$D/socket" bench "${items[@]}" >"$D/log" 2>&1 || { tail -n 5 "$D/log" "$D/agent.log" >&2 && exit 1; }
+"$EDGEPUSH" --socket "$D/socket" push bench "${items[@]}" >"$D/log" 2>&1 || { tail -n 5 "$D/log" "$D/agent.log" >&2 && exit 1; }
