@@ -19,7 +19,7 @@ use crate::sys::units::Bytes;
 use crate::{api, deliver, fetch, intake, publish, report, runner, store, unpack, verify, watch};
 
 pub use keys::Keys;
-pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, Loaded, Origin, Problem, Sources};
+pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, FileStamp, Loaded, Origin, Problem, Sources};
 
 /// The whole configuration of a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]

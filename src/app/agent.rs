@@ -29,9 +29,9 @@ const GRACE: Duration = Duration::from_secs(10);
 pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
     let inherited = inherited()?;
     Notify.extend_timeout(Duration::from_secs(120));
-    let config = loaded.config.clone();
-    let parts = Arc::new(Parts::open(&config, config.api.file_urls).await?);
-    let mut agent = Agent::start(config, sources, inherited, Arc::clone(&parts)).await?;
+    let config = &loaded.config;
+    let parts = Arc::new(Parts::open(config, config.api.file_urls).await?);
+    let mut agent = Agent::start(loaded, sources, inherited, Arc::clone(&parts)).await?;
     agent.announce().await;
     let failure = tokio::select! {
         () = end_signal() => None,
@@ -82,11 +82,12 @@ struct Agent {
 
 impl Agent {
     async fn start(
-        config: Config,
+        loaded: Loaded,
         sources: Sources,
         inherited: Vec<Socket>,
         parts: Arc<Parts>,
     ) -> Result<Self, Error> {
+        let config = loaded.config;
         let listeners = listen(&config, inherited).await?;
         let http = listeners.tcp.as_ref().and_then(|l| l.local_addr().ok());
         let inbox = config.watch.inbox.then(|| {
@@ -103,6 +104,7 @@ impl Agent {
         let api = Arc::new(Api::new(config.api.clone(), api_deps(&config, &parts))?);
         let reload = Reload {
             sources,
+            files: loaded.files,
             parts: Arc::clone(&parts),
             api: Arc::clone(&api),
             reporter: reporter.handle(),

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Parts;
 use crate::api::Api;
-use crate::config::{Config, Sources};
+use crate::config::{Config, FileStamp, Sources};
 use crate::report;
 use crate::sys::Chain;
 use crate::sys::systemd::Notify;
@@ -18,6 +18,8 @@ use crate::watch;
 /// What takes a changed configuration without a restart.
 pub(super) struct Reload {
     pub(super) sources: Sources,
+    /// The files as they were when this process read them.
+    pub(super) files: Vec<FileStamp>,
     pub(super) parts: Arc<Parts>,
     pub(super) api: Arc<Api>,
     pub(super) reporter: report::Handle,
@@ -52,7 +54,8 @@ impl Reload {
         let sources = self.sources.clone();
         let watching = watch::on_change(
             self.sources.directories(),
-            move || sources.files().unwrap_or_default(),
+            self.files.clone(),
+            move || sources.stamps().unwrap_or_default(),
             move || {
                 let _ = sender.try_send(());
             },

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Deserialize as _;
 use toml::de::{DeTable, DeValue};
@@ -116,14 +118,18 @@ pub struct Sources {
     pub flags: Vec<(&'static str, &'static str, Value)>,
 }
 
+/// A file, and the modification time, length and inode that distinguish its contents; `None` if it
+/// cannot be examined.
+pub type FileStamp = (PathBuf, Option<(SystemTime, u64, u64)>);
+
 /// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub config: Config,
     /// Where each value that is not the default came from, by dotted key.
     pub origins: BTreeMap<String, Origin>,
-    /// The files that were read, in order; watch them for changes.
-    pub files: Vec<PathBuf>,
+    /// The files that were read, in their order.
+    pub files: Vec<FileStamp>,
 }
 
 impl Sources {
@@ -152,8 +158,9 @@ impl Sources {
     /// Reads and checks everything.
     pub fn load(&self) -> Result<Loaded, Error> {
         let mut layers = Layers::new();
-        let files = self.files()?;
-        for path in &files {
+        // Before they are read: what changes meanwhile has another stamp later.
+        let files = self.stamps()?;
+        for (path, _) in &files {
             let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
                 path: path.clone(),
                 source,
@@ -184,8 +191,18 @@ impl Sources {
         vec![parent, file.with_file_name("conf.d")]
     }
 
-    /// Returns the files that are read, in order.
-    pub fn files(&self) -> Result<Vec<PathBuf>, Error> {
+    /// Returns the files that a load reads, in their order, with their stamps.
+    pub fn stamps(&self) -> Result<Vec<FileStamp>, Error> {
+        let stamp = |path: PathBuf| {
+            let stamp = std::fs::metadata(&path)
+                .and_then(|m| Ok((m.modified()?, m.len(), m.ino())))
+                .ok();
+            (path, stamp)
+        };
+        Ok(self.files()?.into_iter().map(stamp).collect())
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, Error> {
         let Some(file) = &self.file else {
             return Ok(Vec::new());
         };
@@ -293,7 +310,7 @@ impl Layers {
         }
     }
 
-    fn finish(mut self, files: Vec<PathBuf>) -> Result<Loaded, Error> {
+    fn finish(mut self, files: Vec<FileStamp>) -> Result<Loaded, Error> {
         if !self.problems.is_empty() {
             return Err(Error::Invalid(self.problems));
         }
@@ -524,7 +541,7 @@ mod tests {
             files,
         } = sources.load().unwrap();
         assert_eq!(files.len(), 3);
-        assert_eq!(files[0], main);
+        assert_eq!(files[0].0, main);
         assert_eq!(config.data_dir, Path::new("/c"));
         assert_eq!(config.listen.http.unwrap().port(), 2);
         assert_eq!(config.listen.socket, Path::new("/s"));

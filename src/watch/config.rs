@@ -1,9 +1,7 @@
 //! Configuration files that change, come or go.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use notify::RecommendedWatcher;
 use tokio::sync::mpsc;
@@ -15,18 +13,27 @@ use super::kernel::{Change, watch};
 /// steps.
 const SETTLED: Duration = Duration::from_millis(300);
 
-/// Watches the files that `list` names, in `dirs`, and calls `changed` after a change has settled, until `drain`. A file that
-/// is new or gone is a change too, and so is a directory of them that was not there at first.
-pub async fn on_change(
+/// Watches `dirs` until `drain`, and calls `changed` once a change has settled after which `state`
+/// differs from what it was: at first from `last`, the state when the files were read, so that a
+/// change before this watch began is one too. A directory that is missing at first may come.
+pub async fn on_change<S: PartialEq>(
     dirs: Vec<PathBuf>,
-    list: impl Fn() -> Vec<PathBuf>,
+    mut last: S,
+    state: impl Fn() -> S,
     mut changed: impl FnMut(),
     drain: CancellationToken,
 ) {
     let (sender, mut changes) = mpsc::channel(16);
-    let mut watchers = watch_all(&dirs, &sender);
-    let mut last = stamps(list());
+    let mut watchers = Vec::new();
     loop {
+        // A directory may have come, gone or been replaced.
+        watchers.clear();
+        watchers.extend(watch_all(&dirs, &sender));
+        let now = state();
+        if now != last {
+            last = now;
+            changed();
+        }
         tokio::select! {
             () = drain.cancelled() => return,
             Some(_) = changes.recv() => {}
@@ -35,14 +42,6 @@ pub async fn on_change(
             .await
             .is_ok_and(|c| c.is_some())
         {}
-        // A directory may have come, gone or been replaced.
-        watchers.clear();
-        watchers.extend(watch_all(&dirs, &sender));
-        let now = stamps(list());
-        if now != last {
-            last = now;
-            changed();
-        }
     }
 }
 
@@ -60,15 +59,20 @@ fn watch_all(dirs: &[PathBuf], sender: &mpsc::Sender<Change>) -> Vec<Recommended
         .collect()
 }
 
-/// What tells one content of a file from the next.
-type Stamp = (SystemTime, u64, u64);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn stamps(files: Vec<PathBuf>) -> Vec<(PathBuf, Option<Stamp>)> {
-    let stamp = |path: PathBuf| {
-        let stamp = fs::metadata(&path)
-            .and_then(|m| Ok((m.modified()?, m.len(), m.ino())))
-            .ok();
-        (path, stamp)
-    };
-    files.into_iter().map(stamp).collect()
+    /// 1. The files are read. 2. One changes. 3. The watch begins: nothing will tell it of the change.
+    #[tokio::test]
+    async fn a_change_between_the_read_and_the_watch_is_reported() {
+        let drain = CancellationToken::new();
+        let mut reported = 0;
+        let changed = || {
+            reported += 1;
+            drain.cancel();
+        };
+        on_change(Vec::new(), "as read", || "changed", changed, drain.clone()).await;
+        assert_eq!(reported, 1);
+    }
 }
