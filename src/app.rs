@@ -1,8 +1,8 @@
 //! Builds the parts, runs them as the daemon or for one `apply`, and drains them.
 //!
-//! What is built here is built from the configuration and handed on as arguments; no part sees the whole of it. The order
-//! of the end is the reverse of the start: nothing new is taken, files on the road come to a safe point, answers are
-//! finished, the store is closed last.
+//! No part sees the whole configuration: each gets its own section. A stop is the reverse of a
+//! start: nothing new is accepted, running files are checkpointed, open requests are answered, and
+//! the store is closed last.
 
 mod agent;
 mod apply;
@@ -31,46 +31,37 @@ pub use agent::agent;
 pub use apply::{Applied, Seen, apply};
 pub use recover::{Recovered, recover};
 
-/// Why the agent or an `apply` could not run, or had to end.
+/// Why the agent or an `apply` could not run, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The data directory cannot be used.
-    #[error("open the data directory")]
+    #[error("cannot open the data directory")]
     Publish(#[from] publish::Error),
-    /// The database cannot be used, or has failed.
-    #[error("use the database")]
+    #[error("cannot use the database")]
     Store(#[from] store::Error),
-    /// The configuration of fetching cannot be used.
-    #[error("prepare fetching")]
+    #[error("cannot set up fetching")]
     Fetch(#[source] fetch::Error),
-    /// The callbacks cannot be prepared.
-    #[error("prepare the callbacks")]
+    #[error("cannot set up the callbacks")]
     Report(#[from] crate::report::Error),
-    /// The endpoints cannot be prepared.
-    #[error("prepare the endpoints")]
+    #[error("cannot set up the endpoints")]
     Api(#[from] crate::api::Error),
-    /// A file cannot be prepared.
     #[error(transparent)]
     Durable(#[from] durable::Error),
-    /// A listener cannot be opened.
-    #[error("listen on {address}")]
+    #[error("cannot listen on {address}")]
     Listen {
-        /// Where.
         address: String,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
-    /// The push was not taken.
-    #[error("take the push")]
+    #[error("cannot accept the push")]
     Intake(#[source] crate::intake::Error),
     /// Something that should not happen.
     #[error("{0}")]
     Other(String),
 }
 
-/// Prepares what a start would out of the configuration alone, and returns everything that stands against it: secrets and
-/// certificates that cannot be read, endpoints that cannot be asked, proxies that are none. Nothing is made or changed.
+/// Sets up what a start would from the configuration alone, and returns every mistake: secrets and
+/// certificates that cannot be read, endpoints and proxies that are not valid. Nothing is created
+/// or changed.
 #[must_use]
 pub fn check(config: &Config) -> Vec<Error> {
     let checks = [
@@ -84,7 +75,7 @@ pub fn check(config: &Config) -> Vec<Error> {
 }
 
 impl Error {
-    /// Returns the part of the configuration that is to blame, if one is, as a dotted key.
+    /// Returns the configuration key that is to blame, if one is.
     #[must_use]
     pub fn key(&self) -> Option<String> {
         match self {
@@ -98,7 +89,7 @@ impl Error {
         }
     }
 
-    /// Tells whether the configuration is to blame: starting again as it is cannot help.
+    /// Tells whether the configuration is to blame, so that a restart without a change cannot help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         use crate::{api, report};
@@ -109,7 +100,7 @@ impl Error {
         }
     }
 
-    /// Tells whether another process works in the data directory.
+    /// Tells whether another process uses the data directory.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         matches!(self, Self::Store(store::Error::InUse { .. }))
@@ -157,8 +148,8 @@ struct Parts {
 }
 
 impl Parts {
-    /// Opens the data directory and builds everything over it, on a blocking thread: sweeping staging and checking the
-    /// database may take a while after an unclean end.
+    /// Opens the data directory and builds everything on it. That runs on a blocking thread: after
+    /// an unclean end, sweeping staging and checking the database may take a while.
     async fn open(config: &Config, allow_local: bool) -> Result<Self, Error> {
         let config = config.clone();
         tokio::task::spawn_blocking(move || Self::build(&config, allow_local))
@@ -180,7 +171,7 @@ impl Parts {
             config.publish.clone(),
             config.unpack.umask,
         )?);
-        // The lock is held: what a kill has left half written next to partial files belongs to nobody.
+        // The lock is held, so files that a kill left half written are nobody's.
         Spool::sweep(&publisher.layout().spool(), |_| true)?;
         let fetcher = Fetcher::new(config.fetch.clone()).map_err(Error::Fetch)?;
         let rules = Arc::new(Live::new(config.verify.clone()));
@@ -192,7 +183,7 @@ impl Parts {
             config.push.clone(),
             Arc::clone(&clock),
         )
-        .map_err(|e| Error::Other(format!("start the workers: {e}")))?;
+        .map_err(|e| Error::Other(format!("cannot start the worker threads: {e}")))?;
         Ok(Self::join(
             config,
             (store, clock),
@@ -202,7 +193,8 @@ impl Parts {
         ))
     }
 
-    /// Joins what moves jobs: the intake that makes them, the runner and the upkeep of what they publish.
+    /// Joins the intake that makes jobs, the runner that runs them, and the upkeep of what they
+    /// publish.
     fn join(
         config: &Config,
         (store, clock): (Store, Arc<dyn Clock>),
@@ -251,7 +243,7 @@ impl Parts {
     }
 }
 
-/// Returns the part of `[runner]` that upkeep goes by.
+/// Returns the keys of `[runner]` that are for upkeep.
 fn upkeep(config: &runner::Config) -> keep::Config {
     keep::Config {
         upkeep_every: config.upkeep_every,

@@ -1,8 +1,9 @@
-//! Takes due jobs, runs each along the road within its bounds, and records how it ended.
+//! Decides which job runs when, runs it within its limits, and records how it ended.
 //!
-//! It owns which jobs run. Everything that others want of it (a flip, a cancel) they write into the store, which wakes
-//! it. An outcome and its report are one transaction, and that comes last: a crash before it finds a job that is still
-//! running, and the next start brings it to the same end without fetching anything twice.
+//! Whoever wants something of the runner (a flip, a cancellation) writes it into the store, which
+//! wakes it. An outcome and its report are one transaction, the last step of a job: after a crash
+//! before it, the job is still recorded as running, and the next start brings it to the same end
+//! without fetching anything twice.
 
 mod flips;
 mod notes;
@@ -30,33 +31,33 @@ use crate::sys::clock::Clock;
 
 use slots::{Poll, Slots};
 
-/// How much is done at once, and how long ends may take.
+/// How much runs at once, how often it is retried, and how often upkeep runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Files that may be on the road at once; a file that waits for its source takes little but a place.
+    /// Most files in progress at once. A file that waits for its source takes little but a slot.
     pub files: usize,
-    /// Small files (of at most `push.small_bytes`, by what the push states) that may be on the road beside those, the smallest
-    /// first: however many large ones are under way, a small one does not wait for their end.
+    /// Most small files in progress in addition, the smallest first, so that a small file never
+    /// waits for large ones. Small is a stated size of at most `push.small_bytes`.
     pub small_files: usize,
-    /// How often a file may be started before it is given up: the breaker of a loop of crashes.
+    /// Starts of a file after which it is given up. This breaks a loop of crashes.
     pub starts: u32,
-    /// How often a file is tried again after this node's disk failed it.
+    /// Retries of a file that failed because of this node's disk.
     pub device_retries: u32,
-    /// How long running files may take to reach a safe point when the agent ends.
+    /// Time for running files to reach a checkpoint when the agent stops.
     #[serde(with = "crate::sys::units::duration")]
     pub drain: Duration,
-    /// How often old versions and left-over partial files are looked for.
+    /// Time between two rounds of upkeep: retention, links and unused partial archives.
     #[serde(with = "crate::sys::units::duration")]
     pub upkeep_every: Duration,
-    /// How long the partial archive of a failed file is kept for a later push of the same content.
+    /// How long the partial archive of a failed file stays for a later push of the same content.
     #[serde(with = "crate::sys::units::duration")]
     pub keep_partial: Duration,
-    /// How often everything that is published is compared with its manifest, and healed from its kept archive where it
-    /// is damaged; "0s" for never.
+    /// Time between two scrubs: every published tree is compared with its manifest, and repaired
+    /// from its kept archive if it is damaged. "0s" for never.
     #[serde(with = "crate::sys::units::duration")]
     pub scrub_every: Duration,
-    /// How many bytes a second that reads at most.
+    /// Most bytes per second that a scrub reads.
     #[serde(with = "crate::sys::units::bytes")]
     pub scrub_rate: u64,
 }
@@ -77,9 +78,9 @@ impl Default for Config {
     }
 }
 
-/// How often a running file's progress is written down.
+/// Time between two progress events of a running file.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// How long the store is left alone after it could not take an outcome.
+/// Pause after the store could not take an outcome.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 /// Longest time between two polls of the store when nothing wakes the runner.
 const POLL_EVERY: Duration = Duration::from_secs(60);
@@ -92,17 +93,17 @@ pub struct Runner {
     board: Board,
     config: Live<Config>,
     clock: Arc<dyn Clock>,
-    /// Whether `file:` URLs may be read.
+    /// Whether `file:` URLs may be read. A reload may change it.
     allow_local: Arc<AtomicBool>,
     running: Mutex<HashMap<JobId, Running>>,
-    /// Rings when a job has ended or was put back.
+    /// Wakes the loop when a job has ended or was put back.
     left: Notify,
 }
 
 struct Running {
     stop: CancellationToken,
     canceled: bool,
-    /// Whether it has a place for small files.
+    /// Whether it has a slot for small files.
     small: bool,
 }
 
@@ -130,14 +131,14 @@ impl Runner {
         })
     }
 
-    /// Changes how much is done at once, and how often; what is at work goes on as it began.
+    /// Takes a changed configuration; running jobs keep the old one.
     pub fn reload(&self, config: Config) {
         self.config.replace(config);
         self.left.notify_one();
     }
 
-    /// Runs until `drain`, then lets every file on the road come to a safe point; what was not finished goes on after the
-    /// next start. With `until_idle` it also ends when no job is left.
+    /// Runs jobs until `drain`, then checkpoints those that are running; they resume after the next
+    /// start. With `until_idle` it also ends when no job is left.
     pub async fn run(
         self: Arc<Self>,
         drain: CancellationToken,
@@ -148,15 +149,15 @@ impl Runner {
         let mut flips_wake = self.store.wake(Topic::Activations);
         let mut progress = tokio::time::interval(PROGRESS_EVERY);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut taken_up = false;
+        let mut resumed = false;
         let mut stuck = false;
         while !drain.is_cancelled() {
-            let next = match self.work_off(&mut taken_up, &mut tasks).await {
+            let next = match self.run_due(&mut resumed, &mut tasks).await {
                 Ok(next) => next,
-                // A full disk is given room again by someone, perhaps by a file that is failing right now.
+                // A full disk may get space again, perhaps from a file that is failing right now.
                 Err(error) if error.passes() => {
                     if !std::mem::replace(&mut stuck, true) {
-                        tracing::error!(event = "store-unavailable", error = %crate::sys::Chain(&error), "the database takes nothing now; work waits until it does");
+                        tracing::error!(event = "store-unavailable", error = %crate::sys::Chain(&error), "the database takes no writes; no job starts until it does");
                     }
                     tokio::select! {
                         () = drain.cancelled() => {}
@@ -167,7 +168,7 @@ impl Runner {
                 Err(error) => return Err(error),
             };
             if std::mem::take(&mut stuck) {
-                tracing::info!(event = "store-available", "the database takes work again");
+                tracing::info!(event = "store-available", "the database takes writes again");
             }
             if until_idle && tasks.is_empty() && self.is_idle().await? {
                 break;
@@ -186,17 +187,17 @@ impl Runner {
         Ok(())
     }
 
-    /// Does all that is to be done now, and returns when there will be more.
-    async fn work_off(
+    /// Starts, cancels and flips what is due, and returns how long until there may be more.
+    async fn run_due(
         self: &Arc<Self>,
-        taken_up: &mut bool,
+        resumed: &mut bool,
         tasks: &mut JoinSet<()>,
     ) -> Result<Duration, store::Error> {
-        if !*taken_up {
-            self.take_up().await?;
-            *taken_up = true;
+        if !*resumed {
+            self.resume().await?;
+            *resumed = true;
         }
-        // Most wakes find nothing, or one thing: one poll for all of it, and only then the writer.
+        // Most wakes find nothing or one thing, so one read looks for all of it before any write.
         let (slots, now) = (self.slots(), self.clock.now_ms());
         let poll = self.store.read(move |r| Poll::take(r, now, &slots));
         let poll = poll.await?;
@@ -206,7 +207,7 @@ impl Runner {
         }
         if poll.is_due {
             self.start_due(tasks).await?;
-            // The next poll finds what else is due; none is needed before a slot is free.
+            // The next poll finds what else is due. None is needed before a slot is free.
             let full = self.slots().is_full();
             return Ok(if full { POLL_EVERY } else { Duration::ZERO });
         }
@@ -216,11 +217,11 @@ impl Runner {
         }))
     }
 
-    /// Takes up what an earlier life of this process has left.
-    async fn take_up(&self) -> Result<(), store::Error> {
+    /// Queues the jobs that were running when the previous process ended.
+    async fn resume(&self) -> Result<(), store::Error> {
         let jobs = self.store.write(jobs::interrupted).await?;
         for job in jobs {
-            tracing::info!(event = "taken-up", job = %job.id, data = %job.file.key, starts = job.starts, "going on with an interrupted file");
+            tracing::info!(event = "taken-up", job = %job.id, data = %job.file.key, starts = job.starts, "resuming an interrupted file");
         }
         Ok(())
     }
@@ -315,7 +316,7 @@ impl Runner {
                     tracing::warn!(
                         event = "drain-cut",
                         left = tasks.len(),
-                        "files did not reach a safe point in time; they start again after the next start"
+                        "files did not reach a checkpoint in time; they resume from an earlier one after the next start"
                     );
                     return;
                 }

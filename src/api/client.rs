@@ -28,7 +28,7 @@ const MAX_LINE: usize = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody answers at the socket.
-    #[error("reach the agent at `{}`", socket.display())]
+    #[error("cannot reach the agent at `{}`", socket.display())]
     Unreachable {
         /// The socket.
         socket: PathBuf,
@@ -51,7 +51,7 @@ pub enum Error {
         message: String,
     },
     /// The answer is not one that this program understands.
-    #[error("understand the agent's answer to `{request}`")]
+    #[error("cannot parse the agent's answer to `{request}`")]
     Answer {
         /// What was asked.
         request: String,

@@ -1,4 +1,4 @@
-//! The daemon: everything that runs for as long as the agent does, and its orderly end.
+//! The daemon: what runs for as long as the agent does, and its orderly end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const HUNG: Duration = Duration::from_secs(20);
 /// Time for everything else to end, after the running files were checkpointed.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Runs the agent until it is told to end (`SIGTERM`, `SIGINT`), or until its database has failed.
+/// Runs the agent until `SIGTERM`, `SIGINT`, or a failure of its database.
 pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
     let inherited = inherited()?;
     Notify.extend_timeout(Duration::from_secs(120));
@@ -51,7 +51,7 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         }
         Some(error) => {
             agent.give_up().await;
-            tracing::error!(event = "failed", error = %Chain(&error), "the agent ends");
+            tracing::error!(event = "failed", error = %Chain(&error), "the agent stops");
             Err(error)
         }
     }
@@ -143,14 +143,15 @@ impl Agent {
         }
     }
 
-    /// Ends in the reverse order of the start: the running files are checkpointed first, the store is closed last.
+    /// Ends in the reverse order of the start: the running files are checkpointed first, the store
+    /// is closed last.
     async fn end(mut self) {
         self.drain.cancel();
         let patience = self.config.runner.drain + GRACE;
         let _ = tokio::time::timeout(patience, &mut self.running).await;
         self.end_tasks().await;
         let _ = tokio::time::timeout(GRACE, self.parts.store.close()).await;
-        tracing::info!(event = "ended", "ended in order");
+        tracing::info!(event = "ended", "stopped");
     }
 
     /// Ends without a runner or a database to wait for.
@@ -165,7 +166,7 @@ impl Agent {
             .await
             .is_err()
         {
-            tracing::warn!(event = "drain-cut", "not everything ended in time");
+            tracing::warn!(event = "drain-cut", "some tasks did not end in time");
         }
     }
 }
@@ -199,7 +200,8 @@ async fn end_signal() {
     }
 }
 
-/// Pings the service manager's watchdog for as long as the runtime turns and the disk takes what is written.
+/// Pings the service manager's watchdog for as long as the runtime turns and the disk takes what is
+/// written.
 async fn ping_watchdog(store: store::Store, drain: CancellationToken) {
     let Some(limit) = Notify.watchdog() else {
         return;
@@ -217,7 +219,7 @@ async fn ping_watchdog(store: store::Store, drain: CancellationToken) {
             Notify.alive();
         }
         if drain.is_cancelled() && store.busy_for().is_none() {
-            // The drain is bounded by itself.
+            // A drain has its own time limit.
             Notify.alive();
         }
     }

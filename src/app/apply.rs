@@ -1,4 +1,4 @@
-//! `edgepush apply`: one push document, brought to its end in this process by the same parts as in the daemon.
+//! `edgepush apply`: one push document, processed by the same parts as in the daemon.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,38 +16,35 @@ use crate::store::{jobs, releases};
 use crate::wire::push::Push;
 use crate::wire::push::Via;
 
-/// How often progress is shown.
+/// Time between two updates of the progress.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-/// How long callbacks may take after the last file has ended.
+/// Time for callbacks after the last file has ended.
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 /// Time for a background worker to end its round.
 const KEEP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What an `apply` shows while it works.
+/// What an `apply` shows while it runs.
 #[derive(Debug)]
 pub enum Seen<'a> {
-    /// The answers to the elements, in their order.
+    /// The answers to the elements, in order.
     Answers(&'a [Answer]),
-    /// How far a job is.
     Progress(JobId, Snapshot),
-    /// Something happened.
     Event(&'a Event),
 }
 
 /// How one element of the push ended.
 #[derive(Debug)]
 pub struct Applied {
-    /// The answer to it.
     pub answer: Answer,
-    /// Its job, where there was one: with its final state.
+    /// Its job in its final state, if there was one.
     pub job: Option<File>,
-    /// Its tree, where it is published.
+    /// Its tree, if it is published.
     pub path: Option<PathBuf>,
-    /// Bytes of its archive, and files in its tree, where it is published.
+    /// Bytes of its archive and files in its tree, if it is published.
     pub size: Option<(u64, u64)>,
 }
 
-/// Brings every element of `push` to its end. `seen` is told what happens.
+/// Processes every element of `push`, and calls `seen` with what happens.
 pub async fn apply(
     config: &Config,
     push: Push,
@@ -101,7 +98,7 @@ pub async fn apply(
     Ok(applied)
 }
 
-/// Gives callbacks a moment; those that are not delivered stay in the outbox.
+/// Gives callbacks a moment. Undelivered ones stay in the outbox.
 async fn wait_for_reports(parts: &Parts) {
     let end = tokio::time::Instant::now() + REPORT_PATIENCE;
     while tokio::time::Instant::now() < end {

@@ -11,7 +11,8 @@ use crate::config::Config;
 use crate::sys::durable;
 use crate::sys::systemd::{self, Socket};
 
-/// Takes the sockets of the service manager. Only once, and before there are threads: they are named in the environment.
+/// Takes the sockets of the service manager. Only once, and before there are threads: they are
+/// named in the environment.
 pub(super) fn inherited() -> Result<Vec<Socket>, Error> {
     systemd::take_listeners().map_err(at("a socket of the service manager"))
 }
@@ -63,8 +64,8 @@ fn at(address: &str) -> impl FnOnce(std::io::Error) -> Error + '_ {
     }
 }
 
-/// Opens the socket of the native API. A socket file that nobody listens on any more is taken over; the lock of the data
-/// directory has told that no other agent is at work here.
+/// Opens the socket of the native API. A stale socket file is replaced: the lock on the data
+/// directory proves that no other agent runs here.
 fn bind_unix(path: &Path) -> Result<UnixListener, Error> {
     let shown = path.display().to_string();
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {

@@ -1,5 +1,5 @@
-//! `edgepush recover`: the database is rebuilt from what is on the disk, by the same code as at a start after an unclean
-//! end.
+//! `edgepush recover`: rebuilds the database from the disk, with the code that a start after an
+//! unclean end runs.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use crate::config::Config;
 use crate::store;
 use crate::sys::durable;
 
-/// What was done to have a database again.
+/// What a recovery did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
-    /// Versions that are on the disk and were not in the database.
+    /// Versions that were on the disk and not in the database.
     pub entered: usize,
-    /// Where the damaged database was moved to, if it was damaged.
+    /// Where a damaged database was moved to.
     pub set_aside: Option<PathBuf>,
 }
 
-/// Enters every version that is on the disk and not in the database; a damaged database is set aside first, and a new one
-/// made. Fails while an agent works in the directory.
+/// Enters every version that is on the disk and not in the database. A damaged database is moved
+/// aside first. Fails while an agent uses the directory.
 pub async fn recover(config: &Config) -> Result<Recovered, Error> {
     let theirs = config.clone();
     let (parts, set_aside) = tokio::task::spawn_blocking(move || build(&theirs))
@@ -40,7 +40,7 @@ fn build(config: &Config) -> Result<(Parts, Option<PathBuf>), Error> {
     }
 }
 
-/// Moves a database and its journal out of the way, under a name that nothing has yet.
+/// Moves a database and its journal to an unused name.
 fn set_aside(path: &Path) -> Result<PathBuf, Error> {
     let with = |end: &str| {
         let mut name = OsString::from(path);
@@ -51,7 +51,7 @@ fn set_aside(path: &Path) -> Result<PathBuf, Error> {
         .map(|n| format!(".damaged-{n}"))
         .find(|end| std::fs::symlink_metadata(with(end)).is_err())
         .unwrap_or_default();
-    // The database itself goes last: until then a second try finds the same.
+    // The database itself goes last: until then another attempt finds the same.
     for part in ["-shm", "-wal", ""] {
         let (from, to) = (with(part), with(&format!("{aside}{part}")));
         if std::fs::symlink_metadata(&from).is_ok() {

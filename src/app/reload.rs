@@ -1,4 +1,4 @@
-//! A changed configuration is applied while the agent runs; what only a start can take is named.
+//! Applies a changed configuration while the agent runs, and names the keys that need a restart.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use crate::sys::Chain;
 use crate::sys::systemd::Notify;
 use crate::watch;
 
-/// What takes a changed configuration without a restart.
+/// Reloads the configuration.
 pub(super) struct Reload {
     pub(super) sources: Sources,
     /// The files as they were when this process read them.
@@ -23,11 +23,11 @@ pub(super) struct Reload {
     pub(super) parts: Arc<Parts>,
     pub(super) api: Arc<Api>,
     pub(super) reporter: report::Handle,
-    /// The configuration that this process was started with.
+    /// The configuration at the start of this process.
     pub(super) started: Config,
 }
 
-/// What only a start takes: keys, and tables with all that is in them.
+/// Keys, and whole tables, that are only read at a start.
 const AT_START: [&str; 13] = [
     "data_dir",
     "listen",
@@ -45,7 +45,7 @@ const AT_START: [&str; 13] = [
 ];
 
 impl Reload {
-    /// Reloads on `SIGHUP` and when a file of the configuration has changed, come or gone.
+    /// Reloads on `SIGHUP`, and when a configuration file was changed, added or removed.
     pub(super) async fn run(self, drain: CancellationToken) {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else {
             return;
@@ -72,7 +72,8 @@ impl Reload {
         }
     }
 
-    /// Applies what can change to work that begins from now on. A configuration with a mistake changes nothing.
+    /// Applies what can change to work that begins from now on. A configuration with a mistake
+    /// changes nothing.
     fn reload(&self) {
         Notify.reloading();
         match self.load_and_apply() {
@@ -81,13 +82,13 @@ impl Reload {
                 tracing::info!(
                     event = "reloaded",
                     restart_needed = keys,
-                    "took the changed configuration"
+                    "applied the changed configuration"
                 );
                 if !later.is_empty() {
                     tracing::warn!(
                         event = "restart-needed",
                         keys,
-                        "these keys were changed and are only read at a start: restart the agent"
+                        "changed keys are only read at a start: restart the agent"
                     );
                 }
                 self.api.needs_restart(later);
@@ -104,7 +105,7 @@ impl Reload {
     /// Returns the changed keys that only a restart takes.
     fn load_and_apply(&self) -> Result<Vec<String>, String> {
         let config = self.sources.load().map_err(text)?.config;
-        // First everything that can go wrong, so that a mistake changes nothing.
+        // Everything that can fail comes first, so that a mistake changes nothing.
         if let Some(error) = super::check(&config).first() {
             return Err(Chain(error).to_string());
         }

@@ -4,7 +4,7 @@ use super::exit::{self, Error, Exit};
 use super::{Global, log};
 use crate::app;
 
-/// Runs the agent until it is told to end.
+/// Runs the agent until it is told to stop.
 pub(super) fn run(global: &Global) -> Result<Exit, Error> {
     let sources = global.sources();
     let loaded = sources.load()?;
@@ -17,7 +17,7 @@ pub(super) fn run(global: &Global) -> Result<Exit, Error> {
         .enable_all()
         .build()?;
     let ended = runtime.block_on(app::agent(loaded, sources));
-    // What hangs in the kernel must not keep the process.
+    // A thread that hangs in the kernel must not keep the process alive.
     runtime.shutdown_background();
     ended?;
     Ok(exit::DONE)

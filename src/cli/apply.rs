@@ -1,4 +1,5 @@
-//! `edgepush apply`: one push document, brought to its end in this process, with no agent and no configuration needed.
+//! `edgepush apply`: one push document, processed in this process. It needs no agent and no
+//! configuration.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,13 @@ use crate::wire::document::{MAX_DOCUMENT, PushDocument};
 use crate::wire::push::Push;
 use crate::wire::status::ResultCode;
 
-/// Where state goes unless anything says otherwise.
+/// The data directory unless one is configured.
 const DATA_DIR: &str = "./edgepush-data";
 
 #[derive(Debug, Parser)]
 pub(super) struct Apply {
-    /// The push document: `{"AppId": .., "Data": [..]}`. Its URLs may also be `file:` URLs, or paths relative to it
+    /// The push document: `{"AppId": .., "Data": [..]}`. Its URLs may also be `file:` URLs, or
+    /// paths relative to it
     #[arg(value_name = "PUSH.json")]
     document: PathBuf,
 }
@@ -45,7 +47,8 @@ impl Apply {
     }
 }
 
-/// Reads the configuration that is named, or else none: what a node's agent is told is not meant for a trial.
+/// Reads the configuration file only if one is named: that of this node's agent is not meant for a
+/// trial.
 fn configuration(global: &Global) -> Result<Config, Error> {
     let sources = match &global.config {
         Some(_) => Sources::of_process(global.config.clone()),
@@ -56,7 +59,7 @@ fn configuration(global: &Global) -> Result<Config, Error> {
     if !loaded.origins.contains_key("data_dir") {
         config.data_dir = DATA_DIR.into();
     }
-    // A person looks on: what the log says of each step, the screen says too.
+    // The screen shows each step; the log need not.
     let level = if loaded.origins.contains_key("log.level") {
         config.log.level
     } else {
@@ -74,7 +77,7 @@ fn read(path: &Path) -> Result<Push, Error> {
         .len();
     if length > MAX_DOCUMENT as u64 {
         let text = format!(
-            "`{}` has {length} bytes, at most {MAX_DOCUMENT} are allowed",
+            "`{}` has {length} bytes, expected at most {MAX_DOCUMENT}",
             path.display()
         );
         return Err(Error::new(exit::FAILED, text));
@@ -87,7 +90,7 @@ fn read(path: &Path) -> Result<Push, Error> {
         .map_err(|error| Error::new(exit::FAILED, format!("`{}`: {error}", path.display())))
 }
 
-/// What is shown while files are on the road.
+/// What is shown while files are in progress.
 struct Screen {
     progress: Progress<JobId>,
     labels: HashMap<JobId, String>,
@@ -164,7 +167,7 @@ fn row(applied: &Applied) -> Ended {
         (ResultCode::AlreadyPublished, _) => EndResult::AlreadyThere,
         (_, Some(JobState::Succeeded)) => EndResult::Published,
         (_, Some(JobState::Canceled)) => EndResult::Canceled,
-        // Cut short by an interrupt: it goes on with the next run.
+        // Interrupted: the next run resumes it.
         (_, Some(JobState::Queued | JobState::Running)) => EndResult::Interrupted,
         (_, Some(JobState::Failed) | None) => EndResult::Failed,
     };

@@ -1,4 +1,5 @@
-//! The commands that change what is there: which version is live or kept, and what is at work.
+//! The commands that change something: which version is live, pinned or removed, and which jobs
+//! run.
 
 use clap::Parser;
 
@@ -32,9 +33,9 @@ impl Activate {
 
 #[derive(Debug, Parser)]
 pub(super) struct Rollback {
-    /// Of which application
+    /// The application
     app: AppId,
-    /// Which name goes back to its previous good version
+    /// The name
     name: DataName,
 }
 
@@ -57,12 +58,12 @@ fn show_activated(done: &Activated, out: &mut Out) -> Result<Exit, Error> {
         out.json(done)?;
         return Ok(exit::DONE);
     }
-    let before = match &done.from_version {
-        _ if !done.changed => ", as before".to_owned(),
-        Some(version) => format!(", before it {version}"),
-        None => String::new(),
+    let text = match &done.from_version {
+        _ if !done.changed => format!("{} was already live", done.key),
+        Some(version) => format!("{} is live, instead of {version}", done.key),
+        None => format!("{} is live", done.key),
     };
-    out.line(printable(&format!("{} is live{before}", done.key)))?;
+    out.line(printable(&text))?;
     Ok(exit::DONE)
 }
 
@@ -70,7 +71,7 @@ fn show_activated(done: &Activated, out: &mut Out) -> Result<Exit, Error> {
 pub(super) struct Pin {
     #[command(flatten)]
     which: WhichVersion,
-    /// Give it back to retention
+    /// Remove the protection
     #[arg(long)]
     off: bool,
 }
@@ -106,18 +107,14 @@ impl Rm {
         if out.json {
             out.json(&gone)?;
         } else {
-            let text = format!(
-                "{} is removed, {} are free",
-                gone.key,
-                show_bytes(gone.bytes)
-            );
+            let text = format!("removed {}, {} freed", gone.key, show_bytes(gone.bytes));
             out.line(printable(&text))?;
         }
         Ok(exit::DONE)
     }
 }
 
-/// Removes the versions that retention does not keep, and what was left over.
+/// Applies retention, and removes unused partial archives.
 pub(super) fn collect(global: &Global, out: &mut Out) -> Result<Exit, Error> {
     let done: Collected = reach::ask(global, |client| async move { Ok(client.collect().await?) })?;
     if out.json {
@@ -129,9 +126,9 @@ pub(super) fn collect(global: &Global, out: &mut Out) -> Result<Exit, Error> {
         out.line(printable(&text))?;
     }
     out.line(format!(
-        "{} removed, {}, {} freed",
+        "{} and {} removed, {} freed",
         show::count(done.removed.len() as u64, "version"),
-        show::count(done.swept, "left-over"),
+        show::count(done.swept, "partial archive"),
         show_bytes(done.freed)
     ))?;
     Ok(exit::DONE)
@@ -145,7 +142,7 @@ pub(super) struct Verify {
     name: Option<DataName>,
     /// Only this version
     version: Option<DataVersion>,
-    /// Unpack what is damaged again from its kept archive
+    /// Repair damaged versions from their kept archives
     #[arg(long)]
     heal: bool,
 }
@@ -179,8 +176,8 @@ fn show_verified(found: &Verified, out: &mut Out) -> Result<Exit, Error> {
     let mut table = Table::new(&["FILE", "STATE", ">FILES", ">BYTES"]);
     for tree in &found.trees {
         let state = match (tree.damage.is_empty(), tree.healed) {
-            (true, _) => ("whole", Paint::Good),
-            (false, true) => ("healed", Paint::Good),
+            (true, _) => ("intact", Paint::Good),
+            (false, true) => ("repaired", Paint::Good),
             (false, false) => ("damaged", Paint::Bad),
         };
         table.row(vec![
@@ -199,11 +196,11 @@ fn show_verified(found: &Verified, out: &mut Out) -> Result<Exit, Error> {
     Ok(exit)
 }
 
-/// A job by its number, or the one at work at a version.
+/// A job by its number, or the latest one of a version.
 #[derive(Debug, Parser)]
 #[group(id = "which-job", multiple = true)]
 pub(super) struct Job {
-    /// A job's number, or the application
+    /// A job number, or the application
     #[arg(value_name = "JOB-or-APP")]
     first: String,
     /// The name
@@ -228,7 +225,7 @@ impl Job {
             _ => match self.first.parse() {
                 Ok(number) => Ok(WhichJob::number(JobId(number))),
                 Err(_) => Err(Error::usage(format!(
-                    "`{}` is no job's number; or say APP NAME VERSION",
+                    "`{}` is not a job number; give a number, or APP NAME VERSION",
                     self.first
                 ))),
             },
@@ -240,7 +237,7 @@ impl Job {
 pub(super) struct Cancel {
     #[command(flatten)]
     job: Job,
-    /// Also throw away what was received so far
+    /// Also delete what was received so far
     #[arg(long)]
     drop_partial: bool,
 }

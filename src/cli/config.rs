@@ -1,4 +1,5 @@
-//! `edgepush config`: checks the configuration as a start would, and shows what is in force and where it came from.
+//! `edgepush config`: checks the configuration as a start would, and shows every value with its
+//! origin.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +14,9 @@ use crate::sys::Chain;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Read and check the configuration without starting anything
+    /// Check the configuration without starting anything
     Check,
-    /// Show every value that is in force, and where it came from unless it is the default
+    /// Show every value, and where it comes from unless it is the default
     Show,
 }
 
@@ -68,9 +69,10 @@ fn check(global: &Global, out: &mut Out) -> Result<Exit, Error> {
     Ok(exit::DONE)
 }
 
-/// Returns what a start would find wrong behind the values: files that cannot be read, endpoints that cannot be used.
+/// Returns what a start would find wrong beyond the values: files that cannot be read, endpoints
+/// that cannot be used.
 pub(super) fn at_start(loaded: &Loaded) -> Vec<Problem> {
-    // Secrets by a relative path are handed over by the service manager, to the agent alone.
+    // The service manager hands secrets with a relative path to the agent alone.
     let elsewhere = std::env::var_os("CREDENTIALS_DIRECTORY").is_none();
     let relative = |e: &app::Error| match e {
         app::Error::Api(_) => {

@@ -1,4 +1,4 @@
-//! What the program says of itself: exit codes, shell completions and manual pages, all made from the parser.
+//! Exit codes, shell completions and manual pages, all generated from the parser.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub(super) fn exit_codes() -> String {
 
 #[derive(Debug, Parser)]
 pub(super) struct Completions {
-    /// Which shell
+    /// The shell
     shell: clap_complete::Shell,
 }
 
@@ -35,7 +35,7 @@ impl Completions {
 
 #[derive(Debug, Parser)]
 pub(super) struct Man {
-    /// Write `edgepush.1` and one page per subcommand here instead
+    /// Write `edgepush.1` and one page per subcommand to this directory instead
     directory: Option<PathBuf>,
 }
 

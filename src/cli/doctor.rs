@@ -1,4 +1,4 @@
-//! `edgepush doctor`: looks at what the agent stands on and says what is wrong and what to do about it.
+//! `edgepush doctor`: checks the host, and tells what is wrong and what to do about it.
 
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -13,14 +13,14 @@ use crate::config::Config;
 use crate::sys::units::show_bytes;
 use crate::sys::{Chain, space};
 
-/// Free space below which a node is about to refuse pushes.
+/// Free space below which a node will soon refuse pushes.
 const LOW_SPACE: u64 = 1 << 30;
-/// Free inodes below which a node is about to refuse pushes.
+/// Free inodes below which a node will soon refuse pushes.
 const LOW_INODES: u64 = 10_000;
 /// Open files that a busy agent needs.
 const LOW_FILES: u64 = 4_096;
 
-/// What was found out about one thing.
+/// The result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
@@ -29,7 +29,7 @@ enum Verdict {
     Bad,
 }
 
-/// One line of the report.
+/// One check and its result.
 #[derive(Debug, Serialize)]
 struct Finding {
     what: &'static str,
@@ -46,7 +46,7 @@ fn finding(what: &'static str, verdict: Verdict, text: impl Into<String>) -> Fin
     }
 }
 
-/// Runs the command: it fails if anything is bad.
+/// Runs the command, which fails if any check is bad.
 pub(super) fn run(global: &Global, out: &mut Out) -> Result<Exit, Error> {
     let sources = global.sources();
     let mut found = Vec::new();
@@ -54,7 +54,7 @@ pub(super) fn run(global: &Global, out: &mut Out) -> Result<Exit, Error> {
         Ok(loaded) => {
             let from = match &sources.file {
                 Some(file) => file.display().to_string(),
-                None => "no file, the defaults apply".to_owned(),
+                None => "no file; the defaults apply".to_owned(),
             };
             match super::config::at_start(&loaded).first() {
                 Some(problem) => {
@@ -91,11 +91,11 @@ fn show(found: &[Finding], out: &mut Out) -> Result<(), Error> {
     }
     for line in found {
         let (mark, paint) = match line.verdict {
-            Verdict::Good => ("good", Paint::Good),
-            Verdict::Doubtful => ("doubt", Paint::Busy),
+            Verdict::Good => ("ok", Paint::Good),
+            Verdict::Doubtful => ("warn", Paint::Busy),
             Verdict::Bad => ("bad", Paint::Bad),
         };
-        let mark = out.paint(paint, &format!("{mark:<5}"));
+        let mark = out.paint(paint, &format!("{mark:<4}"));
         out.line(format!(
             "{mark}  {:<15}  {}",
             line.what,
@@ -105,7 +105,7 @@ fn show(found: &[Finding], out: &mut Out) -> Result<(), Error> {
     Ok(())
 }
 
-/// The nearest directory above `path` that is there: what the agent makes at its first start does not exist yet.
+/// Returns the nearest existing directory above `path`, which the agent's first start makes.
 fn existing(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let there = absolute.ancestors().find(|p| p.exists());
@@ -119,18 +119,19 @@ fn directory(path: &Path) -> Finding {
     let shown = path.display();
     if access(&there, Access::WRITE_OK | Access::EXEC_OK).is_err() {
         let there = there.display();
-        let text = format!("{shown}: this user may not write in {there}; ask as the agent's user");
+        let text =
+            format!("{shown}: this user may not write to {there}; run this as the agent's user");
         return finding(what, Verdict::Doubtful, text);
     }
     let made = if path.exists() {
         ""
     } else {
-        ", made at the first start"
+        ", created at the first start"
     };
     finding(what, Verdict::Good, format!("{shown}{made}"))
 }
 
-/// Which file systems were crash-tested, which are known to be doubtful, and why.
+/// Tells file systems that were crash-tested from those that are known to lose data, or untested.
 fn file_system(path: &Path) -> Finding {
     let what = "file system";
     let there = existing(path);
@@ -141,28 +142,28 @@ fn file_system(path: &Path) -> Finding {
     let (verdict, text) = match kind {
         0xef53 => (Verdict::Good, "ext4"),
         0x5846_5342 => (Verdict::Good, "xfs"),
-        0x9123_683e => (Verdict::Doubtful, "btrfs: not tested against power cuts"),
-        0xf2f5_2010 => (Verdict::Doubtful, "f2fs: not tested against power cuts"),
-        0x2fc1_2fc1 => (Verdict::Doubtful, "zfs: not tested against power cuts"),
+        0x9123_683e => (
+            Verdict::Doubtful,
+            "btrfs: not tested against power failures",
+        ),
+        0xf2f5_2010 => (Verdict::Doubtful, "f2fs: not tested against power failures"),
+        0x2fc1_2fc1 => (Verdict::Doubtful, "zfs: not tested against power failures"),
         0x794c_7630 => (
             Verdict::Doubtful,
             "overlayfs: give the data directory a volume of its own",
         ),
         0x0102_1994 => (
             Verdict::Doubtful,
-            "tmpfs: everything is gone after a restart of the machine",
+            "tmpfs: everything is lost when the machine restarts",
         ),
         0x6969 => (
             Verdict::Bad,
-            "nfs: renames and syncs do not keep what is promised; use a local disk",
+            "nfs: renames and syncs are not reliable; use a local disk",
         ),
-        0x6573_5546 => (
-            Verdict::Doubtful,
-            "fuse: syncs may not keep what is promised",
-        ),
+        0x6573_5546 => (Verdict::Doubtful, "fuse: syncs may not be reliable"),
         _ => (
             Verdict::Doubtful,
-            "unknown kind: not tested against power cuts",
+            "unknown file system: not tested against power failures",
         ),
     };
     finding(what, verdict, text)
@@ -180,7 +181,10 @@ fn one_file_system(root: &Path) -> Finding {
         None => finding(
             what,
             Verdict::Good,
-            format!("{} parts are there", there.len()),
+            match there.len() {
+                0 => "nothing to check yet".to_owned(),
+                n => format!("{n} directories checked"),
+            },
         ),
         Some((part, _)) => {
             let text = format!("{part} is on another file system than {}", there[0].0);
@@ -198,10 +202,10 @@ fn free_space(path: &Path) -> Finding {
             let low = free.bytes < LOW_SPACE || free.inodes < LOW_INODES;
             let inodes = match free.inodes {
                 u64::MAX => "inodes not counted".to_owned(),
-                n => format!("{n} inodes"),
+                n => format!("{n} inodes free"),
             };
             let text = format!(
-                "{} of {}, {inodes}",
+                "{} of {} free, {inodes}",
                 show_bytes(free.bytes),
                 show_bytes(free.total)
             );
@@ -223,14 +227,14 @@ fn socket(path: &Path) -> Finding {
     let what = "agent";
     let shown = path.display();
     match UnixStream::connect(path) {
-        Ok(_) => finding(what, Verdict::Good, format!("listens at {shown}")),
+        Ok(_) => finding(what, Verdict::Good, format!("listens on {shown}")),
         Err(e) if e.kind() == ErrorKind::NotFound => finding(
             what,
             Verdict::Doubtful,
             format!("not running: no socket at {shown}"),
         ),
         Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
-            let text = format!("not running: nobody listens at {shown}");
+            let text = format!("not running: nothing listens on {shown}");
             finding(what, Verdict::Doubtful, text)
         }
         Err(e) if e.kind() == ErrorKind::PermissionDenied => {
@@ -245,7 +249,8 @@ fn open_files() -> Finding {
     use rustix::process::{Resource, getrlimit};
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if limit < LOW_FILES {
-        let text = format!("{limit}; a busy agent needs {LOW_FILES}: LimitNOFILE= or `ulimit -n`");
+        let text =
+            format!("{limit}; a busy agent needs {LOW_FILES}: raise LimitNOFILE= or `ulimit -n`");
         return finding("open files", Verdict::Doubtful, text);
     }
     finding("open files", Verdict::Good, limit.to_string())
@@ -257,14 +262,14 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn tells_a_running_agent_from_a_left_over_socket() {
+    fn tells_a_running_agent_from_a_stale_socket() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         assert!(socket(&path).text.contains("no socket"));
         let listener = UnixListener::bind(&path).unwrap();
         assert_eq!(socket(&path).verdict, Verdict::Good);
         drop(listener);
-        assert!(socket(&path).text.contains("nobody listens"));
+        assert!(socket(&path).text.contains("nothing listens"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The end of `apply` and `push`: one row per file, and the reasons of those that are not published.
+//! The result of `apply` and `push`: one row per file, and why a file was not published.
 
 use std::time::Duration;
 
@@ -13,23 +13,18 @@ use crate::sys::units::show_bytes;
 /// How one file of a push ended.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Ended {
-    /// The name as stated.
     pub(super) name: String,
-    /// The version as stated.
     pub(super) version: String,
-    /// How it ended.
     pub(super) result: EndResult,
-    /// Length of the archive in bytes.
+    /// Size of the archive in bytes.
     pub(super) size: Option<u64>,
     /// Files in the tree.
     pub(super) files: Option<u64>,
-    /// How long it took.
     pub(super) seconds: Option<f64>,
     /// Where the published tree is.
     pub(super) path: Option<String>,
-    /// Why it is not published.
     pub(super) failure: Option<Failure>,
-    /// Why it was refused, for people.
+    /// Why it was refused.
     pub(super) message: Option<String>,
 }
 
@@ -45,17 +40,14 @@ struct All<'a> {
 pub(super) enum EndResult {
     /// It was fetched and is published.
     Published,
-    /// It had been published before; nothing was fetched.
+    /// It was published before; nothing was fetched.
     AlreadyThere,
-    /// It is not published.
     Failed,
-    /// Somebody ended it.
     Canceled,
-    /// It was not taken.
     Refused,
-    /// It was taken, and nobody waited for it.
+    /// It was accepted, and the command did not wait for it.
     Accepted,
-    /// It was stopped on the way; the next run goes on.
+    /// The command was stopped; the next run resumes it.
     Interrupted,
 }
 
@@ -80,7 +72,7 @@ impl EndResult {
     }
 }
 
-/// Shows how each file ended, and returns what that makes of the command: done only if every file is there.
+/// Shows how each file ended, and returns the exit code: done only if every file is there.
 pub(super) fn show(ended: &[Ended], out: &mut Out) -> Result<Exit, Error> {
     if out.json {
         out.json(&All { files: ended })?;
@@ -118,12 +110,12 @@ fn table(ended: &[Ended]) -> Table {
     table
 }
 
-/// Returns the lines that say why a file is not published.
+/// Returns why a file was not published, in lines.
 fn reasons(file: &Ended) -> Vec<String> {
     let head = format!("{}@{}", file.name, file.version);
     if file.result == EndResult::Interrupted {
         return vec![format!(
-            "{head}: stopped on the way; run the same again to go on"
+            "{head}: interrupted; run the same command again to resume"
         )];
     }
     let Some(failure) = &file.failure else {
@@ -148,7 +140,7 @@ fn reasons(file: &Ended) -> Vec<String> {
     lines
 }
 
-/// Returns a span in seconds, for a row.
+/// Returns a duration in seconds, for a row.
 pub(super) fn seconds(span: Option<Duration>) -> Option<f64> {
     span.map(|span| span.as_secs_f64())
 }

@@ -1,4 +1,4 @@
-//! How a command ends: the exit codes, each with a sentence, and the error that carries one.
+//! The exit codes, each with its meaning, and the error that carries one.
 
 use std::error::Error as StdError;
 use std::process::ExitCode;
@@ -8,26 +8,24 @@ use crate::{app, config};
 /// One exit code. Its number is documented and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
-    /// The number that the shell sees.
     pub code: u8,
-    /// What it means.
     pub meaning: &'static str,
 }
 
-/// What was asked for is done.
+/// The command succeeded.
 pub const DONE: Exit = exit(0, "done");
-/// The command ran, and what was asked for failed.
-pub const FAILED: Exit = exit(1, "failed: the message or the table says what and why");
+/// The command ran, and what it was to do failed.
+pub const FAILED: Exit = exit(1, "failed: the message or the table tells what and why");
 /// The command line is wrong.
 pub const USAGE: Exit = exit(2, "usage: the command line is wrong");
-/// There is no agent at the address, or it does not answer.
+/// No agent listens at the socket, or it does not answer.
 pub const UNREACHABLE: Exit = exit(3, "the agent is not reachable");
-/// What was asked about does not exist.
+/// The file, version or job does not exist.
 pub const NOT_FOUND: Exit = exit(4, "not found: no such file, version or job");
-/// It contradicts what is there, such as other content under a published version.
+/// The request conflicts with the present state, such as other content under a published version.
 pub const CONFLICT: Exit = exit(
     5,
-    "conflict with what is there, such as the removal of a live version",
+    "conflict with the present state, such as the removal of a live version",
 );
 /// The configuration is wrong.
 pub const CONFIG: Exit = exit(78, "the configuration is wrong; nothing was started");
@@ -53,12 +51,10 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command could not do its work.
+/// Why a command failed, and the exit code for it.
 #[derive(Debug)]
 pub struct Error {
-    /// How the process ends.
     pub exit: Exit,
-    /// What happened.
     pub source: Box<dyn StdError + Send + Sync>,
 }
 

@@ -1,4 +1,4 @@
-//! `edgepush ls` and `edgepush show`: which files the node knows, and the story of one.
+//! `edgepush ls` and `edgepush show`: the files that the node knows, and one of them in detail.
 
 use clap::Parser;
 use serde::Serialize;
@@ -20,16 +20,17 @@ pub(super) struct Ls {
     app: Option<AppId>,
     /// Only with this name
     name: Option<DataName>,
-    /// Only in this state, or several separated by commas: queued, running, succeeded, failed, canceled
+    /// Only in this state, or several separated by commas: queued, running, succeeded, failed,
+    /// canceled
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
-    /// Newest first instead of in the order of first pushes
+    /// Newest first, instead of in the order of their first pushes
     #[arg(long)]
     newest: bool,
-    /// At most so many
+    /// List at most N files
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: u64,
-    /// Without the first so many
+    /// Skip the first N files
     #[arg(long, value_name = "N", default_value_t = 0)]
     offset: u64,
     /// List the versions on the disk instead of what was pushed
@@ -92,7 +93,7 @@ fn file_row(file: &File) -> Vec<(String, Paint)> {
         Some(r) if r.damage.is_some() => ("damaged", Paint::Bad),
         Some(r) if r.live => ("live", Paint::Good),
         Some(r) if r.pinned => ("pinned", Paint::Plain),
-        Some(_) => ("kept", Paint::Dim),
+        Some(_) => ("retained", Paint::Dim),
         None => (NOTHING, Paint::Dim),
     };
     let published = file.published.as_ref();
@@ -123,7 +124,7 @@ pub(super) fn show_releases(found: &Releases, out: &mut Out) -> Result<(), Error
         ">TREE",
         ">FILES",
         "PUBLISHED",
-        "WHERE",
+        "PATH",
     ];
     let mut table = Table::new(&heads);
     for release in &found.releases {
@@ -145,7 +146,7 @@ fn release_row(release: &Release) -> Vec<(String, Paint)> {
         Paint::Dim
     };
     if state.is_empty() {
-        state.push("kept");
+        state.push("retained");
     }
     let state = state.join(", ");
     vec![
@@ -164,7 +165,7 @@ fn release_row(release: &Release) -> Vec<(String, Paint)> {
 pub(super) struct Show {
     #[command(flatten)]
     which: WhichVersion,
-    /// Tell of every push of this version, and not of the latest alone
+    /// Show the events of every push of this version, not only of the latest
     #[arg(long)]
     all: bool,
 }
@@ -226,7 +227,7 @@ fn on_disk(file: &File) -> String {
     let Some(release) = &file.release else {
         return String::new();
     };
-    let mut text = String::from(if release.live { ", live" } else { ", kept" });
+    let mut text = String::from(if release.live { ", live" } else { ", retained" });
     if release.pinned {
         text.push_str(", pinned");
     }
@@ -259,7 +260,7 @@ fn facts(file: &File) -> Vec<(&'static str, String)> {
         format!("{}{took}", show::time(file.finished_ms)),
     ));
     if let Some(ms) = file.not_before_ms {
-        facts.push(("next try", stamp(ms)));
+        facts.push(("retry at", stamp(ms)));
     }
     facts.push((
         "network",
@@ -289,7 +290,7 @@ fn content(file: &File) -> String {
 }
 
 fn timeline(events: &[Event]) -> Table {
-    let mut table = Table::new(&["TIME", "WHAT", "STAGE", ">ATTEMPT", ">BYTES", "MESSAGE"]);
+    let mut table = Table::new(&["TIME", "EVENT", "STAGE", ">ATTEMPT", ">BYTES", "MESSAGE"]);
     for event in events {
         let or_dash = |text: Option<String>| (text.unwrap_or(NOTHING.into()), Paint::Plain);
         table.row(vec![

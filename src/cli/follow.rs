@@ -1,4 +1,4 @@
-//! `edgepush watch`, `events` and `wait`: what happens, while it happens.
+//! `edgepush watch`, `events` and `wait`: events as they happen.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use crate::shown::{Event, File};
 use crate::sys::clock::stamp;
 use crate::sys::units::show_bytes;
 
-/// How often the bars of running files are redrawn.
+/// Time between two updates of the bars of running files.
 const REDRAW: Duration = Duration::from_millis(250);
-/// How long `wait` goes on asking while the agent restarts.
+/// How long `wait` keeps asking while the agent restarts.
 const RESTART: Duration = Duration::from_secs(10);
 
-/// Which events: of everything, or of what is named.
+/// Which events: all, or those of what is named.
 #[derive(Debug, Clone, Parser)]
 pub(super) struct Which {
     /// Only of this application
     app: Option<AppId>,
     /// Only with this name
     name: Option<DataName>,
-    /// Only of this version
+    /// Only this version
     version: Option<DataVersion>,
 }
 
@@ -85,7 +85,7 @@ impl Watch {
     }
 }
 
-/// Draws the files at work; a bar whose file is not among them any more has ended.
+/// Draws the files in progress, and removes the bars of those that have ended.
 fn draw<'a>(progress: &mut Progress<JobId>, running: impl Iterator<Item = &'a File>) {
     let mut seen = Vec::new();
     for file in running {
@@ -99,15 +99,15 @@ fn draw<'a>(progress: &mut Progress<JobId>, running: impl Iterator<Item = &'a Fi
 pub(super) struct Events {
     #[command(flatten)]
     which: Which,
-    /// Begin behind the event of this number; 0 begins with the oldest that is remembered
+    /// Start after the event with this number; 0 starts with the oldest that is stored
     #[arg(long, value_name = "ID", default_value_t = 0)]
     after: i64,
-    /// Go on with what happens from now on
+    /// Continue with new events
     #[arg(long, short)]
     follow: bool,
 }
 
-/// How long the agent may be silent before what it remembers is taken as told.
+/// Silence after which every stored event has been sent.
 const SILENCE: Duration = Duration::from_millis(700);
 
 impl Events {
@@ -142,13 +142,13 @@ fn print(event: &Event, out: &mut Out) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns an event as one line: when, of what, what.
+/// Returns an event as one line.
 fn line(event: &Event) -> String {
     let mut text = format!("{}  ", stamp(event.ts_ms));
     if let Some(key) = &event.key {
         text.push_str(&format!("{key}  "));
     }
-    // Most sentences begin with the word for programs already.
+    // Most messages begin with the kind already.
     let kind = event.kind.to_string();
     let told = event.message.starts_with(&kind);
     if !told {
@@ -175,7 +175,7 @@ pub(super) struct Wait {
     /// Give up after this time, such as 10m
     #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
-    /// Also wait for a file that was not pushed yet
+    /// Also wait for a file that has not been pushed yet
     #[arg(long)]
     expect: bool,
 }
@@ -218,7 +218,7 @@ impl Wait {
         })
     }
 
-    /// Asks until the file has ended. An agent that restarts meanwhile is waited for.
+    /// Asks until the file has ended, through a restart of the agent.
     async fn end(&self, client: &Client, progress: &mut Progress<()>) -> Result<File, Error> {
         let key = self.which.key();
         let label = key.to_string();

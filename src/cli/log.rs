@@ -1,4 +1,5 @@
-//! Where the log goes: to the standard error output, as text or JSON; the journal gets levels instead of times and colours.
+//! The log goes to standard error, as text or JSON. The journal gets levels instead of times and
+//! colors.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -8,14 +9,15 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config;
 
-/// Begins to log at `level`, or at a finer one if `verbose` asks for it. Only the first call of a process counts.
+/// Starts the log at `level`, or at a more verbose one if `verbose` says so. Only the first call in
+/// a process has an effect.
 pub(super) fn start(level: config::Level, format: config::Format, verbose: u8) {
     let level = finer(level, verbose);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(level))
         .with_writer(io::stderr)
         .with_target(level >= Level::DEBUG);
-    // A second subscriber is refused; the first goes on.
+    // A second subscriber is refused, and the first stays.
     let _ = match format {
         config::Format::Json => builder.json().try_init(),
         config::Format::Text if std::env::var_os("JOURNAL_STREAM").is_some() => builder
@@ -56,7 +58,8 @@ fn filter(level: Level) -> EnvFilter {
     })
 }
 
-/// Writes for the journal, which has the time already and reads the level from the `<n>` of `sd-daemon(3)`.
+/// Writes for the journal, which adds the time itself and reads the level from the `<n>` of
+/// `sd-daemon(3)`.
 struct Journal;
 
 impl<'a> MakeWriter<'a> for Journal {

@@ -1,7 +1,5 @@
-//! The subcommands and how they show things.
-//!
-//! A subcommand is a file: its arguments, what it asks of the agent or of the parts, and the rendering of the answer for
-//! people and as JSON. What a command prints goes through [`out::Out`]; how it ends is one of the codes of [`exit`].
+//! The subcommands, one file each: arguments, the requests to the agent, and the output for people
+//! and as JSON. All output goes through [`out::Out`]; every end is one of the codes of [`exit`].
 
 mod agent;
 mod apply;
@@ -36,7 +34,8 @@ use crate::sys::Chain;
 use exit::{Error, Exit};
 use out::Out;
 
-/// A file-server agent for edge nodes: fetches, verifies, unpacks and atomically publishes pushed data files.
+/// A file-server agent for edge nodes: fetches, verifies, unpacks and atomically publishes pushed
+/// data files
 #[derive(Debug, Parser)]
 #[command(name = "edgepush", version, after_help = docs::exit_codes())]
 pub struct Arguments {
@@ -50,7 +49,8 @@ pub struct Arguments {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Everywhere")]
 struct Global {
-    /// Configuration file; `conf.d/*.toml` beside it is read too [default: /etc/edgepush/edgepush.toml if it is there]
+    /// Configuration file; `conf.d/*.toml` next to it is read as well [default:
+    /// /etc/edgepush/edgepush.toml if it exists]
     #[arg(
         long,
         global = true,
@@ -59,7 +59,7 @@ struct Global {
         hide_env = true
     )]
     config: Option<PathBuf>,
-    /// Where everything is kept, instead of the configured place
+    /// Data directory, instead of the configured one
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The agent's socket, instead of the configured one
@@ -68,10 +68,10 @@ struct Global {
     /// Print JSON for programs instead of text for people
     #[arg(long, global = true)]
     json: bool,
-    /// Use no colours; the variable NO_COLOR does the same
+    /// Use no colors; the variable NO_COLOR does the same
     #[arg(long, global = true)]
     no_color: bool,
-    /// Log more: once for each step, twice for each request, three times for everything
+    /// Log more: once for every step, twice for every request, three times for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -79,11 +79,11 @@ struct Global {
 /// One version of one name.
 #[derive(Debug, Clone, Args)]
 struct WhichVersion {
-    /// Of which application
+    /// The application
     app: AppId,
-    /// Which name
+    /// The name
     name: DataName,
-    /// Which version
+    /// The version
     version: DataVersion,
 }
 
@@ -99,55 +99,55 @@ impl WhichVersion {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a push document to its end in this process
+    /// Process one push document in this process, without an agent
     Apply(apply::Apply),
-    /// Run the agent: take pushes and bring each file to its end, until told to stop
+    /// Run the agent: accept pushes and publish each file, until stopped
     Agent,
-    /// Push files or URLs to the agent and follow them to their end
+    /// Push files or URLs to the agent, and follow them until they are published or have failed
     Push(push::Push),
-    /// Show the node at a glance
+    /// Show the state of the node
     Status,
     /// List the files that were pushed, or the versions on the disk
     Ls(files::Ls),
-    /// Tell the story of one file: state, source, stages, attempts, failure
+    /// Show one file: state, source, attempts, failure and timeline
     Show(files::Show),
-    /// Watch what happens from now on
+    /// Follow events from now on
     Watch(follow::Watch),
-    /// Wait until a file has ended; the exit code says how
+    /// Wait until a file is published or has failed; the exit code tells which
     Wait(follow::Wait),
-    /// Print what happened, and with --follow what happens
+    /// Print past events, and with --follow new ones
     Events(follow::Events),
     /// Make a published version live
     Activate(change::Activate),
-    /// Go back to the previous good version of a name
+    /// Make the previous good version of a name live again
     Rollback(change::Rollback),
-    /// Keep a version from retention
+    /// Protect a version from retention
     Pin(change::Pin),
     /// Remove a version that is not live
     Rm(change::Rm),
-    /// Remove now what retention does not keep
+    /// Apply retention now
     Gc,
     /// Compare published trees with their manifests
     Verify(change::Verify),
-    /// Rebuild a lost database from the disk, while no agent runs
+    /// Rebuild a lost database from the disk; no agent may be running
     Recover,
-    /// End a file that is waiting or at work
+    /// Cancel a file that is queued or in progress
     Cancel(change::Cancel),
-    /// Make a file that waits for its next attempt due now
+    /// Start the next attempt of a waiting file now
     Retry(change::Retry),
-    /// List callbacks, or send those again that were given up
+    /// List callbacks, or send undelivered ones again
     Outbox(outbox::Outbox),
-    /// Check or pack archives, before they are pushed
+    /// Check or pack archives before they are pushed
     #[command(subcommand)]
     Archive(archive::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
-    /// Examine what the agent stands on: configuration, disk, socket, limits
+    /// Check the host: configuration, file system, free space, socket, limits
     Doctor,
-    /// Print the completions of a shell
+    /// Print shell completions
     Completions(docs::Completions),
-    /// Print the manual page, or write one page per subcommand into a directory
+    /// Print the manual page, or write one page per subcommand to a directory
     Man(docs::Man),
 }
 
@@ -172,7 +172,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             eprintln!("edgepush: {}", Chain(error.source.as_ref()));
             if error.exit == exit::UNREACHABLE {
-                eprintln!("is the agent running? `edgepush doctor` has a look");
+                eprintln!("  help: is the agent running? `edgepush doctor` checks the host");
             }
             error.exit.into()
         }
@@ -182,7 +182,7 @@ pub fn main() -> ExitCode {
 impl Arguments {
     fn run(self, out: &mut Out) -> Result<Exit, Error> {
         let global = self.global;
-        // These two log as configured.
+        // `agent` and `apply` log as configured.
         if !matches!(self.command, Command::Agent | Command::Apply(_)) {
             log::start(Level::Warn, Format::Text, global.verbose);
         }
@@ -216,8 +216,8 @@ impl Arguments {
 }
 
 impl Global {
-    /// Returns where the configuration is read from: the file that was named or the usual one, the environment, and the
-    /// flags.
+    /// Returns where the configuration is read from: the file that was named or the default one,
+    /// the environment, and the flags.
     fn sources(&self) -> Sources {
         self.with_flags(Sources::of_process(self.config.clone()))
     }

@@ -1,4 +1,4 @@
-//! `edgepush status`: the node at a glance.
+//! `edgepush status`: the state of the node.
 
 use super::exit::{self, Error, Exit};
 use super::out::{Out, Paint, Table, printable};
@@ -32,9 +32,9 @@ fn render(status: &NodeStatus, out: &mut Out) -> Result<(), Error> {
         printable(&s.region)
     ))?;
     line(out, "files", &counts(status))?;
-    line(out, "versions", &versions(status))?;
+    line(out, "published", &versions(status))?;
     if let Some(disk) = &s.disk {
-        let inodes = disk.free_inodes.map(|n| format!(", {n} inodes"));
+        let inodes = disk.free_inodes.map(|n| format!(", {n} inodes free"));
         let (free, total) = (show_bytes(disk.free), show_bytes(disk.total));
         let text = format!("{free} of {total} free{}", inodes.unwrap_or_default());
         line(out, "disk", &text)?;
@@ -43,15 +43,15 @@ fn render(status: &NodeStatus, out: &mut Out) -> Result<(), Error> {
     line(
         out,
         "callbacks",
-        &format!("{pending} waiting, {dead} given up"),
+        &format!("{pending} pending, {dead} given up"),
     )?;
     if !s.restart_needed.is_empty() {
         let keys = s.restart_needed.join(", ");
-        line(out, "restart", &format!("needed for the changed {keys}"))?;
+        line(out, "restart", &format!("needed to apply {keys}"))?;
     }
     if !s.running.is_empty() {
         out.line("")?;
-        at_work(&s.running).print(out)?;
+        in_progress(&s.running).print(out)?;
     }
     if !s.failures.is_empty() {
         out.line("")?;
@@ -80,15 +80,15 @@ fn counts(status: &NodeStatus) -> String {
 fn versions(status: &NodeStatus) -> String {
     format!(
         "{} of {}, {} in {}",
-        status.releases,
+        show::count(status.releases, "version"),
         show::count(status.names, "name"),
         show_bytes(status.bytes),
         status.data_dir
     )
 }
 
-fn at_work(files: &[File]) -> Table {
-    let mut table = Table::new(&["AT WORK", "STATE", ">HERE", ">FILES", ">ATTEMPT"]);
+fn in_progress(files: &[File]) -> Table {
+    let mut table = Table::new(&["IN PROGRESS", "STATE", ">RECEIVED", ">FILES", ">ATTEMPT"]);
     for file in files {
         table.row(vec![
             (file.key.to_string(), Paint::Plain),
@@ -102,7 +102,7 @@ fn at_work(files: &[File]) -> Table {
 }
 
 fn failures(status: &NodeStatus) -> Table {
-    let mut table = Table::new(&["FAILED LAST", "WHEN", "KIND", "WHY"]);
+    let mut table = Table::new(&["RECENT FAILURES", "WHEN", "KIND", "REASON"]);
     for file in &status.failures {
         let when = file.finished_ms.map(|ms| show::ago(ms, status.now_ms));
         let failure = file.failure.as_ref();

@@ -1,22 +1,22 @@
-//! The standard output of a command, and how things look there.
+//! The standard output of a command: text, JSON, colors and tables.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-/// Where a command writes what it was asked for. Nothing else writes to the standard output.
+/// The standard output. Nothing else writes to it.
 ///
-/// A reader that went away (`edgepush ls | head`) is no error: the rest is dropped, and [`Self::is_closed`] tells loops
-/// that nobody looks any more.
+/// A reader that goes away (`edgepush ls | head`) is not an error: the rest is dropped, and
+/// [`Self::is_closed`] tells loops to end.
 pub struct Out {
     sink: Box<dyn Write>,
     closed: bool,
-    /// Whether the reader is a program that wants JSON.
+    /// Whether to print JSON.
     pub json: bool,
-    /// Whether colours may be used.
+    /// Whether to use colors.
     pub color: bool,
-    /// Whether a person looks at a terminal.
+    /// Whether it is a terminal.
     pub terminal: bool,
 }
 
@@ -35,7 +35,7 @@ impl Out {
         }
     }
 
-    /// Writes one line and lets the reader see it.
+    /// Writes and flushes one line.
     pub fn line(&mut self, text: impl AsRef<str>) -> io::Result<()> {
         self.bytes(format!("{}\n", text.as_ref()).as_bytes())
     }
@@ -50,7 +50,7 @@ impl Out {
         self.line(serde_json::to_string(value)?)
     }
 
-    /// Writes `bytes` as they are.
+    /// Writes and flushes `bytes`.
     pub fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.closed {
             return Ok(());
@@ -70,7 +70,7 @@ impl Out {
         self.closed
     }
 
-    /// Returns `text` in `paint`, if colours may be used.
+    /// Returns `text` in the color of `paint`, if colors are used.
     #[must_use]
     pub fn paint(&self, paint: Paint, text: &str) -> String {
         let code = match paint {
@@ -86,25 +86,21 @@ impl Out {
     }
 }
 
-/// What a piece of text stands for, and so its colour.
+/// What a piece of text stands for, and so its color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paint {
-    /// Ordinary text.
     Plain,
-    /// Success.
     Good,
-    /// Failure.
     Bad,
-    /// At work or waiting.
+    /// In progress or waiting.
     Busy,
-    /// Of less interest.
+    /// Less important.
     Dim,
-    /// A heading.
     Head,
 }
 
-/// Returns `text` with control characters and direction marks escaped: names and messages come from outside, and a
-/// terminal obeys what it is shown.
+/// Returns `text` with control characters and direction marks escaped: names and messages come from
+/// outside, and a terminal would execute them.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     let obeyed = |c: char| {
@@ -121,7 +117,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped.collect())
 }
 
-/// A table of text: columns as wide as their widest cell, numbers to the right.
+/// A table of text: columns as wide as their widest cell, numbers aligned to the right.
 #[derive(Debug, Default)]
 pub struct Table {
     heads: Vec<Head>,
@@ -135,7 +131,7 @@ struct Head {
 }
 
 impl Table {
-    /// Starts a table; a head that begins with `>` is of a column of numbers.
+    /// Starts a table. A heading that begins with `>` is of a column of numbers.
     #[must_use]
     pub fn new(heads: &[&'static str]) -> Self {
         let head = |name: &&'static str| Head {

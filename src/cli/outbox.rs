@@ -1,4 +1,4 @@
-//! `edgepush outbox`: which callbacks wait, and which were given up.
+//! `edgepush outbox`: pending callbacks, and those that were given up.
 
 use clap::{Parser, ValueEnum};
 
@@ -22,7 +22,7 @@ struct List {
     /// Only those in this state
     #[arg(long, value_enum)]
     state: Option<State>,
-    /// At most so many
+    /// List at most N callbacks
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u64,
 }
@@ -31,7 +31,7 @@ struct List {
 enum State {
     /// Not delivered yet
     Pending,
-    /// Taken by the receiver
+    /// Accepted by the receiver
     Delivered,
     /// Given up
     Dead,
@@ -39,7 +39,7 @@ enum State {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Send callbacks that were given up once more
+    /// Send callbacks again that were given up
     Replay {
         /// Only this one
         id: Option<i64>,
@@ -77,7 +77,7 @@ fn list(list: List, global: &Global, out: &mut Out) -> Result<Exit, Error> {
 
 fn render(found: &Callbacks, out: &mut Out) -> Result<(), Error> {
     if found.endpoints.is_empty() {
-        out.line("nobody is told: no endpoint is configured")?;
+        out.line("no endpoint is configured: nothing is sent")?;
     } else {
         endpoints(found).print(out)?;
     }
@@ -93,7 +93,7 @@ fn endpoints(found: &Callbacks) -> Table {
         "ENDPOINT",
         "TARGET",
         "STATE",
-        ">WAITING",
+        ">PENDING",
         ">GIVEN UP",
         "LAST SUCCESS",
         "LAST ERROR",
@@ -102,7 +102,7 @@ fn endpoints(found: &Callbacks) -> Table {
     for endpoint in &found.endpoints {
         let state = match (endpoint.disabled, endpoint.failures) {
             (true, _) => ("disabled".to_owned(), Paint::Bad),
-            (false, 0) => ("well".to_owned(), Paint::Good),
+            (false, 0) => ("ok".to_owned(), Paint::Good),
             (false, n) => (show::count(n.into(), "failure"), Paint::Busy),
         };
         let error = endpoint.last_error.clone();
@@ -125,9 +125,9 @@ fn callbacks(found: &Callbacks) -> Table {
         "ENDPOINT",
         "TYPE",
         "STATE",
-        ">TRIES",
+        ">ATTEMPTS",
         "DUE",
-        "WRITTEN",
+        "CREATED",
         "JOB",
         "LAST ERROR",
     ];
@@ -138,7 +138,7 @@ fn callbacks(found: &Callbacks) -> Table {
     table
 }
 
-/// Returns when a waiting callback is tried next.
+/// Returns when a pending callback is sent next. A queued one waits for earlier ones of its file.
 fn due(callback: &Callback) -> String {
     match callback.due_in_ms {
         _ if callback.state != "pending" => NOTHING.to_owned(),
@@ -146,7 +146,7 @@ fn due(callback: &Callback) -> String {
             Some(wait) if wait.as_millis() > 0 => format!("in {}", show::span(wait)),
             _ => "now".to_owned(),
         },
-        None => "in turn".to_owned(),
+        None => "queued".to_owned(),
     }
 }
 

@@ -1,6 +1,5 @@
-//! Shows how far files are while a command waits for them: bars on a terminal, a line per step elsewhere.
-//!
-//! It goes to the standard error output, so that the standard output holds the result alone.
+//! Progress of the files that a command waits for: bars on a terminal, a line per step elsewhere.
+//! It goes to standard error, so that standard output has only the result.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,19 +11,16 @@ use super::out::printable;
 use super::show::{percent, received};
 use crate::job::{JobState, Snapshot, Stage};
 
-/// Most bars that are drawn at a time: more than a screen's height helps nobody.
+/// Most bars at a time: no more than a screen shows.
 const MAX_BARS: usize = 24;
 
-/// How far one file is at one moment.
+/// The progress of one file at one moment.
 #[derive(Debug, Clone)]
 pub(super) struct Moment {
-    /// What it is called on the screen.
     pub(super) label: String,
-    /// Where it stands.
     pub(super) state: JobState,
-    /// How far it is, if it has begun.
+    /// None before it has started.
     pub(super) snapshot: Option<Snapshot>,
-    /// Why it failed, if it did.
     pub(super) failure: Option<String>,
 }
 
@@ -40,14 +36,14 @@ enum Style {
     Silent,
 }
 
-/// What was shown of a file last.
+/// What was last shown of a file.
 struct Seen {
     step: String,
     bar: Option<ProgressBar>,
 }
 
 impl<Id: Eq + Hash + Clone> Progress<Id> {
-    /// Begins to show progress: as bars if a person looks on.
+    /// Shows progress from now on: as bars if standard error is a terminal.
     pub(super) fn start(quiet: bool) -> Self {
         let style = if quiet {
             Style::Silent
@@ -62,7 +58,7 @@ impl<Id: Eq + Hash + Clone> Progress<Id> {
         }
     }
 
-    /// Shows where a file is now; does nothing if that has not changed.
+    /// Shows the progress of a file, if it has changed.
     pub(super) fn update(&mut self, id: &Id, now: &Moment) {
         let step = step(now);
         if let Style::Bars(_) = self.style {
@@ -76,7 +72,7 @@ impl<Id: Eq + Hash + Clone> Progress<Id> {
             return;
         }
         if let Style::Lines(sink) = &mut self.style {
-            // Nobody may be reading any more; the result is what counts.
+            // The reader may be gone; the result is what counts.
             let _ = writeln!(sink, "{}: {step}", printable(&now.label));
         }
         seen.step = step;
@@ -92,7 +88,7 @@ impl<Id: Eq + Hash + Clone> Progress<Id> {
         }
     }
 
-    /// Takes the bars away whose files are not among `ids`.
+    /// Removes the bars of files that are not among `ids`.
     pub(super) fn keep(&mut self, ids: &[Id]) {
         let Style::Bars(bars) = &self.style else {
             return;
@@ -148,7 +144,8 @@ impl<Id> Drop for Progress<Id> {
     }
 }
 
-/// Writes a line above the bars. `MultiProgress::println` would leave the cursor behind the text when no bar is drawn.
+/// Writes a line above the bars. `MultiProgress::println` would leave the cursor behind the text
+/// when no bar is drawn.
 fn above(bars: &MultiProgress, line: &str) {
     bars.suspend(|| {
         let _ = writeln!(std::io::stderr(), "{line}");
@@ -162,14 +159,14 @@ fn style() -> ProgressStyle {
     .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// Returns what is happening in words that change with each step, and not with each byte.
+/// Returns what a file is doing, in words that change with each step and not with each byte.
 fn step(now: &Moment) -> String {
     match (now.state, now.snapshot) {
         (JobState::Queued, Some(s)) if s.attempt > 0 => {
-            format!("waits after attempt {}", s.attempt)
+            format!("waiting to retry after attempt {}", s.attempt)
         }
         (JobState::Queued, _) => "queued".to_owned(),
-        (JobState::Running, None) => "begins".to_owned(),
+        (JobState::Running, None) => "starting".to_owned(),
         (JobState::Running, Some(s)) => running(&s),
         (JobState::Succeeded, _) => "published".to_owned(),
         (JobState::Canceled, _) => "canceled".to_owned(),

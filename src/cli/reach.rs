@@ -1,4 +1,4 @@
-//! The way from a command to the agent: which socket, how to wait, and what each failure means for the exit code.
+//! How a command reaches the agent: which socket, and which exit code each failure has.
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use super::exit::{self, Error};
 use crate::api::client::{self, Client};
 use crate::config::{self, Listen};
 
-/// Runs one command's conversation with the agent to its end.
+/// Runs the requests of one command.
 pub(super) fn ask<T, F>(global: &Global, talk: impl FnOnce(Client) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
@@ -21,8 +21,8 @@ where
     runtime.block_on(talk(client))
 }
 
-/// Returns the socket of the agent: the flag's, else the configured one. Who may use the agent may not be the one who
-/// may read its configuration; then the usual socket is the best guess.
+/// Returns the socket of the agent: that of the flag, else the configured one. A user who may use
+/// the agent but not read its configuration gets the default socket.
 pub(super) fn socket(global: &Global) -> Result<PathBuf, Error> {
     if let Some(socket) = &global.socket {
         return Ok(socket.clone());

@@ -18,7 +18,7 @@ struct Report {
 pub(super) fn run(global: &Global, out: &mut Out) -> Result<Exit, Error> {
     let config = global.load()?.config;
     if !config.data_dir.is_dir() {
-        let text = format!("there is no data directory `{}`", config.data_dir.display());
+        let text = format!("data directory `{}` not found", config.data_dir.display());
         return Err(Error::new(exit::NOT_FOUND, text));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -31,7 +31,9 @@ pub(super) fn run(global: &Global, out: &mut Out) -> Result<Exit, Error> {
         out.json(&Report { entered, set_aside })?;
     } else {
         if let Some(path) = set_aside {
-            out.line(format!("the database was damaged and is now `{path}`"))?;
+            out.line(format!(
+                "the database was damaged; it was moved to `{path}`"
+            ))?;
         }
         let text = show::count(entered as u64, "version");
         out.line(format!("{text} entered from the disk"))?;

@@ -1,4 +1,4 @@
-//! How values read for people: times, spans, states.
+//! Times, durations, states and counts as people read them.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::shown::File;
 use crate::sys::clock::stamp;
 use crate::sys::units::show_bytes;
 
-/// Stands where there is nothing to show.
+/// Shown where there is no value.
 pub(super) const NOTHING: &str = "-";
 
 /// Returns a time stamp, or a dash.
@@ -16,25 +16,25 @@ pub(super) fn time(ms: Option<i64>) -> String {
     ms.map_or_else(|| NOTHING.to_owned(), stamp)
 }
 
-/// Returns a span with two parts at most: `0.3 s`, `2m 3s`, `4d 5h`.
+/// Returns a duration in at most two parts: `0.3 s`, `2 min 3 s`, `4 d 5 h`.
 pub(super) fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
         0..10 => format!("{:.1} s", span.as_secs_f64()),
         10..60 => format!("{seconds} s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3600..86400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86400, seconds / 3600 % 24),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86400, seconds / 3600 % 24),
     }
 }
 
-/// Returns the span between two times of a file, none if it is negative: a clock may have been set.
+/// Returns the time between two moments, or none if it is negative: the clock may have been set.
 pub(super) fn between(from_ms: Option<i64>, to_ms: Option<i64>) -> Option<Duration> {
     let ms = to_ms?.checked_sub(from_ms?)?;
     u64::try_from(ms).ok().map(Duration::from_millis)
 }
 
-/// Returns how long ago that was.
+/// Returns how long ago a moment was.
 pub(super) fn ago(ms: i64, now_ms: i64) -> String {
     match between(Some(ms), Some(now_ms)) {
         Some(past) => format!("{} ago", span(past)),
@@ -42,7 +42,7 @@ pub(super) fn ago(ms: i64, now_ms: i64) -> String {
     }
 }
 
-/// Returns what a file is doing, or how it ended, in a word or two.
+/// Returns the state of a file in a word or two.
 pub(super) fn state(file: &File) -> (String, Paint) {
     match file.state {
         JobState::Queued if file.not_before_ms.is_some() => ("waiting".to_owned(), Paint::Busy),
@@ -61,14 +61,14 @@ pub(super) fn state(file: &File) -> (String, Paint) {
     }
 }
 
-/// Returns the part of the archive that is here, if its length is known.
+/// Returns how much of the archive is here, if its size is known.
 pub(super) fn percent(received: u64, total: u64) -> Option<u64> {
     let part = u128::from(received.min(total)) * 100;
     part.checked_div(u128::from(total))
         .and_then(|p| u64::try_from(p).ok())
 }
 
-/// Returns bytes of an archive against its length: `1.0 MiB of 2.0 MiB`.
+/// Returns received bytes against the size of the archive: `1.0 MiB of 2.0 MiB`.
 pub(super) fn received(received: u64, total: u64) -> String {
     match total {
         0 => show_bytes(received),
@@ -77,7 +77,7 @@ pub(super) fn received(received: u64, total: u64) -> String {
     }
 }
 
-/// Returns how far a file is, from what the agent says of it.
+/// Returns the progress of a file as the agent reports it.
 pub(super) fn snapshot(file: &File) -> Option<Snapshot> {
     Some(Snapshot {
         stage: file.stage?,
@@ -108,9 +108,9 @@ mod tests {
             (0, "0.0 s"),
             (340, "0.3 s"),
             (12_400, "12 s"),
-            (123_000, "2m 3s"),
-            (3_900_000, "1h 5m"),
-            (180_000_000, "2d 2h"),
+            (123_000, "2 min 3 s"),
+            (3_900_000, "1 h 5 min"),
+            (180_000_000, "2 d 2 h"),
         ] {
             assert_eq!(span(Duration::from_millis(ms)), want);
         }

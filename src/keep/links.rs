@@ -1,5 +1,6 @@
-//! Reconciles `current` on disk with the version recorded as live: a person with a shell, a restored backup or a damaged
-//! file system may have changed or lost the link, and the programs that read it see nothing else.
+//! Reconciles `current` on disk with the version recorded as live: a person with a shell, a
+//! restored backup or a damaged file system may have changed or lost the link, and the programs
+//! that read it see nothing else.
 
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +28,8 @@ impl Keep {
         Ok(())
     }
 
-    /// Checks `current` of a name. If it leads to another published version, that one is recorded as live: the disk is the
-    /// truth. If it leads to nothing, it is restored.
+    /// Checks `current` of a name. If it leads to another published version, that one is recorded
+    /// as live: the disk is the truth. If it leads to nothing, it is restored.
     pub(super) async fn check_link(
         &self,
         app: &AppId,
@@ -63,8 +64,8 @@ impl Keep {
             .await
     }
 
-    /// Returns the live version of a name, unless another one is about to become it: a crash or a running flip may lie
-    /// between link and record.
+    /// Returns the live version of a name, unless another one is about to become it: a crash or a
+    /// running flip may lie between link and record.
     async fn settled_live(
         &self,
         app: &AppId,

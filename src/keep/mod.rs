@@ -1,9 +1,10 @@
 //! Upkeep of what is published: retention, scrub, repair and links.
 //!
-//! [`Keep::run`] drives background workers of one shape (`worker`): `upkeep` removes what retention no longer keeps,
-//! `scrub` compares every tree with its manifest, `repair` checks trees that were pushed again. The API and
-//! `edgepush recover` call the same operations. Nothing new is published here, the live version is never removed, and
-//! whoever changes a name holds its lock ([`Publisher::lock`]).
+//! [`Keep::run`] drives background workers of one shape (`worker`): `upkeep` removes what retention
+//! no longer keeps, `scrub` compares every tree with its manifest, `repair` checks trees that were
+//! pushed again. The API and `edgepush recover` call the same operations. Nothing new is published
+//! here, the live version is never removed, and whoever changes a name holds its lock
+//! ([`Publisher::lock`]).
 
 mod heal;
 mod links;
@@ -118,7 +119,8 @@ impl Keep {
         self.workers.iter().map(|status| status.shown()).collect()
     }
 
-    /// Returns when a whole round of upkeep last succeeded since the start, in milliseconds since the epoch.
+    /// Returns when a whole round of upkeep last succeeded since the start, in milliseconds since
+    /// the epoch.
     #[must_use]
     pub fn upkeep_done_ms(&self) -> Option<i64> {
         match self.upkeep_done_ms.load(Ordering::Relaxed) {
@@ -132,7 +134,8 @@ impl Keep {
         self.road.discard_partial(key).await;
     }
 
-    /// Runs `work` to its end even if the caller is dropped meanwhile: half a removal would leave a tree without a row.
+    /// Runs `work` to its end even if the caller is dropped meanwhile: half a removal would leave a
+    /// tree without a row.
     async fn complete<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, store::Error>> + Send + 'static,

@@ -1,4 +1,5 @@
-//! Reconciles the database with the trees and manifests on disk, after an unclean end or on `edgepush recover`.
+//! Reconciles the database with the trees and manifests on disk, after an unclean end or on
+//! `edgepush recover`.
 
 use std::collections::HashSet;
 
@@ -28,8 +29,8 @@ impl Keep {
         }
     }
 
-    /// Enters versions that are on the disk and not in the database, and marks releases whose tree is gone; returns how
-    /// many versions were entered.
+    /// Enters versions that are on the disk and not in the database, and marks releases whose tree
+    /// is gone; returns how many versions were entered.
     pub async fn recover(&self) -> Result<usize, store::Error> {
         let mut found = match self.on_disk(|publisher| publisher.survey()).await? {
             Ok(found) => found.versions,

@@ -1,5 +1,6 @@
-//! Files that are pushed and are published already: the push is answered at once, and the tree is checked afterwards, in
-//! case somebody changed it. A damaged one is repaired from its kept archive, or by the push itself.
+//! Files that are pushed and are published already: the push is answered at once, and the tree is
+//! checked afterwards, in case somebody changed it. A damaged one is repaired from its kept
+//! archive, or by the push itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::wire::push::{Item, Push, Via};
 
 /// Time after a check in which the same tree is not checked again.
 const REST: Duration = Duration::from_secs(5);
-/// The same as a multiple of how long the check took, since a large tree takes long. The longer of both counts.
+/// The same as a multiple of how long the check took, since a large tree takes long. The longer of
+/// both counts.
 const REST_FACTOR: u32 = 20;
 
 /// Checks the files that the intake notes in [`Repeated`](crate::intake::Repeated).
@@ -110,7 +112,8 @@ impl Keep {
         Ok(matches!(healed, Healed::NoArchive | Healed::Failed(_)))
     }
 
-    /// Admits a push again that was answered before the damage was known: now it repairs the version.
+    /// Admits a push again that was answered before the damage was known: now it repairs the
+    /// version.
     async fn push_again(&self, file: &DataFile, via: Via) {
         let push = Push {
             app: file.key.app.clone(),

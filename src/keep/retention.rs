@@ -35,8 +35,8 @@ pub enum Removed {
 }
 
 impl Keep {
-    /// Applies retention to those names and applications only that have more than they may: on a full node that is next
-    /// to none.
+    /// Applies retention to those names and applications only that have more than they may: on a
+    /// full node that is next to none.
     pub(super) async fn sweep_everywhere(
         &self,
         swept: &mut Swept,
@@ -65,7 +65,7 @@ impl Keep {
         Ok(())
     }
 
-    /// Removes what is more than is kept of a name, and then what is too much for its application.
+    /// Applies retention to a name, and then the size limit of its application.
     pub(super) async fn sweep_name(&self, app: &AppId, name: &DataName) {
         let mut swept = Swept::default();
         self.sweep_versions(app, name, &mut swept).await;
@@ -114,7 +114,7 @@ impl Keep {
                 self.remove_all(
                     vec![key],
                     &versions,
-                    "the application takes more room than it may",
+                    "the application is over its size limit",
                     swept,
                 )
                 .await;
@@ -194,7 +194,8 @@ impl Keep {
         .await
     }
 
-    /// The row goes first: a tree without a row is found again, a row without a tree would be a lie.
+    /// The row goes first: a tree without a row is found again, a row without a tree would be
+    /// wrong.
     async fn remove_locked(
         &self,
         key: &Key,
@@ -223,7 +224,7 @@ impl Keep {
             Err(error) => {
                 let error = Chain(&error).to_string();
                 tracing::warn!(event = "remove-failed", data = %key, error, "the tree of a removed version is still there");
-                // What is there is shown, and tried again.
+                // The tree is entered again, so that it is shown and its removal retried.
                 if self.exists(key).await? {
                     self.recover().await?;
                     return Ok(Removed::Held(error));
@@ -245,8 +246,8 @@ impl Keep {
         .await
     }
 
-    /// Deletes a tree that is out of sight, in the background. A drain does not wait for it: the next start deletes what is
-    /// left.
+    /// Deletes a removed tree in the background. A drain does not wait for it: the next start
+    /// deletes what is left.
     fn delete(&self, trash: std::path::PathBuf) {
         let publisher = Arc::clone(&self.publisher);
         tokio::task::spawn_blocking(move || publisher.delete(&trash));

@@ -25,7 +25,8 @@ pub enum Verification {
     Failed(publish::Error),
 }
 
-/// Verifies everything that is published, again and again, at the configured rate, and heals what is damaged.
+/// Verifies everything that is published, again and again, at the configured rate, and heals what
+/// is damaged.
 pub(super) struct Scrub {
     keep: Arc<Keep>,
     config: watch::Receiver<Arc<Config>>,
@@ -101,8 +102,8 @@ impl Keep {
         Ok((versions, damaged))
     }
 
-    /// Verifies a published tree against its manifest, reading at most `rate` bytes per second, and records the result.
-    /// Breaks off when `stop` is cancelled.
+    /// Verifies a published tree against its manifest, reading at most `rate` bytes per second, and
+    /// records the result. Breaks off when `stop` is cancelled.
     pub async fn verify(
         &self,
         key: &Key,
@@ -120,7 +121,8 @@ impl Keep {
         Ok(verification)
     }
 
-    /// As [`Keep::verify`], without reading the files: damage that is found is recorded, but finding none proves nothing.
+    /// As [`Keep::verify`], without reading the files: damage that is found is recorded, but
+    /// finding none proves nothing.
     pub(super) async fn glance(
         &self,
         key: &Key,

@@ -1,5 +1,5 @@
-//! The regular round: retention, links, partial archives and the database; and, soon after a version was published or made
-//! live, retention of its name.
+//! The regular round: retention, links, partial archives and the database; and, soon after a
+//! version was published or made live, retention of its name.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -65,7 +65,8 @@ impl Upkeep {
         }
     }
 
-    /// Takes the events that are here already: a burst of publications of one name is one round.
+    /// Takes the events that have already arrived, so that a burst of publications of one name is
+    /// one round.
     fn take_events(&mut self) {
         use tokio::sync::broadcast::error::TryRecvError;
         loop {

@@ -19,10 +19,12 @@ pub(super) trait Worker: Send {
     /// The name under which it is shown.
     const NAME: &'static str;
 
-    /// Waits until there is something to do. Nothing may be lost when this is dropped while it waits.
+    /// Waits until there is something to do. Nothing may be lost when this is dropped while it
+    /// waits.
     fn due(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Does what is due. It ends early, at a point where nothing is half done, once `stop` is cancelled.
+    /// Does what is due. It ends early, at a point where nothing is half done, once `stop` is
+    /// cancelled.
     fn work(
         &mut self,
         status: &Status,
@@ -113,7 +115,8 @@ impl Status {
     }
 }
 
-/// Runs a worker until `stop`. A round that fails or panics ends there, and the next one starts as usual.
+/// Runs a worker until `stop`. A round that fails or panics ends there, and the next one starts as
+/// usual.
 pub(super) async fn run<W: Worker>(mut worker: W, status: Arc<Status>, stop: CancellationToken) {
     loop {
         tokio::select! {

@@ -1,4 +1,5 @@
-//! One change of a name at a time: from the decision to its record, nothing else may change what is live or on disk.
+//! One change of a name at a time: from the decision to its record, nothing else may change what is
+//! live or on disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,5 @@
-//! Activations and rollbacks that an operator requested: rows of the store, which survive a crash.
+//! Activations and rollbacks that an operator requested. The requests are rows of the store, so
+//! they survive a crash.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Flips `current` as requested, and returns why it could not.
+    /// Flips `current` as requested. Returns why not if it could not.
     async fn execute_flip(&self, request: &Activation) -> Result<Option<String>, store::Error> {
         let (key, seq) = (request.key.clone(), request.seq);
         let latest = self
@@ -37,7 +38,7 @@ impl Runner {
             .read(move |r| activations::may_activate(r, &key.app, &key.name, seq))
             .await?;
         if !latest {
-            return Ok(Some("a later request has taken its place".to_owned()));
+            return Ok(Some("a later request replaced it".to_owned()));
         }
         let (publisher, key) = (Arc::clone(&self.publisher), request.key.clone());
         let flipped = tokio::task::spawn_blocking(move || publisher.flip(&key))

@@ -1,10 +1,10 @@
-//! What a run notes on its way, for the timeline and the log.
+//! Progress notes of a run, written to the job's timeline and the log.
 
 use crate::deliver::Note;
 use crate::job::{EventKind, JobId, Stage};
 use crate::store::{Store, events};
 
-/// Writes a run's notes into the timeline, in their order, without holding it up.
+/// Writes a run's notes into the timeline, in their order, without delaying the run.
 pub(super) struct Notes {
     store: Store,
     job: JobId,
@@ -48,7 +48,7 @@ fn log(note: &Note) {
             event = "refetching",
             kind = failure.kind,
             error = failure.message,
-            "the bytes are in doubt; fetching them once more from zero"
+            "the bytes may be corrupt; fetching them again from zero"
         ),
         Note::Stage(_) | Note::Resumed(_) | Note::Restarted(_) => {}
     }
@@ -76,10 +76,11 @@ impl Entry {
 
     fn of(note: Note) -> Option<Self> {
         Some(match note {
-            // Stages of a healthy run pass in milliseconds: the board shows them, and the timeline has the ends.
+            // The stages of a healthy run pass in milliseconds: the board shows them, and the
+            // timeline has the outcome.
             Note::Stage(_) => return None,
             Note::Resumed(bytes) => {
-                let message = "goes on after what was here already".to_owned();
+                let message = "resumes after the bytes that are already here".to_owned();
                 Self {
                     bytes: Some(bytes),
                     ..Self::new(EventKind::Resumed, Stage::Fetch, message)
@@ -91,7 +92,7 @@ impl Entry {
                 failure,
             } => {
                 let wait = wait.as_secs_f64();
-                let message = format!("{}; next try in {wait:.1} s", failure.message);
+                let message = format!("{}; next attempt in {wait:.1} s", failure.message);
                 Self {
                     attempt: Some(attempt),
                     ..Self::new(EventKind::Retrying, failure.stage, message)
@@ -100,10 +101,10 @@ impl Entry {
             Note::Restarted(why) => Self::new(
                 EventKind::Restarted,
                 Stage::Fetch,
-                format!("starts at zero: {why}"),
+                format!("starts again from zero: {why}"),
             ),
             Note::Refetching(failure) => {
-                let message = format!("{}; fetching once more from zero", failure.message);
+                let message = format!("{}; fetching again from zero", failure.message);
                 Self::new(EventKind::Refetching, failure.stage, message)
             }
         })
@@ -127,7 +128,7 @@ mod tests {
     use crate::store::Tx;
     use crate::store::testing::{Bench, file};
 
-    /// A note that was taken before something else is written comes before it in the timeline.
+    /// A note taken before another write comes before it in the timeline.
     #[tokio::test]
     async fn the_timeline_keeps_the_order_of_the_notes() {
         let bench = Bench::new();

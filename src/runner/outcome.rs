@@ -1,4 +1,5 @@
-//! One job: its run, and how that is recorded.
+//! One job from its start to its recorded outcome. Whatever the store does, the job is either
+//! recorded or still open.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,8 @@ use crate::progress::Unrecorded;
 use crate::store::{self, activations, jobs};
 use crate::sys::failure::Class;
 
-/// How long a run may go on past its deadline before it is left behind: a disk that hangs keeps its threads.
+/// Time that a run may take past its deadline before it is abandoned: on a disk that hangs, its
+/// threads cannot be stopped.
 const PAST_DEADLINE: Duration = Duration::from_secs(3);
 
 impl Runner {
@@ -33,7 +35,7 @@ impl Runner {
         self.left.notify_one();
     }
 
-    /// Runs the job, and records how it ended. Whatever the store says, the job is either recorded or still open.
+    /// Runs the job, and records how it ended.
     async fn bring_to_end(&self, job: &Job, damaged: Option<Content>, stop: &CancellationToken) {
         if job.starts > self.config.now().starts {
             return self
@@ -69,7 +71,8 @@ impl Runner {
         }
     }
 
-    /// Makes a published version live where it should be, waits until all of it lasts, and records it.
+    /// Makes a published version live if it should be, waits until all of it is durable, and
+    /// records it.
     async fn finish(&self, job: &Job, done: Done) {
         let key = &job.file.key;
         // From the decision to the record, no other flip of this name may come in between.
@@ -113,7 +116,8 @@ impl Runner {
             .map_err(|e| Stop::internal(crate::sys::Chain(&e).to_string()))
     }
 
-    /// Records a failure, unless this node's disk is to blame and may do better the next time.
+    /// Records a failure. One of this node's disk is retried first, since the next attempt may
+    /// succeed.
     async fn fail(&self, job: &Job, failure: Failure) {
         let again = failure.class == Class::Device
             && failure.retryable
@@ -128,7 +132,7 @@ impl Runner {
             kind = failure.kind,
             wait_ms = wait,
             error = failure.message,
-            "this node failed the file; it is tried again"
+            "this node's disk failed the file; retrying"
         );
         let why = failure.to_string();
         let requeue = move |tx: &store::Tx<'_>| jobs::requeue(tx, id, at, &why);
@@ -151,7 +155,8 @@ impl Runner {
         }
     }
 
-    /// The run was stopped: by an operator, and then it has ended, or by the drain, and then it goes on later.
+    /// Handles a run that was stopped: canceled by an operator, it has ended; stopped by a drain,
+    /// it resumes after the next start.
     async fn interrupted(&self, job: &Job) {
         let canceled = self.lock().get(&job.id).is_some_and(|r| r.canceled);
         if canceled {
@@ -165,7 +170,8 @@ impl Runner {
             .await;
     }
 
-    /// Puts a job back in the queue. What is not written stays a running job, which the next start takes up.
+    /// Puts a job back into the queue. If that cannot be written, it stays a running job, which the
+    /// next start resumes.
     async fn put_back<F>(&self, id: JobId, why: Option<Failure>, put: F)
     where
         F: FnOnce(&store::Tx<'_>) -> Result<bool, store::Error> + Clone + Send + 'static,
@@ -189,8 +195,8 @@ impl Runner {
         self.board.forget_unrecorded(id);
     }
 
-    /// Records an outcome. While the store cannot take it the job stays open here; a store that has failed for good ends
-    /// the process, and the next start finds the same outcome again.
+    /// Records an outcome. While the store cannot take it, the job stays open. A store that has
+    /// failed for good ends the process, and the next start comes to the same outcome.
     async fn record(&self, job: &Job, outcome: Outcome) -> bool {
         let (id, now) = (job.id, self.clock.now_ms());
         let recorded = loop {
@@ -205,7 +211,7 @@ impl Runner {
             match ended {
                 Ok(recorded) => break recorded,
                 Err(error) if error.passes() => {
-                    // Who asks is told how it ended nevertheless.
+                    // The API shows the failure although it is not recorded yet.
                     if let Outcome::Failed(failure) = &outcome {
                         self.note_unrecorded(id, failure, false);
                     }

@@ -1,4 +1,4 @@
-//! Which jobs may start: slots, and what one poll of the store finds.
+//! Which jobs may start: the free slots, and the work found by one poll of the store.
 
 use std::collections::HashSet;
 
@@ -22,7 +22,7 @@ impl Poll {
         slots: &Slots,
     ) -> Result<Self, store::Error> {
         let is_due = !slots.due(reader, now_ms, 1)?.is_empty();
-        // Without a free slot it does not matter, and with a job that is due it is known.
+        // Not needed without a free slot, and known if a job is due.
         let next = match slots {
             _ if is_due => None,
             Slots { free: 1.., .. } => jobs::next_due_ms(reader)?,
@@ -54,7 +54,8 @@ impl Slots {
         self.free == 0 && self.small == 0
     }
 
-    /// Returns at most `most` jobs that may start now, each with whether it takes a slot for small files.
+    /// Returns at most `most` jobs that may start now, each with whether it takes a slot for small
+    /// files.
     pub(super) fn due(
         &self,
         reader: &store::Reader<'_>,
@@ -66,7 +67,7 @@ impl Slots {
             due = jobs::due(reader, now_ms, self.free.min(most), &self.taken)?;
         }
         let first = due.len();
-        // While other slots are free, no due job is left for these.
+        // While ordinary slots are free, every due job already got one.
         let small = self.small.min(most - first);
         if first == self.free && small > 0 {
             let taken = self.taken.iter().copied();

@@ -1,4 +1,4 @@
-//! Configuration files that change, come or go.
+//! Configuration files that are changed, added or removed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::kernel::{Change, watch};
 
-/// Time without another change after which a change has settled: editors and configuration management write in several
-/// steps.
+/// Time without another change after which a change has settled: editors and configuration
+/// management write in several steps.
 const SETTLED: Duration = Duration::from_millis(300);
 
-/// Watches `dirs` until `drain`, and calls `changed` once a change has settled after which `state`
-/// differs from what it was: at first from `last`, the state when the files were read, so that a
-/// change before this watch began is one too. A directory that is missing at first may come.
+/// Watches `dirs` until `drain`, and calls `changed` when a change has settled and `state` differs
+/// from the last one. The first is `last`, taken when the files were read, so that a change before
+/// the watch began is not missed. A directory may be created later.
 pub async fn on_change<S: PartialEq>(
     dirs: Vec<PathBuf>,
     mut last: S,
@@ -63,7 +63,7 @@ fn watch_all(dirs: &[PathBuf], sender: &mpsc::Sender<Change>) -> Vec<Recommended
 mod tests {
     use super::*;
 
-    /// 1. The files are read. 2. One changes. 3. The watch begins: nothing will tell it of the change.
+    /// 1. The files are read. 2. One changes. 3. The watch begins: the kernel reports nothing.
     #[tokio::test]
     async fn a_change_between_the_read_and_the_watch_is_reported() {
         let drain = CancellationToken::new();

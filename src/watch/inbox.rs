@@ -1,8 +1,9 @@
 //! The inbox of push documents.
 //!
-//! A document in `inbox/new` is taken as soon as it can be read whole, and stays there until its files have ended: after a
-//! crash it is taken again, which is harmless, since a repeated push starts nothing twice. Then it goes to `done` or
-//! `failed`, with a result file next to it that tells what became of each file.
+//! A document in `inbox/new` is accepted as soon as it can be parsed, and stays there until its
+//! files have ended: after a crash it is accepted again, which is harmless, since a repeated push
+//! starts nothing twice. Then it moves to `done` or `failed`, next to a file with the result of
+//! each file.
 
 use std::collections::HashMap;
 use std::fs;
@@ -26,16 +27,16 @@ use crate::wire::PushDocument;
 use crate::wire::document::MAX_DOCUMENT;
 use crate::wire::push::Via;
 
-/// Whether and how push documents are taken from files.
+/// Whether and how the inbox is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Whether documents dropped into `inbox/new` below the data directory are taken.
+    /// Whether documents in `inbox/new` below the data directory are accepted.
     pub inbox: bool,
-    /// How often the inbox is looked at, whatever the kernel tells.
+    /// Time between two scans of the inbox, in addition to what the kernel reports.
     #[serde(with = "crate::sys::units::duration")]
     pub look_every: Duration,
-    /// How long a document that cannot be read is waited for when nobody was seen to close it.
+    /// How long an unreadable document may still be completed, if no writer was seen to close it.
     #[serde(with = "crate::sys::units::duration")]
     pub patience: Duration,
 }
@@ -50,10 +51,10 @@ impl Default for Config {
     }
 }
 
-/// How long a document that was closed unreadable may still be completed.
+/// The same, after a writer has closed it.
 const CLOSED_PATIENCE: Duration = Duration::from_secs(2);
-/// How soon unreadable documents are looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Time between two scans while a document is unreadable.
+const SCAN_AGAIN: Duration = Duration::from_millis(500);
 
 /// The inbox of push documents.
 pub struct Inbox {
@@ -63,7 +64,7 @@ pub struct Inbox {
     store: Store,
 }
 
-/// What is known of a document that waits in `new`.
+/// A document in `new`.
 #[derive(Default)]
 struct Waiting {
     closed: bool,
@@ -71,7 +72,7 @@ struct Waiting {
 }
 
 impl Inbox {
-    /// Opens the inbox below `root`, and makes its directories.
+    /// Opens the inbox below `root`, and creates its directories.
     pub fn open(
         root: &Path,
         config: Config,
@@ -90,20 +91,20 @@ impl Inbox {
         })
     }
 
-    /// Takes documents until `drain`.
+    /// Accepts documents until `drain`.
     pub async fn run(self, drain: CancellationToken) {
         let inbox = Arc::new(self);
         let new = inbox.dir.join("new");
         let (sender, mut changes) = mpsc::channel(256);
-        // Without the kernel's word the regular look is enough.
+        // Without reports of the kernel, the regular scan is enough.
         let _watcher = watch(&new, sender)
-            .inspect_err(|error| tracing::warn!(event = "watch-failed", path = %new.display(), %error, "cannot watch the inbox; it is looked at now and then"));
+            .inspect_err(|error| tracing::warn!(event = "watch-failed", path = %new.display(), %error, "cannot watch the inbox; it is only scanned regularly"));
         let mut waiting: HashMap<PathBuf, Waiting> = HashMap::new();
         let mut documents = JoinSet::new();
         loop {
-            let pending = inbox.look(&mut waiting, &mut documents);
+            let pending = inbox.scan(&mut waiting, &mut documents);
             let again = if pending {
-                LOOK_AGAIN
+                SCAN_AGAIN
             } else {
                 inbox.config.look_every
             };
@@ -124,8 +125,8 @@ impl Inbox {
         }
     }
 
-    /// Takes every document that can be read; returns whether some could not be read yet.
-    fn look(
+    /// Accepts every readable document; returns whether some are not readable yet.
+    fn scan(
         self: &Arc<Self>,
         waiting: &mut HashMap<PathBuf, Waiting>,
         documents: &mut JoinSet<PathBuf>,
@@ -192,7 +193,7 @@ impl Inbox {
                 return self.end(path, false, &json!({ "error": error.to_string() }));
             }
         };
-        tracing::info!(event = "inbox-taken", path = %path.display(), app = %push.app, files = push.items.len(), "took a push document");
+        tracing::info!(event = "inbox-taken", path = %path.display(), app = %push.app, files = push.items.len(), "accepted a push document");
         let answers = match self.intake.admit(push, Via::Inbox).await {
             Ok(answers) => answers,
             Err(error) => {
@@ -239,7 +240,7 @@ impl Inbox {
         }
     }
 
-    /// Moves a document to where it ends, with its result beside it.
+    /// Moves a document to `done` or `failed`, with its result next to it.
     fn end(&self, path: &Path, good: bool, result: &Value) {
         let to = self.dir.join(if good { "done" } else { "failed" });
         let name = path
@@ -255,7 +256,7 @@ impl Inbox {
         .and_then(|()| durable::rename(path, &to.join(&name)))
         .and_then(|()| durable::sync_dir(&to));
         if let Err(error) = moved {
-            tracing::error!(event = "inbox-stuck", path = %path.display(), error = %Chain(&error), "could not put a push document away");
+            tracing::error!(event = "inbox-stuck", path = %path.display(), error = %Chain(&error), "could not move a push document out of `new`");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel reports about the files of a directory.
+//! Changes in a directory, as the kernel reports them.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,8 @@ pub(super) fn watch(
             return;
         }
         for path in event.paths {
-            // A full queue loses a hint, never a document: the directory is looked at after each.
+            // A full queue loses a hint, never a document: each hint makes the whole directory be
+            // scanned.
             let _ = sender.try_send(if closed {
                 Change::Closed(path)
             } else {

@@ -1,6 +1,7 @@
 //! Files that people and sync tools change: the inbox of push documents, and the configuration.
 //!
-//! The kernel reports changes; since some file systems report none, both are also looked at without a report.
+//! The kernel reports changes. Some file systems report none, so the inbox is also scanned
+//! regularly.
 
 mod config;
 mod inbox;

@@ -421,7 +421,7 @@ fn a_reload_does_not_cut_short_the_pause_that_a_receiver_asked_for() {
     for reloads in 1..=2 {
         stage.hang_up();
         stage.node.wait_for("the reload", PATIENCE, || {
-            (named("took the changed configuration") == reloads).then_some(())
+            (named("applied the changed configuration") == reloads).then_some(())
         });
         witness.script([(503, ""); 4]);
         let name = format!("b{reloads}");

@@ -73,7 +73,7 @@ fn an_operators_day() {
         (&["show", APP, "site", "2"], "published"),
         (&["events", "--after", "0"], "published"),
         (&["wait", APP, "site", "2"], "site"),
-        (&["verify"], "whole"),
+        (&["verify"], "intact"),
         (&["gc"], "0"),
         (&["outbox"], "no endpoint"),
         (&["doctor"], "free space"),
