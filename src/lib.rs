@@ -1,16 +1,19 @@
-//! `edgepush` is a file-server agent for edge nodes: it takes pushes of data files, and fetches, verifies, unpacks,
-//! publishes and reports each.
+//! `edgepush` is a file-server agent for edge nodes. It accepts pushes of data files; for each file it
+//! fetches, verifies and unpacks the archive, publishes it atomically, and reports the result.
 //!
-//! This file is the map of the crate; read it from top to bottom and you have followed one push.
+//! This file is the map of the crate. Read it from top to bottom, and you have followed one push.
 //!
-//! A push comes in by the ENS endpoint, the native API or a document in the inbox. [`wire`] turns its bytes into the
-//! nouns of [`datafile`]; [`intake`] decides what each file gets for an answer and commits a [`job`] to the [`store`]
-//! before anyone is answered. [`runner`] takes due jobs and sends each down the road, [`deliver`]: [`fetch`] brings the
-//! bytes, [`verify`] compares them with what was announced, [`unpack`] writes the tree into a private staging directory,
-//! and [`publish`] makes it a version and flips `current`. The outcome and its report are one transaction; [`report`]
-//! delivers it; [`keep`] looks after what is published. Stations never import each other: `deliver` joins them, and `tests/it/layers.rs` holds the directions.
+//! A push arrives at the ENS endpoint ([`ens`]), the native API ([`api`]) or in the inbox ([`watch`]).
+//! [`wire`] turns its bytes into the nouns of [`datafile`]. [`intake`] decides the answer for each file
+//! by the rules of [`admission`], and commits a [`job`] to the [`store`] before it answers. [`runner`]
+//! starts due jobs and hands each to [`deliver`]: [`fetch`] brings the bytes, [`verify`] compares them
+//! with what was announced, [`unpack`] writes the tree into a private staging directory, and
+//! [`publish`] makes it a version and flips `current`. The outcome and its report are one transaction,
+//! and [`report`] delivers the report. [`keep`] looks after what is published. Stations never import
+//! each other: `deliver` joins them. `tests/it/layers.rs` holds the directions.
 
 pub mod api;
+pub mod client;
 pub mod ens;
 pub mod http;
 pub mod watch;

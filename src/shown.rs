@@ -5,6 +5,8 @@
 //! ignores fields that it does not know, so that an older command line can talk to a newer agent; what is here never
 //! changes its meaning.
 
+pub mod model;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -11,16 +11,16 @@ use axum::body::Body;
 use axum::extract::State;
 use serde::de::DeserializeOwned;
 
+use super::Api;
 use super::error::ApiError;
 use super::native::{Answer, ok};
-use super::{Api, model};
 use crate::datafile::Key;
 use crate::http::Peer;
 use crate::http::body::read_whole;
 use crate::intake;
 use crate::job::JobId;
 use crate::job::Reason;
-use crate::shown::File;
+use crate::shown::{File, model};
 use crate::store::activations::{self, Request, Requested};
 use crate::store::jobs::{self, Cancel};
 use crate::store::{self, Topic, Tx, outbox, releases};

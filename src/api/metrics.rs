@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use super::error::ApiError;
-use super::model::NodeStatus;
 use crate::datafile::Key;
 use crate::job::{EventKind, JobId};
 use crate::shown::File;
+use crate::shown::model::NodeStatus;
 use crate::store::jobs;
 use crate::store::releases;
 use crate::wire::errors::Code;

@@ -31,11 +31,9 @@ use node::Node;
 
 mod archives;
 mod changes;
-pub mod client;
 mod error;
 mod events;
 mod metrics;
-pub mod model;
 mod native;
 mod node;
 mod page;

@@ -13,10 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::error::{ApiError, json};
-use super::model;
 use crate::datafile::Key;
 use crate::job::{JobId, JobState};
-use crate::shown::{File, Files, Release};
+use crate::shown::{File, Files, Release, model};
 use crate::store::activations;
 use crate::store::jobs;
 use crate::store::outbox;

@@ -10,12 +10,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
+use super::Api;
 use super::error::{ApiError, json};
 use super::native::{Answer, ok};
-use super::{Api, model};
 use crate::job::JobState;
 use crate::publish::Publisher;
-use crate::shown::File;
+use crate::shown::{File, model};
 use crate::store::jobs;
 use crate::store::{outbox, releases};
 use crate::sys::units::show_bytes;

@@ -6,13 +6,14 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 
+use super::Api;
 use super::changes::key;
 use super::error::ApiError;
 use super::native::{Answer, ok};
-use super::{Api, model};
 use crate::datafile::Key;
 use crate::keep::{Healed, Removed, Verification};
 use crate::publish::check::Damage;
+use crate::shown::model;
 use crate::store::releases;
 use crate::sys::Chain;
 

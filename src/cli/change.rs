@@ -6,12 +6,12 @@ use clap::Parser;
 use super::exit::{self, Error, Exit};
 use super::out::{Out, Paint, Table, printable};
 use super::{Global, WhichVersion, files, reach, show};
-use crate::api::model::{
+use crate::datafile::{AppId, DataName, DataVersion};
+use crate::job::JobId;
+use crate::shown::model::{
     Activated, Canceled, Collected, Pin as PinBody, Retried, Verified, WhatToVerify, WhichJob,
     WhichName,
 };
-use crate::datafile::{AppId, DataName, DataVersion};
-use crate::job::JobId;
 use crate::sys::units::show_bytes;
 
 #[derive(Debug, Parser)]

@@ -9,7 +9,7 @@ use super::out::{Out, printable};
 use super::progress::Progress;
 use super::push::moment;
 use super::{Global, WhichVersion, reach, show};
-use crate::api::client::{self, Client, EventsQuery};
+use crate::client::{self, Client, EventsQuery};
 use crate::datafile::{AppId, DataName, DataVersion};
 use crate::job::{JobId, JobState};
 use crate::shown::{Event, File};

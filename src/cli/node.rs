@@ -4,8 +4,8 @@ use super::exit::{self, Error, Exit};
 use super::out::{Out, Paint, Table, printable};
 use super::show::{self, NOTHING};
 use super::{Global, reach};
-use crate::api::model::NodeStatus;
 use crate::shown::File;
+use crate::shown::model::NodeStatus;
 use crate::sys::units::show_bytes;
 
 /// Runs the command.

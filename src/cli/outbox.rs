@@ -6,7 +6,7 @@ use super::exit::{self, Error, Exit};
 use super::out::{Out, Paint, Table};
 use super::show::{self, NOTHING};
 use super::{Global, reach};
-use crate::api::model::{Callback, Outbox as Callbacks, Replay};
+use crate::shown::model::{Callback, Outbox as Callbacks, Replay};
 use crate::sys::clock::stamp;
 
 #[derive(Debug, Parser)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::Global;
 use super::exit::{self, Error};
-use crate::api::client::{self, Client};
+use crate::client::{self, Client};
 use crate::config::{self, Listen};
 
 /// Runs the requests of one command.

@@ -27,6 +27,7 @@ use crate::datafile::Key;
 use crate::deliver::Road;
 use crate::intake::Intake;
 use crate::publish::Publisher;
+use crate::shown;
 use crate::store::{self, Store};
 use crate::sys::Live;
 
@@ -35,7 +36,6 @@ use worker::{Status, Worker};
 pub use heal::Healed;
 pub use retention::{Removed, Swept};
 pub use scrub::Verification;
-pub use worker::{Progress, State, WorkerStatus};
 
 /// How often upkeep runs and what it may cost; the keys are those of `[runner]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl Keep {
 
     /// Returns what each worker does now, and how its last rounds ended.
     #[must_use]
-    pub fn workers(&self) -> Vec<WorkerStatus> {
+    pub fn workers(&self) -> Vec<shown::model::Worker> {
         self.workers.iter().map(|status| status.shown()).collect()
     }
 

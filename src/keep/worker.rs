@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::shown::model::{Worker as WorkerStatus, WorkerProgress, WorkerState};
 use crate::store;
 use crate::sys::Chain;
 
@@ -32,46 +32,6 @@ pub(super) trait Worker: Send {
     ) -> impl Future<Output = Result<(), store::Error>> + Send;
 }
 
-/// What a worker does now.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// It waits for its next round.
-    #[default]
-    Idle,
-    /// A round is running.
-    Running,
-}
-
-/// How far a round is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Versions that are done.
-    pub done: u64,
-    /// Versions in all.
-    pub total: u64,
-}
-
-/// What a worker does now, and how its rounds went since the start.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerStatus {
-    /// Its name.
-    pub name: String,
-    /// What it does now.
-    pub state: State,
-    /// How far the running round is, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub progress: Option<Progress>,
-    /// Rounds that failed.
-    pub errors: u64,
-    /// How the last failed round failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<String>,
-    /// When a round last succeeded, in milliseconds since the epoch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_success_ms: Option<i64>,
-}
-
 /// A worker's status, written by its loop and read by whoever asks.
 pub(super) struct Status(Mutex<WorkerStatus>);
 
@@ -90,16 +50,16 @@ impl Status {
     /// Notes how far the running round is.
     pub(super) fn progress(&self, done: usize, total: usize) {
         let (done, total) = (done as u64, total as u64);
-        self.lock().progress = Some(Progress { done, total });
+        self.lock().progress = Some(WorkerProgress { done, total });
     }
 
     fn begin(&self) {
-        self.lock().state = State::Running;
+        self.lock().state = WorkerState::Running;
     }
 
     fn end(&self, error: Option<String>) {
         let mut status = self.lock();
-        status.state = State::Idle;
+        status.state = WorkerState::Idle;
         status.progress = None;
         if error.is_some() {
             status.errors += 1;
@@ -185,7 +145,7 @@ mod tests {
             tokio::time::sleep(RESTART_AFTER).await;
         }
         let shown = status.shown();
-        assert_eq!((shown.errors, shown.state), (2, State::Idle));
+        assert_eq!((shown.errors, shown.state), (2, WorkerState::Idle));
         assert_eq!(shown.last_error, Some(store::Error::Busy.to_string()));
         stop.cancel();
         running.await.unwrap();

@@ -37,6 +37,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ("watch", "intake wire store shown job sys"),
     ("http", "sys"),
     ("ens", "http wire datafile sys"),
+    ("client", "http shown job datafile"),
     (
         "api",
         "http ens intake store publish keep progress shown job wire datafile sys",
@@ -51,7 +52,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "app config api wire verify unpack datafile shown job sys",
+        "app client config wire verify unpack datafile shown job sys",
     ),
     ("main", "cli"),
 ];

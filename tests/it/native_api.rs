@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use edgepush::api::client::{self, Client, EventsQuery, FilesQuery};
-use edgepush::api::model::{Pin, Replay, Verdict, WhatToVerify, WhichJob, WhichName};
+use edgepush::client::{self, Client, EventsQuery, FilesQuery};
 use edgepush::job::{EventKind, JobState};
+use edgepush::shown::model::{Pin, Replay, Verdict, WhatToVerify, WhichJob, WhichName};
 use edgepush::store::{jobs, outbox};
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ fn talk<T, F: Future<Output = T>>(served: &Served, talk: impl FnOnce(Client) -> 
     served.runtime.block_on(talk(client))
 }
 
-fn push(served: &Served, items: &[(&str, &str)]) -> edgepush::api::model::Pushed {
+fn push(served: &Served, items: &[(&str, &str)]) -> edgepush::shown::model::Pushed {
     talk(served, async |client| {
         client.push(document(items)).await.unwrap()
     })

@@ -15,11 +15,11 @@ use super::exit::{self, Error, Exit};
 use super::out::Out;
 use super::progress::{Moment, Progress};
 use super::{Global, reach, show};
-use crate::api::client::Client;
-use crate::api::model::{Answer, Pushed, Verdict};
+use crate::client::Client;
 use crate::datafile::{AppId, ArchiveType, DataFile};
 use crate::job::{JobId, JobState};
 use crate::shown::File;
+use crate::shown::model::{Answer, Pushed, Verdict};
 use crate::wire::document::PushDocument;
 
 /// How often it is looked at whether a version that was there before has become live.

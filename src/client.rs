@@ -1,4 +1,4 @@
-//! The command line's side of the native API, over the agent's unix socket.
+//! The client of the native API, over the agent's unix socket.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::model::{
-    Activated, Activations, Canceled, Collected, Events, NodeStatus, Outbox, Pin, Push, Pushed,
-    Readiness, Releases, Removed, Replay, Replayed, Retried, Verified, WhatToVerify, WhichJob,
-    WhichName, WhichVersion,
-};
 use crate::datafile::Key;
 use crate::http::Problem;
 use crate::job::JobId;
+use crate::shown::model::{
+    Activated, Canceled, Collected, Events, NodeStatus, Outbox, Pin, Push, Pushed, Readiness,
+    Releases, Removed, Replay, Replayed, Retried, Verified, WhatToVerify, WhichJob, WhichName,
+    WhichVersion,
+};
 use crate::shown::{Event, File, Files};
 
 /// How long an agent may take to accept a connection.
@@ -232,17 +232,6 @@ impl Client {
     pub async fn releases(&self, app: Option<&str>, name: Option<&str>) -> Result<Releases, Error> {
         let [app, name] = [app, name].map(|text| text.map(str::to_owned));
         self.get(url("/v1/releases", &[("app", app), ("name", name)]))
-            .await
-    }
-
-    /// Returns what became live, newest first.
-    pub async fn activations(
-        &self,
-        app: Option<&str>,
-        name: Option<&str>,
-    ) -> Result<Activations, Error> {
-        let [app, name] = [app, name].map(|text| text.map(str::to_owned));
-        self.get(url("/v1/activations", &[("app", app), ("name", name)]))
             .await
     }
 

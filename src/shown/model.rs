@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Activation, Event, File, Release};
 use crate::datafile::{AppId, DataName, DataVersion, Key};
 use crate::job::JobId;
-use crate::keep::WorkerStatus;
-use crate::shown::{Activation, Event, File, Release};
 use crate::wire::status::ResultCode;
 
 /// The answer to a push.
@@ -400,7 +399,7 @@ pub struct NodeStatus {
     pub restart_needed: Vec<String>,
     /// What the background workers do, and how their rounds went since the start.
     #[serde(default)]
-    pub workers: Vec<WorkerStatus>,
+    pub workers: Vec<Worker>,
 }
 
 /// Room on the file system that holds everything.
@@ -433,4 +432,42 @@ pub struct Check {
     pub ok: bool,
     /// How it is, for people.
     pub detail: String,
+}
+
+/// What a worker does now.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// It waits for its next round.
+    #[default]
+    Idle,
+    /// A round is running.
+    Running,
+}
+
+/// How far a round is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerProgress {
+    /// Versions.
+    pub done: u64,
+    /// Versions.
+    pub total: u64,
+}
+
+/// What a worker does now, and how its rounds went since the start.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    pub name: String,
+    pub state: WorkerState,
+    /// How far the running round is, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<WorkerProgress>,
+    /// Rounds that failed.
+    pub errors: u64,
+    /// How the last failed round failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// When a round last succeeded, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success_ms: Option<i64>,
 }
