@@ -6,6 +6,7 @@
 
 mod keys;
 mod load;
+mod problem;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +20,8 @@ use crate::sys::units::Bytes;
 use crate::{api, deliver, fetch, intake, publish, report, runner, store, unpack, verify, watch};
 
 pub use keys::Keys;
-pub use load::{DEFAULT_FILE, ENV_PREFIX, Error, FileStamp, Loaded, Origin, Problem, Sources};
+pub use load::{DEFAULT_FILE, ENV_PREFIX, FileStamp, Loaded, Sources};
+pub use problem::{Error, Origin, Problem};
 
 /// The whole configuration of a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]

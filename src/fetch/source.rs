@@ -6,18 +6,18 @@
 //! but the part asked for gets one request for the whole file, and no more ranges.
 
 mod answer;
+mod failure;
 mod file;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Response;
 use tokio::time::{Instant, sleep_until};
 use url::Url;
 
-use super::error::{Cause, Error, Place};
+use super::error::{Cause, Error};
 use super::http::{self, Answer, Ask, NoAnswer};
 use super::limit::Meter;
 use super::local::Local;
@@ -30,12 +30,9 @@ use super::sniff::Sniff;
 use super::stall::StallClock;
 use super::{Event, Fetcher, Request};
 use crate::datafile::authority;
-use crate::sys::failure::Retry;
 
 /// Bytes in one response that count as progress.
 const PROGRESS: u64 = 64 * 1024;
-/// Responses in a row that are not HTTP before the fetch gives up.
-const BAD_ANSWERS: u32 = 3;
 
 /// A file that is being fetched, driven by [`Source::next`].
 pub struct Source {
@@ -381,86 +378,5 @@ impl Source {
         self.total = Some(self.position);
         self.state = State::End;
         Ok(None)
-    }
-
-    /// Decides what follows a failure: the next candidate, another attempt, or the end.
-    fn failed(&mut self, cause: Cause, routes: &Routes) -> Result<Option<Event>, Error> {
-        let asked = match &cause {
-            Cause::Status { retry_after, .. } => *retry_after,
-            _ => None,
-        };
-        if matches!(cause, Cause::BadAnswer(_)) {
-            self.bad_answers += 1;
-        }
-        let progressed = self.has_progressed();
-        let error = self.error(cause);
-        self.last = Some(error.clone());
-        let wait = if self.candidate + 1 < self.candidates && !progressed {
-            self.candidate += 1;
-            Duration::ZERO
-        } else {
-            if error.kind().retry == Retry::Fatal || self.bad_answers >= BAD_ANSWERS {
-                return Err(error);
-            }
-            if !progressed {
-                self.candidate = 0;
-            }
-            match self
-                .backoff
-                .wait(&routes.config.retry, asked, self.request.deadline)
-            {
-                Some(wait) => wait,
-                None => return Err(self.deadline(true, asked)),
-            }
-        };
-        self.state = State::Wait(Instant::now() + wait);
-        Ok(Some(Event::Retrying {
-            attempt: self.attempts(),
-            error,
-            wait,
-        }))
-    }
-
-    /// Discards everything so far. The next byte is the first one again.
-    fn restart(&mut self, why: &str) -> Event {
-        self.position = 0;
-        self.asked_from = 0;
-        self.validator = None;
-        self.sniff = None;
-        self.total = self.request.size;
-        self.state = State::Ask;
-        Event::Restart {
-            why: why.to_owned(),
-        }
-    }
-
-    fn no_more_ranges(&mut self, sent: &str) -> Event {
-        self.ranges = false;
-        self.restart(&format!("the origin sent {sent}"))
-    }
-
-    fn error(&self, cause: Cause) -> Error {
-        let place = Place {
-            host: self.host.clone(),
-            via: self.via.clone(),
-            phase: self.phase,
-            done: self.position,
-            total: self.total,
-            attempts: self.attempts(),
-        };
-        Error::new(cause, place)
-    }
-
-    /// `asked` is the Retry-After of the origin, if it puts the next attempt past the deadline.
-    fn deadline(&self, waiting: bool, asked: Option<Duration>) -> Error {
-        let left = self
-            .request
-            .deadline
-            .saturating_duration_since(Instant::now());
-        self.error(Cause::Deadline {
-            waiting,
-            asked: asked.filter(|asked| *asked >= left),
-            last: self.last.clone(),
-        })
     }
 }

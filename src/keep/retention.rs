@@ -109,7 +109,7 @@ impl Keep {
         for key in vacuum::oversize(&versions, max, low) {
             let _lock = self.publisher.lock(&key).await;
             let still = self.candidates(app, &key.name).await.unwrap_or_default();
-            let held = |c: &Candidate<Key>| c.version == key && (c.live || c.previous || c.pinned);
+            let held = |c: &Candidate| c.key == key && c.is_held();
             if !still.iter().any(held) {
                 self.remove_all(
                     vec![key],
@@ -126,7 +126,7 @@ impl Keep {
         &self,
         app: &AppId,
         name: &DataName,
-    ) -> Result<Vec<Candidate<Key>>, store::Error> {
+    ) -> Result<Vec<Candidate>, store::Error> {
         let (a, n) = (app.clone(), name.clone());
         let (rows, previous) = self
             .store
@@ -144,7 +144,7 @@ impl Keep {
             pinned: row.pinned,
             live: row.live,
             previous: previous.as_ref() == Some(&row.key.version),
-            version: row.key,
+            key: row.key,
         };
         Ok(rows.into_iter().map(candidate).collect())
     }
@@ -153,14 +153,14 @@ impl Keep {
     async fn remove_all(
         &self,
         keys: Vec<Key>,
-        versions: &[Candidate<Key>],
+        versions: &[Candidate],
         why: &str,
         swept: &mut Swept,
     ) {
         for key in keys {
             let bytes = versions
                 .iter()
-                .find(|c| c.version == key)
+                .find(|c| c.key == key)
                 .map_or(0, |c| c.bytes);
             match self.remove_locked(&key, "retention", why).await {
                 Ok(Removed::Done) => {

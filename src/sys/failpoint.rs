@@ -5,21 +5,21 @@
 /// A bug that can be seeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// Nothing is synced before it is published.
+    /// Publish without syncing.
     NoSync,
-    /// The renames of a publication are not synced before they are recorded.
+    /// Record a publication before its renames are synced.
     NoSettle,
-    /// `current` is removed before it is made again.
+    /// Remove `current` before it is recreated.
     UnlinkFirst,
-    /// Callers are answered before their transaction is committed.
+    /// Answer callers before their transaction is committed.
     AnswerBeforeCommit,
-    /// A commit is not synced.
+    /// Commit without syncing.
     NormalSync,
-    /// A sync that failed is tried again, and its second result believed.
+    /// Retry a failed sync, and trust its second result.
     RetrySync,
 }
 
-/// Tells whether `bug` is to be committed.
+/// Returns whether `bug` is enabled.
 #[cfg(feature = "failpoints")]
 #[must_use]
 pub fn is_seeded(bug: Bug) -> bool {
@@ -34,7 +34,7 @@ pub fn is_seeded(bug: Bug) -> bool {
     std::env::var("EDGEPUSH_BUG").is_ok_and(|seeded| seeded == name)
 }
 
-/// Tells whether `bug` is to be committed: it is not.
+/// Returns false.
 #[cfg(not(feature = "failpoints"))]
 #[must_use]
 pub const fn is_seeded(_bug: Bug) -> bool {

@@ -1,0 +1,97 @@
+//! What follows when a request or a body fails: another attempt, a fresh start, or the end.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::Event;
+use super::super::error::{Cause, Error, Place};
+use super::super::routes::Routes;
+use super::{Source, State};
+use crate::sys::failure::Retry;
+
+/// Responses in a row that are not HTTP before the fetch gives up.
+const BAD_ANSWERS: u32 = 3;
+
+impl Source {
+    /// Decides what follows a failure: the next candidate, another attempt, or the end.
+    pub(super) fn failed(&mut self, cause: Cause, routes: &Routes) -> Result<Option<Event>, Error> {
+        let asked = match &cause {
+            Cause::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        if matches!(cause, Cause::BadAnswer(_)) {
+            self.bad_answers += 1;
+        }
+        let progressed = self.has_progressed();
+        let error = self.error(cause);
+        self.last = Some(error.clone());
+        let wait = if self.candidate + 1 < self.candidates && !progressed {
+            self.candidate += 1;
+            Duration::ZERO
+        } else {
+            if error.kind().retry == Retry::Fatal || self.bad_answers >= BAD_ANSWERS {
+                return Err(error);
+            }
+            if !progressed {
+                self.candidate = 0;
+            }
+            match self
+                .backoff
+                .wait(&routes.config.retry, asked, self.request.deadline)
+            {
+                Some(wait) => wait,
+                None => return Err(self.deadline(true, asked)),
+            }
+        };
+        self.state = State::Wait(Instant::now() + wait);
+        Ok(Some(Event::Retrying {
+            attempt: self.attempts(),
+            error,
+            wait,
+        }))
+    }
+
+    /// Discards everything so far. The next byte is the first one again.
+    pub(super) fn restart(&mut self, why: &str) -> Event {
+        self.position = 0;
+        self.asked_from = 0;
+        self.validator = None;
+        self.sniff = None;
+        self.total = self.request.size;
+        self.state = State::Ask;
+        Event::Restart {
+            why: why.to_owned(),
+        }
+    }
+
+    pub(super) fn no_more_ranges(&mut self, sent: &str) -> Event {
+        self.ranges = false;
+        self.restart(&format!("the origin sent {sent}"))
+    }
+
+    pub(super) fn error(&self, cause: Cause) -> Error {
+        let place = Place {
+            host: self.host.clone(),
+            via: self.via.clone(),
+            phase: self.phase,
+            done: self.position,
+            total: self.total,
+            attempts: self.attempts(),
+        };
+        Error::new(cause, place)
+    }
+
+    /// `asked` is the Retry-After of the origin, if it puts the next attempt past the deadline.
+    pub(super) fn deadline(&self, waiting: bool, asked: Option<Duration>) -> Error {
+        let left = self
+            .request
+            .deadline
+            .saturating_duration_since(Instant::now());
+        self.error(Cause::Deadline {
+            waiting,
+            asked: asked.filter(|asked| *asked >= left),
+            last: self.last.clone(),
+        })
+    }
+}
