@@ -244,12 +244,12 @@ pub struct Error(Arc<Inner>);
 
 struct Inner {
     cause: Cause,
-    place: Place,
+    context: Context,
 }
 
 /// Where something happened, and how far the fetch was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Context {
     /// Host and port, or the path of a local file; empty if no source is involved.
     pub host: String,
     /// Host and port of the proxy.
@@ -265,14 +265,14 @@ pub struct Place {
 
 impl Error {
     #[must_use]
-    pub fn new(cause: Cause, place: Place) -> Self {
-        Self(Arc::new(Inner { cause, place }))
+    pub fn new(cause: Cause, context: Context) -> Self {
+        Self(Arc::new(Inner { cause, context }))
     }
 
     /// Makes an error that no exchange is involved in.
     #[must_use]
     pub(super) fn of_node(cause: Cause) -> Self {
-        let place = Place {
+        let context = Context {
             host: String::new(),
             via: None,
             phase: Phase::Start,
@@ -280,7 +280,7 @@ impl Error {
             total: None,
             attempts: 0,
         };
-        Self::new(cause, place)
+        Self::new(cause, context)
     }
 
     /// Returns the row of [`KINDS`].
@@ -304,8 +304,8 @@ impl Error {
     }
 
     #[must_use]
-    pub fn place(&self) -> &Place {
-        &self.0.place
+    pub fn context(&self) -> &Context {
+        &self.0.context
     }
 
     #[must_use]
@@ -330,20 +330,20 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, place } = &*self.0;
-        if place.host.is_empty() {
+        let Inner { cause, context } = &*self.0;
+        if context.host.is_empty() {
             return fmt::Display::fmt(cause, f);
         }
-        write!(f, "fetch from {}", place.host)?;
-        if let Some(proxy) = &place.via {
+        write!(f, "fetch from {}", context.host)?;
+        if let Some(proxy) = &context.via {
             write!(f, " via {proxy}")?;
         }
-        write!(f, ": {cause} ({}: {}", place.phase, place.done)?;
-        if let Some(total) = place.total {
+        write!(f, ": {cause} ({}: {}", context.phase, context.done)?;
+        if let Some(total) = context.total {
             write!(f, " of {total}")?;
         }
-        let plural = if place.attempts == 1 { "" } else { "s" };
-        write!(f, " bytes here, {} attempt{plural})", place.attempts)
+        let plural = if context.attempts == 1 { "" } else { "s" };
+        write!(f, " bytes here, {} attempt{plural})", context.attempts)
     }
 }
 
@@ -351,7 +351,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
             .field("cause", &self.0.cause)
-            .field("place", &self.0.place)
+            .field("context", &self.0.context)
             .finish()
     }
 }

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
-pub use error::{Cause, Error, KINDS, Place};
+pub use error::{Cause, Context, Error, KINDS};
 pub use phase::Phase;
 pub use range::Validator;
 pub use source::Source;

@@ -125,7 +125,7 @@ impl Target {
         {
             let known = outbox::TYPES.join("`, `");
             let why = format!(
-                "`{}` is no type of event, expected some of `{known}`",
+                "`{}` is not an event type, expected some of `{known}`",
                 shorten(other)
             );
             return Err(wrong(&name, "types", why));

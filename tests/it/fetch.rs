@@ -164,8 +164,11 @@ async fn resumes_after_cuts_without_a_repeated_byte() {
             .all(|h| h.header("if-range") == Some("\"v1\""))
     );
     let error = &got.retried[1];
-    assert_eq!(error.place().phase, Phase::Body);
-    assert_eq!((error.place().done, error.place().attempts), (1_500_000, 2));
+    assert_eq!(error.context().phase, Phase::Body);
+    assert_eq!(
+        (error.context().done, error.context().attempts),
+        (1_500_000, 2)
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::Event;
-use super::super::error::{Cause, Error, Place};
+use super::super::error::{Cause, Context, Error};
 use super::super::routes::Routes;
 use super::{Source, State};
 use crate::sys::failure::Retry;
@@ -71,7 +71,7 @@ impl Source {
     }
 
     pub(super) fn error(&self, cause: Cause) -> Error {
-        let place = Place {
+        let context = Context {
             host: self.host.clone(),
             via: self.via.clone(),
             phase: self.phase,
@@ -79,7 +79,7 @@ impl Source {
             total: self.total,
             attempts: self.attempts(),
         };
-        Error::new(cause, place)
+        Error::new(cause, context)
     }
 
     /// `asked` is the Retry-After of the origin, if it puts the next attempt past the deadline.

@@ -72,9 +72,9 @@ async fn a_host_that_does_not_react_is_told_from_one_that_does_not_speak() {
         match source.next().await.expect("an event") {
             Event::Retrying { error, attempt, .. } => {
                 assert_eq!(error.kind().name, kind, "{error}");
-                assert_eq!(error.place().phase, phase, "{error}");
-                assert_eq!((attempt, error.place().attempts), (1, 1));
-                let host = error.place().host.trim_end_matches(":80").to_owned();
+                assert_eq!(error.context().phase, phase, "{error}");
+                assert_eq!((attempt, error.context().attempts), (1, 1));
+                let host = error.context().host.trim_end_matches(":80").to_owned();
                 assert!(url.contains(&host), "{error}");
             }
             other => panic!("{other:?}"),
@@ -158,7 +158,7 @@ async fn a_slow_body_is_stalled_and_a_steady_one_is_not() {
                 waited >= window && waited < window * 3,
                 "{name}: {waited:?}"
             );
-            assert!(got.retried[0].place().done >= 1, "{name}");
+            assert!(got.retried[0].context().done >= 1, "{name}");
         }
     }
 }

@@ -178,7 +178,7 @@ async fn downloads_go_through_the_proxy() {
     );
     assert_eq!(hits[1].range_start(), Some(50_000));
     let error = &got.retried[0];
-    assert_eq!(error.place().via, Some(proxy.address().to_string()));
+    assert_eq!(error.context().via, Some(proxy.address().to_string()));
     // What is named in no_proxy goes directly.
     fetch(&fetcher, request(&origin.url("/f"), None))
         .await
@@ -221,7 +221,7 @@ async fn https_goes_through_the_proxy_in_a_tunnel() {
     match source.next().await.expect("an event") {
         Event::Retrying { error, .. } => {
             assert_eq!(error.kind().name, "connect-failed");
-            assert_eq!(error.place().via.as_deref(), Some("127.0.0.1:1"));
+            assert_eq!(error.context().via.as_deref(), Some("127.0.0.1:1"));
         }
         other => panic!("{other:?}"),
     }
@@ -288,7 +288,7 @@ async fn mirrors_are_tried_in_order_before_the_origin() {
     let (fetcher, nowhere) = mirrored("/none");
     let got = fetch(&fetcher, nowhere).await;
     assert_eq!(got.kind(), "http-404");
-    assert_eq!(got.error().place().host, origin.address().to_string());
+    assert_eq!(got.error().context().host, origin.address().to_string());
     assert_eq!(got.source.attempts(), 3);
 }
 
@@ -363,7 +363,7 @@ async fn certificates_are_checked() {
         match source.next().await.expect("an event") {
             Event::Retrying { error, .. } => {
                 assert_eq!(error.kind().name, kind, "{error:?}");
-                assert_eq!(error.place().phase, Phase::Tls);
+                assert_eq!(error.context().phase, Phase::Tls);
             }
             other => panic!("{other:?}"),
         }
