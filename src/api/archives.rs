@@ -14,12 +14,8 @@ use crate::ens;
 use crate::http::ApiError;
 use crate::http::file::Served;
 use crate::shown::Release;
-use crate::store::releases;
-use crate::wire::download::path;
+use crate::store::{Reader, releases};
 use crate::wire::errors::{Code, Refusal};
-
-/// Releases that are looked through at once for the one that a path names.
-const PAGE: u32 = 1000;
 
 /// Sends an archive, or a range of it.
 pub(super) async fn download(
@@ -32,7 +28,8 @@ pub(super) async fn download(
     if !api.file_key.allows(&asked, query, now_s) {
         return Ok(forbidden(request.headers()));
     }
-    let Some(release) = find(&api, asked).await? else {
+    let find = move |reader: &Reader<'_>| releases::by_download(reader, &asked);
+    let Some(release) = api.deps.store.read(find).await? else {
         return Err(ApiError::not_found("the archive is not on this node"));
     };
     let archive = api.deps.publisher.layout().archive(&release.key);
@@ -53,26 +50,6 @@ fn forbidden(headers: &HeaderMap) -> Response {
     // The contract wants 403 here, unlike for its calls.
     *answer.status_mut() = StatusCode::FORBIDDEN;
     answer
-}
-
-/// Finds the release whose path was asked for: the digests in it cannot be turned back into names.
-async fn find(api: &Api, asked: String) -> Result<Option<Release>, ApiError> {
-    let found = api.deps.store.read(move |reader| {
-        let mut offset = 0;
-        loop {
-            let rows = releases::list(reader, None, None, offset, PAGE)?;
-            let last = rows.len() < PAGE as usize;
-            let wanted = rows.into_iter().find(|row| {
-                let key = &row.key;
-                path(&key.app, key.name.as_str(), key.version.as_str()) == asked
-            });
-            if wanted.is_some() || last {
-                return Ok(wanted);
-            }
-            offset += PAGE;
-        }
-    });
-    Ok(found.await?)
 }
 
 /// A strong validator: a version's archive never changes.

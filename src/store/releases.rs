@@ -15,6 +15,7 @@ use super::sql::{Reader, Tx};
 use crate::datafile::{AppId, DataName, DataVersion, Key, Sha256};
 use crate::job::{EventKind, JobId, Published, Reason};
 use crate::shown::Release;
+use crate::wire::download;
 
 /// How far back a rollback looks for a good version.
 const CHAIN: usize = 64;
@@ -26,6 +27,12 @@ pub fn get(reader: &Reader<'_>, key: &Key) -> Result<Option<Release>, Error> {
     let sql = format!("{SHOWN} WHERE app = ?1 AND name = ?2 AND version = ?3");
     let params = params![key.app, key.name, key.version];
     reader.one("read a release", &sql, params, read)
+}
+
+/// Returns the release whose archive has the download path `path`.
+pub fn by_download(reader: &Reader<'_>, path: &str) -> Result<Option<Release>, Error> {
+    let sql = format!("{SHOWN} WHERE download = ?1");
+    reader.one("find an archive", &sql, params![path], read)
 }
 
 /// Returns the live release of a name.
@@ -179,8 +186,8 @@ pub(super) fn publish(
 ) -> Result<(), Error> {
     tx.run(
         "write a release",
-        "INSERT INTO releases (file, app, name, version, job, size, md5, sha256, files, bytes, published)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+        "INSERT INTO releases (file, app, name, version, job, size, md5, sha256, files, bytes, published, download)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
          ON CONFLICT (file) DO UPDATE SET job = excluded.job, size = excluded.size, md5 = excluded.md5,
              sha256 = excluded.sha256, files = excluded.files, bytes = excluded.bytes, published = excluded.published,
              damage = NULL",
@@ -196,6 +203,7 @@ pub(super) fn publish(
             published.files,
             published.bytes,
             published_ms,
+            download::path(&key.app, key.name.as_str(), key.version.as_str()),
         ],
     )
     .map(drop)

@@ -536,8 +536,8 @@ async fn accepting_stays_flat_as_versions_add_up() {
                      INSERT INTO jobs (id, file, push, via, archive_type, source, timeout_ms, activate, state, accepted, updated,
                                        finished)
                      SELECT job, id, 'p', 'api', 'zip', 's', 1, 1, 'succeeded', 1, 1, 1 FROM files WHERE job > 1000000;
-                     INSERT INTO releases (file, app, name, version, job, files, bytes, published)
-                     SELECT id, app, name, version, job, 1, 1, id FROM files WHERE job > 1000000;",
+                     INSERT INTO releases (file, app, name, version, job, files, bytes, published, download)
+                     SELECT id, app, name, version, job, 1, 1, id, id FROM files WHERE job > 1000000;",
                 )
                 .map_err(Error::sql("fill"))
         })

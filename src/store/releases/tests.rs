@@ -369,3 +369,25 @@ async fn what_is_counted_is_what_is_there() {
         .unwrap();
     assert_eq!(check().await, Totals::default());
 }
+
+#[tokio::test]
+async fn an_archive_is_found_by_its_path_through_an_index() {
+    let bench = Bench::new();
+    for version in ["1", "2"] {
+        bench.publish("n", version).await;
+    }
+    let key = key("n", "2");
+    let path = crate::wire::download::path(&key.app, "n", "2");
+    let find = |path: String| bench.store.read(move |r| super::by_download(r, &path));
+    assert_eq!(find(path).await.unwrap().unwrap().key, key);
+    assert_eq!(find("/file/1/app/x/y".to_owned()).await.unwrap(), None);
+    let explain = format!("EXPLAIN QUERY PLAN {SHOWN} WHERE download = 'x'");
+    let plan = bench
+        .store
+        .read(move |r| r.many("explain", &explain, [], |r| r.get::<_, String>(3)));
+    let plan = plan.await.unwrap().join("\n");
+    assert_eq!(
+        plan,
+        "SEARCH r USING INDEX releases_by_download (download=?)"
+    );
+}

@@ -81,9 +81,11 @@ CREATE TABLE releases (
     live INTEGER NOT NULL DEFAULT 0,
     pinned INTEGER NOT NULL DEFAULT 0,
     damage TEXT,                    -- what `verify` found, null while whole
-    before INTEGER                  -- the file that was live before this one became live: where rollback goes
+    before INTEGER,                 -- the file that was live before this one became live: where rollback goes
+    download TEXT NOT NULL          -- the path of its archive, whose digests cannot be turned back into a name
 ) STRICT;
 CREATE UNIQUE INDEX releases_by_key ON releases (app, name, version);
+CREATE INDEX releases_by_download ON releases (download);
 CREATE UNIQUE INDEX releases_live ON releases (app, name) WHERE live = 1;
 CREATE INDEX releases_by_age ON releases (app, name, published, file);
 CREATE INDEX releases_by_before ON releases (before) WHERE before IS NOT NULL;
