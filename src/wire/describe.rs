@@ -2,6 +2,7 @@
 
 use super::errors::Refusal;
 use super::parameters::Parameters;
+use super::time::stamp;
 use crate::datafile::AppId;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -47,6 +48,28 @@ impl Query {
             before_ms: day(parameters, "MaxDate")?.map(|start| start + DAY_MS),
             page: paging(parameters)?,
         })
+    }
+
+    /// Writes the query's parameters.
+    #[must_use]
+    pub fn write(&self) -> Parameters {
+        let mut parameters = Parameters::default();
+        let mut add = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                parameters.add(name, &value);
+            }
+        };
+        let list = |values: &[String]| (!values.is_empty()).then(|| values.join(","));
+        let day = |ms: i64| stamp(ms)[..10].to_owned();
+        add("AppId", Some(self.app.to_string()));
+        add("DataNames", list(&self.names));
+        add("DataVersions", list(&self.versions));
+        add("RegionIds", list(&self.regions));
+        add("MinDate", self.since_ms.map(day));
+        add("MaxDate", self.before_ms.map(|end| day(end - DAY_MS)));
+        add("PageNumber", self.page.map(|page| page.number.to_string()));
+        add("PageSize", self.page.map(|page| page.size.to_string()));
+        parameters
     }
 
     /// Tells whether the query is about `region` too.
@@ -125,6 +148,13 @@ mod tests {
         assert_eq!(q.since_ms, Some(1_767_312_000_000));
         assert_eq!(q.before_ms, Some(1_767_312_000_000 + DAY_MS));
         assert!(read("AppId=a").unwrap().wants_region("any"));
+        for query in [
+            q,
+            read("AppId=a").unwrap(),
+            read("AppId=a&PageNumber=3").unwrap(),
+        ] {
+            assert_eq!(Query::read(&query.write()), Ok(query));
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::json::show;
-use super::push::{self, Item, MAX_ITEMS, Push};
+use super::push::{self, Item, MAX_ITEMS, Push, Stated};
 use super::strategy::Strategy;
 use crate::datafile::{
     AppId, ArchiveType, DEFAULT_TIMEOUT, DataFile, DataName, DataVersion, Invalid, Key,
@@ -44,23 +44,7 @@ const ITEM_KEYS: [&str; 8] = [
 #[serde(rename_all = "PascalCase")]
 pub struct PushDocument {
     app_id: AppId,
-    data: Vec<Element>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Element {
-    name: DataName,
-    version: DataVersion,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    size: Option<u64>,
-    archive_type: ArchiveType,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    md5: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sha256: Option<String>,
-    url: String,
-    timeout: u64,
+    data: Vec<Stated>,
 }
 
 /// Which sources a document may name.
@@ -98,7 +82,7 @@ impl PushDocument {
     /// Makes the document that pushes `files` for `app`. It holds the whole URLs, secrets included.
     #[must_use]
     pub fn new(app: AppId, files: &[DataFile]) -> Self {
-        let data = files.iter().map(Element::from).collect();
+        let data = files.iter().map(Stated::from).collect();
         Self { app_id: app, data }
     }
 
@@ -119,21 +103,6 @@ impl PushDocument {
         let value: Value =
             serde_json::from_str(text).map_err(|e| wrong("", format!("not JSON: {e}")))?;
         read_document(&value, sources)
-    }
-}
-
-impl From<&DataFile> for Element {
-    fn from(file: &DataFile) -> Self {
-        Self {
-            name: file.key.name.clone(),
-            version: file.key.version.clone(),
-            size: file.size,
-            archive_type: file.archive_type,
-            md5: file.md5.map(|d| d.to_string()),
-            sha256: file.sha256.map(|d| d.to_string()),
-            url: file.url.expose().to_owned(),
-            timeout: file.timeout.as_secs(),
-        }
     }
 }
 

@@ -13,9 +13,9 @@ use sha2::Digest as _;
 use subtle::ConstantTimeEq;
 
 use super::describe::app;
+use super::encode::encoded;
 use super::errors::Refusal;
 use super::parameters::Parameters;
-use super::sign::percent_encode;
 use super::strategy::Strategy;
 use crate::datafile::AppId;
 
@@ -64,15 +64,27 @@ impl Query {
             expire_s,
         })
     }
+
+    /// Writes the query's parameters.
+    #[must_use]
+    pub fn write(&self) -> Parameters {
+        let mut parameters = Parameters::default();
+        parameters.add("AppId", self.app.as_str());
+        parameters.add("DataName", &self.name);
+        parameters.add("DataVersion", &self.version);
+        if let Some(strategy) = &self.servers {
+            parameters.add("ServerFilterStrategy", &strategy.write());
+        }
+        parameters.add("ExpireTimeout", &self.expire_s.to_string());
+        parameters
+    }
 }
 
 /// Returns the path of an archive, without its signature.
 #[must_use]
 pub fn path(app: &AppId, name: &str, version: &str) -> String {
-    let mut path = PREFIX.as_bytes().to_vec();
-    percent_encode(app.as_str().as_bytes(), &mut path);
-    let path = String::from_utf8(path).expect("percent-encoding leaves ASCII");
-    format!("{path}/{}/{}", md5_hex(name), md5_hex(version))
+    let app = encoded(app.as_str().as_bytes());
+    format!("{PREFIX}{app}/{}/{}", md5_hex(name), md5_hex(version))
 }
 
 /// Returns the MD5 of a name or version, as it stands in a path.
@@ -95,10 +107,7 @@ impl FileKey {
     #[must_use]
     pub fn sign(&self, path: &str, key_id: &str, expire_s: i64) -> String {
         let sign = STANDARD.encode(self.mac(path, expire_s));
-        let [mut ak, mut escaped] = [Vec::new(), Vec::new()];
-        percent_encode(key_id.as_bytes(), &mut ak);
-        percent_encode(sign.as_bytes(), &mut escaped);
-        let [ak, sign] = [ak, escaped].map(|text| String::from_utf8_lossy(&text).into_owned());
+        let [ak, sign] = [key_id, &sign].map(|text| encoded(text.as_bytes()));
         format!("{path}?ak={ak}&ts={expire_s}&sign={sign}")
     }
 
@@ -195,6 +204,10 @@ mod tests {
             with("ExpireTimeout=x"),
             Err("InvalidParameter.ExpireTimeout".to_owned())
         );
+        let regions =
+            r#"{"name":"ScheduleToRegionId","parameters":{"operator":"In","values":["r"]}}"#;
+        let query = with(&format!("ServerFilterStrategy={regions}")).unwrap();
+        assert_eq!(Query::read(&query.write()), Ok(query));
         let strategy = with("ServerFilterStrategy=%7B%7D");
         assert_eq!(
             strategy,

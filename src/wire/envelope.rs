@@ -1,15 +1,21 @@
 //! How answers are spelt: the exact keys, their order, and the odd ones among them (`StatusStatS`, `ResultDescrip`).
+//!
+//! What is written by the `*_answer` functions is read by their `read_*` counterparts. A reader ignores keys that it does
+//! not know, and needs those that it uses.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 use super::errors::Refusal;
 use super::status::Status;
+use super::time::{self, stamp};
 
 /// The media type of every answer.
 pub const CONTENT_TYPE: &str = "application/json;charset=utf-8";
 
 /// The answer to one element of a push.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct PushResult {
     /// The name as it was stated.
@@ -62,7 +68,7 @@ pub struct Page {
 }
 
 /// A server from which an archive can be downloaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Server {
     /// Host and port.
@@ -84,138 +90,208 @@ pub struct Download {
     pub message: String,
 }
 
+/// An error as the endpoint reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ErrorAnswer<'a> {
+    /// Names the call in the endpoint's log.
+    #[serde(default)]
+    pub request_id: Cow<'a, str>,
+    /// The `Host` header of the request.
+    #[serde(default)]
+    pub host_id: Cow<'a, str>,
+    /// For programs, such as `InvalidParameter.Data`.
+    pub code: Cow<'a, str>,
+    /// For people. That of `SignatureDoesNotMatch` repeats the whole request.
+    #[serde(default)]
+    pub message: Cow<'a, str>,
+}
+
 /// Spells the answer to `PushApplicationData`.
 #[must_use]
 pub fn push_answer(request_id: &str, results: &[PushResult]) -> String {
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer<'a> {
-        request_id: &'a str,
-        push_results: PushResults<&'a PushResult>,
-    }
-    json(&Answer {
-        request_id,
+    json(&PushSpelling {
+        request_id: request_id.into(),
         push_results: PushResults {
-            push_result: results.iter().collect(),
+            push_result: results.into(),
         },
     })
+}
+
+/// Reads the answer to `PushApplicationData`: a result for each element, in their order.
+pub fn read_push(text: &str) -> Result<Vec<PushResult>, serde_json::Error> {
+    let answer: PushSpelling<'_> = serde_json::from_str(text)?;
+    Ok(answer.push_results.push_result.into_owned())
 }
 
 /// Spells the answer to `DescribeDataPushResult`.
 #[must_use]
 pub fn describe_answer(request_id: &str, page: &Page) -> String {
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer<'a> {
-        request_id: &'a str,
-        total_count: usize,
-        page_number: usize,
-        page_size: usize,
-        push_results: PushResults<RowSpelling<'a>>,
-    }
-    json(&Answer {
-        request_id,
+    let rows: Vec<RowSpelling<'_>> = page.rows.iter().map(RowSpelling::from).collect();
+    json(&DescribeSpelling {
+        request_id: request_id.into(),
         total_count: page.total,
         page_number: page.number,
         page_size: page.size,
         push_results: PushResults {
-            push_result: page.rows.iter().map(RowSpelling::from).collect(),
+            push_result: rows.into(),
         },
+    })
+}
+
+/// Reads the answer to `DescribeDataPushResult`.
+pub fn read_describe(text: &str) -> Result<Page, serde_json::Error> {
+    let answer: DescribeSpelling<'_> = serde_json::from_str(text)?;
+    let rows = answer.push_results.push_result.into_owned();
+    Ok(Page {
+        total: answer.total_count,
+        number: answer.page_number,
+        size: answer.page_size,
+        rows: rows.into_iter().map(Row::from).collect(),
     })
 }
 
 /// Spells the answer to `DescribeDataDownloadURL`. `Code` is the number 0: one client takes anything else for an error.
 #[must_use]
 pub fn download_answer(request_id: &str, download: &Download) -> String {
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer<'a> {
-        request_id: &'a str,
-        code: u8,
-        message: &'a str,
-        data: Data<'a>,
-    }
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Data<'a> {
-        url: &'a str,
-        expire_time: String,
-        server_list: &'a [Server],
-    }
-    json(&Answer {
-        request_id,
+    json(&DownloadSpelling {
+        request_id: request_id.into(),
         code: 0,
-        message: &download.message,
-        data: Data {
-            url: &download.url,
-            expire_time: stamp(download.expire_ms),
-            server_list: &download.servers,
+        message: download.message.as_str().into(),
+        data: DataSpelling {
+            url: download.url.as_str().into(),
+            expire_time: Time(download.expire_ms),
+            server_list: download.servers.as_slice().into(),
         },
+    })
+}
+
+/// Reads the answer to `DescribeDataDownloadURL`.
+pub fn read_download(text: &str) -> Result<Download, serde_json::Error> {
+    let answer: DownloadSpelling<'_> = serde_json::from_str(text)?;
+    Ok(Download {
+        url: answer.data.url.into_owned(),
+        expire_ms: answer.data.expire_time.0,
+        servers: answer.data.server_list.into_owned(),
+        message: answer.message.into_owned(),
     })
 }
 
 /// Spells an error; `host` is the request's `Host` header.
 #[must_use]
 pub fn error_answer(request_id: &str, host: &str, refusal: &Refusal) -> String {
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer<'a> {
-        request_id: &'a str,
-        host_id: &'a str,
-        code: &'a str,
-        message: &'a str,
-    }
-    json(&Answer {
-        request_id,
-        host_id: host,
-        code: &refusal.code.name(),
-        message: &refusal.message,
+    json(&ErrorAnswer {
+        request_id: request_id.into(),
+        host_id: host.into(),
+        code: refusal.code.name(),
+        message: refusal.message.as_str().into(),
     })
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct PushResults<T> {
-    push_result: Vec<T>,
+/// Reads an error.
+pub fn read_error(text: &str) -> Result<ErrorAnswer<'static>, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PushSpelling<'a> {
+    #[serde(default)]
+    request_id: Cow<'a, str>,
+    push_results: PushResults<'a, PushResult>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DescribeSpelling<'a> {
+    #[serde(default)]
+    request_id: Cow<'a, str>,
+    total_count: usize,
+    page_number: usize,
+    page_size: usize,
+    push_results: PushResults<'a, RowSpelling<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DownloadSpelling<'a> {
+    #[serde(default)]
+    request_id: Cow<'a, str>,
+    code: u16,
+    message: Cow<'a, str>,
+    data: DataSpelling<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DataSpelling<'a> {
+    url: Cow<'a, str>,
+    expire_time: Time,
+    server_list: Cow<'a, [Server]>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+#[serde(bound(deserialize = "T: Clone + Deserialize<'de>"))]
+struct PushResults<'a, T: Clone> {
+    push_result: Cow<'a, [T]>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct RowSpelling<'a> {
-    name: &'a str,
-    version: &'a str,
+    name: Cow<'a, str>,
+    version: Cow<'a, str>,
     // The capital last S is the contract's.
     #[serde(rename = "StatusStatS")]
     status_stats: StatusStats<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct StatusStats<'a> {
     status_stat: Vec<StatusStat<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct StatusStat<'a> {
-    status: &'a str,
+    status: Status,
     region_id_count: usize,
     region_ids: RegionIds<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct RegionIds<'a> {
     region_id: Vec<RegionSpelling<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct RegionSpelling<'a> {
-    region_id: &'a str,
-    start_time: String,
-    update_time: String,
-    status_descrip: &'a str,
+    region_id: Cow<'a, str>,
+    start_time: Time,
+    update_time: Time,
+    status_descrip: Cow<'a, str>,
+}
+
+/// Milliseconds since the epoch, spelt in whole seconds.
+#[derive(Clone, Copy)]
+struct Time(i64);
+
+impl Serialize for Time {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&stamp(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'_, str>::deserialize(deserializer)?;
+        let expected = || serde::de::Error::custom("expected a time as YYYY-MM-DDTHH:MM:SSZ");
+        time::parse(&text).map(Self).ok_or_else(expected)
+    }
 }
 
 impl<'a> From<&'a Row> for RowSpelling<'a> {
@@ -223,8 +299,8 @@ impl<'a> From<&'a Row> for RowSpelling<'a> {
         let stats = [Status::Pushing, Status::Success, Status::Failed]
             .map(|status| status_stat(row, status));
         Self {
-            name: &row.name,
-            version: &row.version,
+            name: row.name.as_str().into(),
+            version: row.version.as_str().into(),
             status_stats: StatusStats {
                 status_stat: stats.into_iter().flatten().collect(),
             },
@@ -238,23 +314,40 @@ fn status_stat<'a>(row: &'a Row, status: Status) -> Option<StatusStat<'a>> {
         .iter()
         .filter(|region| region.status == status)
         .map(|region| RegionSpelling {
-            region_id: &region.region,
-            start_time: stamp(region.start_ms),
-            update_time: stamp(region.update_ms),
-            status_descrip: &region.descrip,
+            region_id: region.region.as_str().into(),
+            start_time: Time(region.start_ms),
+            update_time: Time(region.update_ms),
+            status_descrip: region.descrip.as_str().into(),
         })
         .collect();
     (!regions.is_empty()).then_some(StatusStat {
-        status: status.as_str(),
+        status,
         region_id_count: regions.len(),
         region_ids: RegionIds { region_id: regions },
     })
 }
 
-/// Returns `ms` since the epoch as the contract writes times: UTC, whole seconds.
-fn stamp(ms: i64) -> String {
-    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+impl From<RowSpelling<'_>> for Row {
+    fn from(row: RowSpelling<'_>) -> Self {
+        let state = |status: Status, region: RegionSpelling<'_>| RegionState {
+            region: region.region_id.into_owned(),
+            status,
+            start_ms: region.start_time.0,
+            update_ms: region.update_time.0,
+            descrip: region.status_descrip.into_owned(),
+        };
+        let stats = row.status_stats.status_stat.into_iter();
+        Self {
+            name: row.name.into_owned(),
+            version: row.version.into_owned(),
+            regions: stats
+                .flat_map(|stat| {
+                    let regions = stat.region_ids.region_id.into_iter();
+                    regions.map(move |region| state(stat.status, region))
+                })
+                .collect(),
+        }
+    }
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -8,6 +8,7 @@
 pub mod describe;
 pub mod document;
 pub mod download;
+mod encode;
 pub mod envelope;
 pub mod errors;
 mod json;
@@ -16,5 +17,6 @@ pub mod push;
 pub mod sign;
 pub mod status;
 pub mod strategy;
+mod time;
 
 pub use document::PushDocument;

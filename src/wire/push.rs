@@ -56,6 +56,21 @@ impl Push {
             strategy,
         })
     }
+
+    /// Writes the parameters of the push. Elements that cannot be pushed are left out.
+    #[must_use]
+    pub fn write(&self) -> Parameters {
+        let files = self.items.iter().filter_map(|item| item.file.as_ref().ok());
+        let data: Vec<Stated> = files.map(Stated::from).collect();
+        let data = serde_json::to_string(&data).expect("strings and numbers have a JSON form");
+        let mut parameters = Parameters::default();
+        parameters.add("AppId", self.app.as_str());
+        parameters.add("Data", &data);
+        if let Some(strategy) = &self.strategy {
+            parameters.add("PushStrategy", &strategy.write());
+        }
+        parameters
+    }
 }
 
 /// By which way a push came in.
@@ -117,6 +132,38 @@ pub struct Item {
     pub version: String,
     /// The file to take, or why it cannot be taken.
     pub file: Result<DataFile, Invalid>,
+}
+
+/// An element of `Data` as it is written. It holds the whole URL, secrets included.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Stated {
+    name: DataName,
+    version: DataVersion,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    archive_type: ArchiveType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    md5: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    url: String,
+    timeout: u64,
+}
+
+impl From<&DataFile> for Stated {
+    fn from(file: &DataFile) -> Self {
+        Self {
+            name: file.key.name.clone(),
+            version: file.key.version.clone(),
+            size: file.size,
+            archive_type: file.archive_type,
+            md5: file.md5.map(|d| d.to_string()),
+            sha256: file.sha256.map(|d| d.to_string()),
+            url: file.url.expose().to_owned(),
+            timeout: file.timeout.as_secs(),
+        }
+    }
 }
 
 /// Why a whole `Data` is refused.
@@ -329,6 +376,25 @@ mod tests {
         assert_eq!((file.size, file.md5, file.sha256), (Some(3), None, None));
         assert_eq!(file.url.expose(), "http://h/x");
         assert_eq!(file.timeout, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn reads_back_what_it_writes() {
+        let md5 = "d41d8cd98f00b204e9800998ecf8427e";
+        let more = format!(
+            r#"{{"name":"ü &=+%","version":"2","archiveType":"tar.gz","md5":"{md5}","url":"https://u:p@h/x?a=%20&b=+"}}"#
+        );
+        let items = parse(&format!("[{GOOD},{more}]")).unwrap();
+        let strategy =
+            r#"{"name":"ScheduleToRegionId","parameters":{"operator":"NotIn","values":["x","y"]}}"#;
+        let push = Push {
+            app: AppId::parse("app-1").unwrap(),
+            items,
+            strategy: Some(Strategy::parse(strategy).unwrap()),
+        };
+        let sent = push.write().write();
+        let received = Parameters::read("", sent.as_bytes()).unwrap();
+        assert_eq!(Push::read(&received), Ok(push));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! An array of such objects means all of them at once. Whether a strategy selects any region that exists is not for here:
 //! that takes the list of regions.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::json::show;
 
@@ -51,12 +51,35 @@ impl Strategy {
         Ok(Self(rules))
     }
 
+    /// Writes the strategy as JSON text.
+    #[must_use]
+    pub fn write(&self) -> String {
+        let rules: Vec<Value> = self.0.iter().map(Rule::to_value).collect();
+        match rules.as_slice() {
+            [one] => one.to_string(),
+            _ => Value::Array(rules).to_string(),
+        }
+    }
+
     /// Tells whether `region` is selected.
     #[must_use]
     pub fn selects(&self, region: &str) -> bool {
         self.0.iter().all(|rule| match rule {
             Rule::In(regions) => regions.iter().any(|r| r == region),
             Rule::NotIn(regions) => regions.iter().all(|r| r != region),
+        })
+    }
+}
+
+impl Rule {
+    fn to_value(&self) -> Value {
+        let (operator, values) = match self {
+            Self::In(values) => ("In", values),
+            Self::NotIn(values) => ("NotIn", values),
+        };
+        json!({
+            "name": "ScheduleToRegionId",
+            "parameters": {"operator": operator, "values": values},
         })
     }
 }
@@ -159,6 +182,7 @@ mod tests {
         ] {
             let strategy = Strategy::parse(json).unwrap();
             assert_eq!(["a", "b", "c"].map(|r| strategy.selects(r)), want, "{json}");
+            assert_eq!(Strategy::parse(&strategy.write()), Ok(strategy));
         }
     }
 

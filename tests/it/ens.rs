@@ -682,3 +682,56 @@ fn eight_first_pushes_at_once_are_one_push() {
     all.sort_unstable();
     assert_eq!(all, [0, 200, 200, 200, 200, 200, 200, 200]);
 }
+
+/// The signing half of `wire` and this client, written from the contract alone, sign the same.
+#[test]
+fn our_own_signatures_are_those_of_an_independent_client() {
+    use edgepush::wire::parameters::Parameters;
+    use edgepush::wire::sign::{self, Action, Key, Once};
+
+    let address = "127.0.0.1:80".parse().unwrap();
+    let client = Ens::new(address, "key-1", "a secret", Scheme::Header);
+    let key = Key {
+        id: &client.id,
+        secret: client.secret.as_bytes(),
+    };
+    let once = Once {
+        now_ms: 1_767_323_045_678,
+        nonce: "n-1",
+    };
+    let mut parameters = Parameters::default();
+    parameters.add("AppId", "ü *~'()+&=");
+    parameters.add("Data", r#"[{"name":"a b"}]"#);
+    let body = parameters.write();
+    let (scheme, action) = (sign::Scheme::Header, Action::PushApplicationData);
+    let signed = key.sign(scheme, action, parameters, "127.0.0.1:80", once);
+    assert_eq!(signed.body, body);
+    let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(body.as_bytes()));
+    let mut headers = vec![("host".to_owned(), "127.0.0.1:80".to_owned())];
+    let signed_headers = signed.headers.iter().filter(|(n, _)| *n != "authorization");
+    headers.extend(signed_headers.map(|(n, v)| ((*n).to_owned(), v.clone())));
+    headers.sort();
+    let signature = client.header_signature("POST", &[], &headers, &digest);
+    let (_, authorization) = signed.headers.last().unwrap();
+    assert!(authorization.ends_with(&format!("Signature={signature}")));
+
+    let mut parameters = Parameters::default();
+    parameters.add("AppId", "ü *~'()+&=");
+    let signed = key.sign(sign::Scheme::Parameter, action, parameters, "", once);
+    let signature = client.parameter_signature(
+        "POST",
+        &[
+            ("AppId", "ü *~'()+&="),
+            ("Action", "PushApplicationData"),
+            ("Version", "2017-11-10"),
+            ("Format", "JSON"),
+            ("AccessKeyId", "key-1"),
+            ("SignatureMethod", "HMAC-SHA1"),
+            ("SignatureVersion", "1.0"),
+            ("SignatureNonce", "n-1"),
+            ("Timestamp", "2026-01-02T03:04:05Z"),
+        ],
+    );
+    let (_, sent) = signed.body.split_once("&Signature=").unwrap();
+    assert_eq!(sent, encode(&signature));
+}

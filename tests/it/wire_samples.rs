@@ -64,12 +64,14 @@ fn push() {
             "archiveType is `rar`, expected `tar.gz`, `zip` or `tar`",
         ),
     ];
-    same_as_sample("push", &push_answer(ID, &results));
+    let text = push_answer(ID, &results);
+    same_as_sample("push", &text);
+    assert_eq!(envelope::read_push(&text).unwrap(), results);
 }
 
 #[test]
 fn describe() {
-    let page = Page {
+    let mut page = Page {
         total: 12,
         number: 2,
         size: 10,
@@ -94,7 +96,18 @@ fn describe() {
             },
         ],
     };
-    same_as_sample("describe", &envelope::describe_answer(ID, &page));
+    let text = envelope::describe_answer(ID, &page);
+    same_as_sample("describe", &text);
+    // Times are sent in whole seconds, and regions by their status.
+    for row in &mut page.rows {
+        for region in &mut row.regions {
+            region.start_ms = region.start_ms / 1000 * 1000;
+            region.update_ms = region.update_ms / 1000 * 1000;
+        }
+        row.regions
+            .sort_by_key(|region| region.status == Status::Failed);
+    }
+    assert_eq!(envelope::read_describe(&text).unwrap(), page);
     let empty = Page {
         total: 0,
         number: 1,
@@ -115,7 +128,9 @@ fn download() {
         }],
         message: "Success".to_owned(),
     };
-    same_as_sample("download", &download_answer(ID, &download));
+    let text = download_answer(ID, &download);
+    same_as_sample("download", &text);
+    assert_eq!(envelope::read_download(&text).unwrap(), download);
     download.servers.clear();
     download.message = "archives are not kept on this node (keep_archives = false)".to_owned();
     same_as_sample("download-none", &download_answer(ID, &download));
@@ -126,6 +141,11 @@ fn error() {
     let refusal = Refusal::parameter("Data", "element 1: version is missing");
     let text = error_answer(ID, "127.0.0.1:7480", &refusal);
     same_as_sample("error", &text);
+    let read = envelope::read_error(&text).unwrap();
+    assert_eq!((&*read.request_id, &*read.host_id), (ID, "127.0.0.1:7480"));
+    assert_eq!(read.code, refusal.code.name());
+    assert_eq!(read.message, refusal.message);
+    assert!(envelope::read_error("{}").is_err());
     let refusal = Refusal::from(Code::Missing("AccessKeyId"));
     same_as_sample("error-unsigned", &error_answer(ID, "", &refusal));
 }

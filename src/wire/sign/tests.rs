@@ -1,5 +1,7 @@
 //! The contract's vectors, made by the vendor's own clients, and everything that must not pass.
 
+use sha2::{Digest as _, Sha256};
+
 use super::*;
 
 const KEY_ID: &str = "testAccessKeyId0001";
@@ -87,8 +89,10 @@ impl Sample {
         let signature = self.with_call(|call| {
             let call = call.unwrap();
             match &call.signed().unwrap().scheme {
-                Scheme::Header { signed_headers } => call.header_signature(secret, signed_headers),
-                Scheme::Parameter => call.parameter_signature(secret),
+                SignedBy::Header { signed_headers } => {
+                    call.request.header_signature(secret, signed_headers)
+                }
+                SignedBy::Parameter => call.request.parameter_signature(secret),
             }
         });
         match self.query.split_once("&Signature=") {
@@ -148,14 +152,15 @@ fn takes_the_vectors_of_both_schemes() {
 fn the_header_scheme_makes_the_contracts_texts() {
     Sample::v3().with_call(|call| {
         let call = call.unwrap();
-        let Scheme::Header { signed_headers } = call.signed().unwrap().scheme else {
+        let SignedBy::Header { signed_headers } = call.signed().unwrap().scheme else {
             panic!("not the header scheme");
         };
         let mut text = Vec::new();
-        call.canonical_request(signed_headers, &mut |piece| text.extend_from_slice(piece));
+        call.request
+            .canonical_request(signed_headers, &mut |piece| text.extend_from_slice(piece));
         assert_eq!(text.len(), 792);
         assert_eq!(
-            call.header_text(signed_headers),
+            call.request.header_text(signed_headers),
             "ACS3-HMAC-SHA256\nb96ff7e12b578dbbc103ba213c6e828afc164785cfd1871f362cf7837bcda1fe"
         );
     });
@@ -441,5 +446,57 @@ fn an_unsigned_call_may_name_its_action_either_way() {
             assert!(!call.is_signed());
             assert_eq!(call.action, Action::PushApplicationData);
         });
+    }
+}
+
+#[test]
+fn what_a_key_signs_is_accepted_until_a_byte_of_it_changes() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for round in 0..60 {
+        let nonce = format!("nonce-{round}");
+        let secret: Vec<u8> = (0..random.usize(1..80)).map(|_| random.u8(..)).collect();
+        let mut parameters = Parameters::default();
+        let value: String = (0..random.usize(1..40)).map(|_| random.char(..)).collect();
+        parameters.add("AppId", &value);
+        parameters.add("Data", r#"[{"name":"a b+c","url":"http://h/?x=%20"}]"#);
+        let key = Key {
+            id: KEY_ID,
+            secret: &secret,
+        };
+        let scheme = *random
+            .choice([super::Scheme::Header, super::Scheme::Parameter].iter())
+            .unwrap();
+        let once = Once {
+            now_ms: NOW,
+            nonce: &nonce,
+        };
+        let action = *random.choice(Action::ALL.iter()).unwrap();
+        let signed = key.sign(scheme, action, parameters, "h:80", once);
+        let check = |body: &str, secret: &[u8]| {
+            let mut sample = Sample {
+                method: "POST",
+                query: String::new(),
+                form: body.to_owned(),
+                headers: vec![("host".to_owned(), "h:80".to_owned())],
+            };
+            let headers = signed.headers.iter();
+            sample
+                .headers
+                .extend(headers.map(|(n, v)| ((*n).to_owned(), v.clone())));
+            sample.with_call(|call| {
+                let call = call?;
+                assert_eq!((call.action, call.key_id()?), (action, KEY_ID));
+                call.verify(secret)?;
+                assert_eq!((call.time(NOW)?, call.nonce()?), (NOW, nonce.as_str()));
+                Ok::<_, Refusal>(())
+            })
+        };
+        check(&signed.body, &secret).unwrap();
+        assert!(check(&signed.body, b"another").is_err());
+        let bent = signed.body.replace("a%20b", "a%20c");
+        assert_ne!(bent, signed.body);
+        assert!(check(&bent, &secret).is_err());
     }
 }

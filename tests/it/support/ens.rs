@@ -115,6 +115,28 @@ impl Ens {
         ];
         let names: Vec<&str> = headers.iter().map(|(n, _)| n.as_str()).collect();
         let names = names.join(";");
+        let signature = self.header_signature(method, query, &headers, &digest);
+        headers.remove(0);
+        headers.push((
+            "Authorization".to_owned(),
+            format!(
+                "ACS3-HMAC-SHA256 Credential={},SignedHeaders={names},Signature={signature}",
+                self.id
+            ),
+        ));
+        Self::finish(method, &pairs(query), headers, body)
+    }
+
+    /// Returns the signature over `headers`, which are sorted by their names.
+    pub(crate) fn header_signature(
+        &self,
+        method: &str,
+        query: &[(&str, &str)],
+        headers: &[(String, String)],
+        digest: &str,
+    ) -> String {
+        let names: Vec<&str> = headers.iter().map(|(n, _)| n.as_str()).collect();
+        let names = names.join(";");
         let lines: String = headers.iter().map(|(n, v)| format!("{n}:{v}\n")).collect();
         let mut sorted = query.to_vec();
         sorted.sort_unstable();
@@ -128,16 +150,18 @@ impl Ens {
         );
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(self.secret.as_bytes()).unwrap();
         mac.update(text.as_bytes());
-        let signature = hex::encode(mac.finalize().into_bytes());
-        headers.remove(0);
-        headers.push((
-            "Authorization".to_owned(),
-            format!(
-                "ACS3-HMAC-SHA256 Credential={},SignedHeaders={names},Signature={signature}",
-                self.id
-            ),
-        ));
-        Self::finish(method, &pairs(query), headers, body)
+        hex::encode(mac.finalize().into_bytes())
+    }
+
+    /// Returns the signature over all `parameters` of the older scheme.
+    pub(crate) fn parameter_signature(&self, method: &str, parameters: &[(&str, &str)]) -> String {
+        let mut sorted = parameters.to_vec();
+        sorted.sort_unstable();
+        let text = format!("{method}&%2F&{}", encode(&pairs(&sorted)));
+        let key = format!("{}&", self.secret);
+        let mut mac = Hmac::<sha1::Sha1>::new_from_slice(key.as_bytes()).unwrap();
+        mac.update(text.as_bytes());
+        base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes())
     }
 
     fn sign_parameter(
@@ -160,14 +184,7 @@ impl Ens {
             ("SignatureNonce", &nonce),
             ("Timestamp", &time),
         ]);
-        let mut sorted = [query.as_slice(), form].concat();
-        sorted.sort_unstable();
-        let text = format!("{method}&%2F&{}", encode(&pairs(&sorted)));
-        let key = format!("{}&", self.secret);
-        let mut mac = Hmac::<sha1::Sha1>::new_from_slice(key.as_bytes()).unwrap();
-        mac.update(text.as_bytes());
-        let signature =
-            base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes());
+        let signature = self.parameter_signature(method, &[query.as_slice(), form].concat());
         let query = format!("{}&Signature={}", pairs(&query), encode(&signature));
         Self::finish(method, &query, Vec::new(), pairs(form))
     }

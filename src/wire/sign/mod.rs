@@ -5,14 +5,19 @@
 //! that are signed can be as long as the request: they are hashed piece by piece and never put together, but for the
 //! answer to a wrong signature, which is cut.
 
-use hmac::{Hmac, KeyInit, Mac};
+mod canonical;
+mod key;
+
 use hyper::HeaderMap;
-use sha1::Sha1;
-use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
+use self::canonical::header;
 use super::errors::{Code, Refusal};
-use super::parameters::{Pair, Parameters};
+use super::parameters::Parameters;
+use super::time;
+
+pub use canonical::Request;
+pub use key::{Key, Once, Scheme, Signed};
 
 /// The one version of the API.
 pub const VERSION: &str = "2017-11-10";
@@ -63,19 +68,6 @@ impl Action {
     }
 }
 
-/// A request as it arrived at `/`.
-#[derive(Clone, Copy)]
-pub struct Request<'a> {
-    /// The HTTP method.
-    pub method: &'a str,
-    /// The headers.
-    pub headers: &'a HeaderMap,
-    /// The pairs of query and form.
-    pub parameters: &'a Parameters,
-    /// SHA-256 of the body as it was received.
-    pub body_sha256: [u8; 32],
-}
-
 /// What is asked, and how it says to be signed. Nothing of it is proven.
 pub struct Call<'a> {
     /// What is asked.
@@ -85,14 +77,14 @@ pub struct Call<'a> {
 }
 
 struct Signature<'a> {
-    scheme: Scheme<'a>,
+    scheme: SignedBy<'a>,
     key_id: &'a str,
     signature: &'a str,
     nonce: &'a str,
     time: &'a str,
 }
 
-enum Scheme<'a> {
+enum SignedBy<'a> {
     /// The `Authorization` header, with the list of signed headers.
     Header { signed_headers: &'a str },
     /// The parameter `Signature`.
@@ -146,16 +138,16 @@ impl<'a> Call<'a> {
     pub fn verify(&self, secret: &[u8]) -> Result<(), Refusal> {
         let signature = self.signed()?;
         let right = match &signature.scheme {
-            Scheme::Header { signed_headers } => {
-                let ours = self.header_signature(secret, signed_headers);
+            SignedBy::Header { signed_headers } => {
+                let ours = self.request.header_signature(secret, signed_headers);
                 equal(ours.as_bytes(), signature.signature.as_bytes())
                     & equal(
                         hex::encode(self.request.body_sha256).as_bytes(),
-                        self.stated_body_digest().as_bytes(),
+                        self.request.stated_body_digest().as_bytes(),
                     )
             }
-            Scheme::Parameter => equal(
-                self.parameter_signature(secret).as_bytes(),
+            SignedBy::Parameter => equal(
+                self.request.parameter_signature(secret).as_bytes(),
                 signature.signature.as_bytes(),
             ),
         };
@@ -167,7 +159,7 @@ impl<'a> Call<'a> {
 
     /// Compares the signed time with `now_ms`, and returns it, in milliseconds. Ask only after [`Call::verify`].
     pub fn time(&self, now_ms: i64) -> Result<i64, Refusal> {
-        let time = parse_time(self.signed()?.time).ok_or(Code::TimeStampFormat)?;
+        let time = time::parse(self.signed()?.time).ok_or(Code::TimeStampFormat)?;
         match (now_ms - time).abs() {
             0..=WINDOW_MS => Ok(time),
             _ => Err(Code::TimeStampExpired.into()),
@@ -184,84 +176,25 @@ impl<'a> Call<'a> {
         self.signature.as_ref().ok_or_else(missing)
     }
 
-    fn stated_body_digest(&self) -> &'a str {
-        header(self.request.headers, "x-acs-content-sha256").unwrap_or("")
-    }
-
-    fn header_signature(&self, secret: &[u8], signed_headers: &str) -> String {
-        let mut mac = hmac::<Hmac<Sha256>>(secret);
-        mac.update(self.header_text(signed_headers).as_bytes());
-        hex::encode(mac.finalize().into_bytes())
-    }
-
-    /// Returns the string to sign of the header scheme.
-    fn header_text(&self, signed_headers: &str) -> String {
-        let mut sha256 = Sha256::new();
-        self.canonical_request(signed_headers, &mut |piece| sha256.update(piece));
-        format!("ACS3-HMAC-SHA256\n{}", hex::encode(sha256.finalize()))
-    }
-
-    fn canonical_request(&self, signed_headers: &str, out: &mut dyn FnMut(&[u8])) {
-        out(self.request.method.as_bytes());
-        out(b"\n/\n");
-        let pairs: Vec<&Pair> = self.request.parameters.query().iter().collect();
-        canonical_pairs(pairs, out);
-        out(b"\n");
-        for name in signed_headers.split(';') {
-            out(name.as_bytes());
-            out(b":");
-            for (n, value) in self.request.headers.get_all(name).iter().enumerate() {
-                out(if n > 0 { b"," } else { b"" });
-                out(value.as_bytes().trim_ascii());
-            }
-            out(b"\n");
-        }
-        out(b"\n");
-        out(signed_headers.as_bytes());
-        out(b"\n");
-        out(self.stated_body_digest().as_bytes());
-    }
-
-    fn parameter_signature(&self, secret: &[u8]) -> String {
-        use base64::Engine as _;
-        let mut mac = hmac::<Hmac<Sha1>>(&[secret, b"&"].concat());
-        self.parameter_text(&mut |piece| mac.update(piece));
-        base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes())
-    }
-
-    /// Writes the string to sign of the parameter scheme: the canonical pairs, percent-encoded once more.
-    fn parameter_text(&self, out: &mut dyn FnMut(&[u8])) {
-        out(self.request.method.as_bytes());
-        out(b"&%2F&");
-        let pairs = self.request.parameters.all().iter();
-        let signed = pairs.filter(|pair| pair.name != b"Signature").collect();
-        let mut twice = Vec::new();
-        canonical_pairs(signed, &mut |piece| {
-            twice.clear();
-            percent_encode(piece, &mut twice);
-            out(&twice);
-        });
-    }
-
     /// The vendor's older client splits this message at its first colon, compares what follows with its own text and
     /// tells its user that the secret is wrong when they agree (docs/ens.md §7).
-    fn mismatch(&self, scheme: &Scheme<'_>) -> Refusal {
+    fn mismatch(&self, scheme: &SignedBy<'_>) -> Refusal {
         let mut text = Vec::new();
         let mut show = |piece: &[u8]| {
             let room = MAX_SHOWN.saturating_sub(text.len());
             text.extend_from_slice(&piece[..piece.len().min(room)]);
         };
         let start = match scheme {
-            Scheme::Parameter => {
-                self.parameter_text(&mut show);
+            SignedBy::Parameter => {
+                self.request.parameter_text(&mut show);
                 "Specified signature is not matched with our calculation. server string to sign is:"
             }
-            Scheme::Header { signed_headers } => {
-                show(self.header_text(signed_headers).as_bytes());
+            SignedBy::Header { signed_headers } => {
+                show(self.request.header_text(signed_headers).as_bytes());
                 show(b" server body sha256 is:");
                 show(hex::encode(self.request.body_sha256).as_bytes());
                 show(b" server canonical request is:");
-                self.canonical_request(signed_headers, &mut show);
+                self.request.canonical_request(signed_headers, &mut show);
                 "Specified signature does not match our calculation. server string to sign is:"
             }
         };
@@ -326,7 +259,7 @@ fn read_header<'a>(text: &'a str, headers: &'a HeaderMap) -> Result<Signature<'a
         return Err(Code::Missing("AccessKeyId").into());
     }
     Ok(Signature {
-        scheme: Scheme::Header { signed_headers },
+        scheme: SignedBy::Header { signed_headers },
         key_id,
         signature,
         nonce: checked_nonce(header(headers, "x-acs-signature-nonce").unwrap_or(""))?,
@@ -370,7 +303,7 @@ fn read_parameters(parameters: &Parameters) -> Result<Signature<'_>, Refusal> {
         return Err(Code::TokenMalformed.into());
     }
     Ok(Signature {
-        scheme: Scheme::Parameter,
+        scheme: SignedBy::Parameter,
         key_id,
         signature: parameters.required("Signature")?,
         nonce,
@@ -389,61 +322,8 @@ fn checked_nonce(nonce: &str) -> Result<&str, Refusal> {
     }
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok().map(str::trim)
-}
-
-fn hmac<M: KeyInit + Mac>(key: &[u8]) -> M {
-    <M as KeyInit>::new_from_slice(key).expect("an HMAC takes a key of any length")
-}
-
 fn equal(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
-}
-
-/// Writes `name=value&..`, sorted by name, percent-encoded.
-fn canonical_pairs(mut pairs: Vec<&Pair>, out: &mut dyn FnMut(&[u8])) {
-    pairs.sort_by(|a, b| a.name.cmp(&b.name));
-    for (n, pair) in pairs.into_iter().enumerate() {
-        out(if n > 0 { b"&" } else { b"" });
-        write_encoded(&pair.name, out);
-        out(b"=");
-        write_encoded(&pair.value, out);
-    }
-}
-
-fn write_encoded(text: &[u8], out: &mut dyn FnMut(&[u8])) {
-    let mut piece = Vec::new();
-    for chunk in text.chunks(4096) {
-        piece.clear();
-        percent_encode(chunk, &mut piece);
-        out(&piece);
-    }
-}
-
-/// Appends `text` with everything but letters, digits and `-_.~` as `%XX`.
-pub(super) fn percent_encode(text: &[u8], out: &mut Vec<u8>) {
-    const HEX: [u8; 16] = *b"0123456789ABCDEF";
-    for byte in text {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(byte) {
-            out.push(*byte);
-        } else {
-            let [high, low] = [byte >> 4, byte & 15].map(|half| HEX[usize::from(half)]);
-            out.extend_from_slice(&[b'%', high, low]);
-        }
-    }
-}
-
-/// Parses `YYYY-MM-DDTHH:MM:SSZ`, and no other of the many forms that mean the same.
-fn parse_time(text: &str) -> Option<i64> {
-    let shape = text
-        .bytes()
-        .map(|b| if b.is_ascii_digit() { b'0' } else { b });
-    if !shape.eq(*b"0000-00-00T00:00:00Z") {
-        return None;
-    }
-    let time: jiff::Timestamp = text.parse().ok()?;
-    Some(time.as_millisecond())
 }
 
 #[cfg(test)]
