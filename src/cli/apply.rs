@@ -184,6 +184,7 @@ fn row(applied: &Applied) -> Ended {
         files: applied.size.map(|(_, files)| files),
         seconds: ended::seconds(took.filter(|_| result != EndResult::AlreadyThere)),
         path: path.filter(|_| matches!(result, EndResult::Published | EndResult::AlreadyThere)),
+        region: None,
         failure: job
             .filter(|_| result == EndResult::Failed)
             .and_then(|j| j.failure.clone()),

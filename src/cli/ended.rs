@@ -23,6 +23,9 @@ pub(super) struct Ended {
     pub(super) seconds: Option<f64>,
     /// Where the published tree is.
     pub(super) path: Option<String>,
+    /// The region, where an ENS endpoint was pushed to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) region: Option<String>,
     pub(super) failure: Option<Failure>,
     /// Why it was refused.
     pub(super) message: Option<String>,
@@ -104,7 +107,7 @@ fn table(ended: &[Ended]) -> Table {
             or_dash(file.size.map(show_bytes)),
             or_dash(file.files.map(|n| n.to_string())),
             or_dash(file.seconds.map(|s| format!("{s:.2}"))),
-            or_dash(file.path.clone()),
+            or_dash(file.path.clone().or_else(|| file.region.clone())),
         ]);
     }
     table
@@ -112,7 +115,10 @@ fn table(ended: &[Ended]) -> Table {
 
 /// Returns why a file was not published, in lines.
 fn reasons(file: &Ended) -> Vec<String> {
-    let head = format!("{}@{}", file.name, file.version);
+    let mut head = format!("{}@{}", file.name, file.version);
+    if let Some(region) = &file.region {
+        head = format!("{head} in {region}");
+    }
     if file.result == EndResult::Interrupted {
         return vec![format!(
             "{head}: interrupted; run the same command again to resume"
@@ -161,6 +167,7 @@ mod tests {
             files: Some(3),
             seconds: Some(0.25),
             path: Some("/d/current".into()),
+            region: None,
             failure: None,
             message: None,
         }

@@ -56,6 +56,8 @@ impl From<Exit> for ExitCode {
 pub struct Error {
     pub exit: Exit,
     pub source: Box<dyn StdError + Send + Sync>,
+    /// What to do about it, where that is known here.
+    pub help: Option<String>,
 }
 
 impl Error {
@@ -64,6 +66,16 @@ impl Error {
         Self {
             exit,
             source: source.into(),
+            help: None,
+        }
+    }
+
+    /// Adds what to do about it; nothing if `help` is empty.
+    #[must_use]
+    pub fn with_help(self, help: &str) -> Self {
+        Self {
+            help: (!help.is_empty()).then(|| help.to_owned()),
+            ..self
         }
     }
 

@@ -171,7 +171,9 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("edgepush: {}", Chain(error.source.as_ref()));
-            if error.exit == exit::UNREACHABLE {
+            if let Some(help) = error.help {
+                eprintln!("  help: {help}");
+            } else if error.exit == exit::UNREACHABLE {
                 eprintln!("  help: is the agent running? `edgepush doctor` checks the host");
             }
             error.exit.into()

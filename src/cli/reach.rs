@@ -14,11 +14,15 @@ pub(super) fn ask<T, F>(global: &Global, talk: impl FnOnce(Client) -> F) -> Resu
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let client = Client::new(&socket(global)?)?;
+    block_on(talk(Client::new(&socket(global)?)?))
+}
+
+/// Runs a conversation to its end.
+pub(super) fn block_on<T>(talk: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(talk(client))
+    runtime.block_on(talk)
 }
 
 /// Returns the socket of the agent: that of the flag, else the configured one. A user who may use

@@ -9,7 +9,8 @@ aliyun-python-sdk-ens (RPC query signature, "v1").  --few ID:SECRET is a key tha
 one that is switched off; without them their cases are left out.  tests/conformance/run gives both.  Archives are built in memory and served from an ephemeral loopback port; data names are unique per
 run, so a long-lived server can be tested again and again.  Exit status 0 only when nothing failed.
 """
-import argparse, calendar, hashlib, http.client, io, json, logging, re, sys, tarfile, threading, time, traceback
+import argparse, calendar, hashlib, http.client, io, json, logging, re, subprocess, sys, tarfile, tempfile, threading, time
+import traceback
 import urllib.error, urllib.request, uuid, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -556,12 +557,37 @@ def download_goes_on_where_it_stopped(t):
         eq((status, part), (want, whole[100:] if want == 206 else whole), "If-Range %s" % tag)
 
 
+@case
+def the_command_line_pushes_like_an_sdk(t):
+    """`edgepush push --to`: what it pushes, the SDK reads and finds published, and the other way round."""
+    if not t.args.edgepush:
+        return
+    mine, theirs = t.item("by-cli", "tar.gz", md5="right"), t.item("by-sdk", "zip", md5="right")
+    bad = t.item("bad", "zip", md5="0" * 32)
+    eq(t.push(theirs), [0], "push by the SDK")
+    t.finish(theirs, "SUCCESS")
+    with tempfile.NamedTemporaryFile(mode="w") as secret:
+        secret.write(t.args.access_key_secret)
+        secret.flush()
+        words = ["%s@%s=%s#md5=%s&size=%d" % (i["name"], i["version"], i["url"], i["md5"], i["size"]) for i in (mine, theirs, bad)]
+        for kind, word, code, want in (("tar.gz", words[0], 0, "published"), ("zip", words[1], 0, "already-there"), ("zip", words[2], 1, "failed")):
+            ran = subprocess.run(
+                [t.args.edgepush, "push", "--json", "--type", kind, "--to", "http://" + t.args.endpoint, "--key", t.args.access_key_id,
+                 "--secret-file", secret.name, t.args.app_id, word], capture_output=True, text=True, timeout=60)
+            eq(ran.returncode, code, "exit code of the command line (%s)" % ran.stderr)
+            eq([f["result"] for f in json.loads(ran.stdout)["files"]], [want] * len(t.status(theirs)), "result of the command line")
+    t.finish(mine, "SUCCESS")
+    t.finish(bad, "FAILED")
+    eq(t.push(mine), [100], "push by the SDK of what the command line pushed")
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for o in ("--endpoint", "--access-key-id", "--access-key-secret", "--app-id"):
         ap.add_argument(o, required=True)
     ap.add_argument("--sdk", default="v2,v2rpc,v1")
     ap.add_argument("--few", help="ID:SECRET of a key that may only use DescribeDataPushResult of the app")
+    ap.add_argument("--edgepush", help="the program whose command line is run as one more client")
     ap.add_argument("--off", help="ID:SECRET of a key that is switched off")
     ap.add_argument("--only", default="", help="run the cases whose name contains this")
     ap.add_argument("--timeout", type=float, default=30, help="seconds to wait for one push to end")

@@ -390,7 +390,18 @@ fn a_push_shows_a_verdict_per_file() {
         &again.run(&["push", "app-1", &items[0]]),
         &hidden,
     );
-    check("push-http", &push(&["--to", "http://127.0.0.1:1"]), &hidden);
+    check(
+        "push-http-local-file",
+        &push(&[
+            "--to",
+            "http://127.0.0.1:1",
+            "--key",
+            "k",
+            "--secret-file",
+            "s",
+        ]),
+        &hidden,
+    );
 }
 
 #[test]

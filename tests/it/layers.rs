@@ -52,7 +52,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "app client config wire verify unpack datafile shown job sys",
+        "app client config dial wire verify unpack datafile shown job sys",
     ),
     ("main", "cli"),
 ];

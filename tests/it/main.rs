@@ -23,6 +23,7 @@ mod memory;
 mod native_api;
 mod openapi;
 mod push;
+mod remote_push;
 mod retention;
 mod store;
 mod systemd;

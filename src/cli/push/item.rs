@@ -66,6 +66,14 @@ impl Item {
         })
     }
 
+    /// Returns the path of a file of this machine.
+    pub(super) fn local_path(&self) -> Option<&Path> {
+        match &self.source {
+            Source::File(path) => Some(path),
+            Source::Url(..) => None,
+        }
+    }
+
     /// Returns the data file that this item is for `app`, with what is known of its bytes.
     pub(super) fn data_file(
         self,

@@ -1,13 +1,18 @@
-//! `edgepush push`: makes a push document from files and URLs, sends it to the agent and follows each file to its end.
+//! `edgepush push`: makes a push document from files and URLs, sends it to the agent on this machine or to an ENS endpoint
+//! elsewhere, and follows each file to its end.
 
+mod endpoint;
 mod item;
 mod pace;
+mod remote;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 
+use self::endpoint::Endpoint;
 use self::item::Item;
 use self::pace::Pace;
 use super::ended::{self, EndResult, Ended};
@@ -41,9 +46,15 @@ pub(super) struct Push {
     /// How long each file may take, such as 30m
     #[arg(long, value_name = "SPAN", default_value = "30m", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// The agent's socket; the same as --socket
-    #[arg(long, value_name = "PATH")]
+    /// Push to this ENS endpoint instead of the agent on this machine: http(s)://HOST[:PORT]
+    #[arg(long, value_name = "URL", requires = "key", requires = "secret_file")]
     to: Option<String>,
+    /// With --to: the id of the access key that signs the calls
+    #[arg(long, value_name = "ID", requires = "to")]
+    key: Option<String>,
+    /// With --to: the file that holds the key's secret, with mode 0600 or 0400
+    #[arg(long, value_name = "FILE", requires = "to")]
+    secret_file: Option<PathBuf>,
     /// Return as soon as the agent has answered, without waiting for the files
     #[arg(long)]
     no_wait: bool,
@@ -54,46 +65,87 @@ pub(super) struct Push {
 
 impl Push {
     pub(super) fn run(self, global: &Global, out: &mut Out) -> Result<Exit, Error> {
-        let global = self.target(global)?;
         let files = self.files()?;
-        let document = PushDocument::new(self.app.clone(), &files);
-        let document = serde_json::to_string_pretty(&document)
-            .map_err(|error| Error::new(exit::FAILED, error))?;
         if self.dry_run {
-            out.line(document)?;
+            let document = PushDocument::new(self.app.clone(), &files);
+            out.line(to_json(&document)?)?;
             return Ok(exit::DONE);
         }
-        let ended = reach::ask(&global, |client| async move {
+        let ended = match (&self.to, &self.key, &self.secret_file) {
+            (Some(to), Some(key), Some(secret)) => {
+                if global.socket.is_some() {
+                    return Err(Error::usage("--to and --socket exclude each other"));
+                }
+                let endpoint = Endpoint::new(to, key, secret, redacted(&files))?;
+                let mut progress = Progress::start(global.json || self.no_wait);
+                let (app, no_wait) = (&self.app, self.no_wait);
+                let push = remote::push(&endpoint, app, files, no_wait, &mut progress);
+                reach::block_on(push)?
+            }
+            _ => self.to_agent(global, &files)?,
+        };
+        ended::show(&ended, out)
+    }
+
+    /// Pushes over the agent's socket.
+    fn to_agent(&self, global: &Global, files: &[DataFile]) -> Result<Vec<Ended>, Error> {
+        let document = to_json(&PushDocument::new(self.app.clone(), files))?;
+        reach::ask(global, |client| async move {
             let pushed = client.push(document).await?;
             if self.no_wait {
                 return Ok(pushed.answers.iter().map(|a| row(a, None)).collect());
             }
             let mut progress = Progress::start(global.json);
             follow(&client, pushed, &mut progress).await
-        })?;
-        ended::show(&ended, out)
+        })
     }
 
     fn files(&self) -> Result<Vec<DataFile>, Error> {
+        let usage = |error| Error::new(exit::USAGE, error);
         let make = |word: &String| {
-            Item::parse(word)?.data_file(&self.app, self.archive_type, self.timeout)
-        };
-        let files: Result<Vec<_>, _> = self.items.iter().map(make).collect();
-        files.map_err(|error| Error::new(exit::USAGE, error))
-    }
-
-    fn target(&self, global: &Global) -> Result<Global, Error> {
-        let mut global = global.clone();
-        if let Some(to) = &self.to {
-            if to.starts_with("http://") || to.starts_with("https://") {
-                return Err(Error::usage(
-                    "--to takes the path of the agent's socket; over HTTP a push is signed, by one of the ENS SDKs",
-                ));
+            let item = Item::parse(word).map_err(usage)?;
+            if let (Some(_), Some(path)) = (&self.to, item.local_path()) {
+                return Err(only_urls(path));
             }
-            global.socket = Some(to.strip_prefix("unix:").unwrap_or(to).into());
-        }
-        Ok(global)
+            item.data_file(&self.app, self.archive_type, self.timeout)
+                .map_err(usage)
+        };
+        self.items.iter().map(make).collect()
     }
+}
+
+fn only_urls(path: &Path) -> Error {
+    let what = format!(
+        "`{}` is a file of this machine, which the nodes behind --to cannot fetch",
+        path.display()
+    );
+    Error::usage(what).with_help(
+        "upload it to a server that they reach and push its URL, or run the push without --to on the node itself",
+    )
+}
+
+fn to_json(document: &PushDocument) -> Result<String, Error> {
+    serde_json::to_string_pretty(document).map_err(|error| Error::new(exit::FAILED, error))
+}
+
+/// Returns the secrets of the files' URLs, as they are and percent-encoded: what an endpoint says is shown without them.
+fn redacted(files: &[DataFile]) -> Vec<String> {
+    /// Shorter values are no secrets, but would be found in many words.
+    const SHORTEST: usize = 6;
+    let mut found = Vec::new();
+    for url in files.iter().map(|file| file.url.url()) {
+        found.extend(url.query().map(str::to_owned));
+        found.extend(url.password().map(str::to_owned));
+        found.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
+    }
+    found.retain(|secret| secret.len() >= SHORTEST);
+    let encode =
+        |secret: &String| url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let encoded: Vec<String> = found.iter().map(encode).collect();
+    found.extend(encoded);
+    // The longest first: a whole query is one secret, not several with names between them.
+    found.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    found
 }
 
 /// Waits until every file of a push has ended.
@@ -113,7 +165,7 @@ async fn follow(
         .collect();
     // A push that wrote no job is not remembered.
     let wrote = pushed.answers.iter().any(|a| a.result == Verdict::Accepted);
-    let mut pace = Pace::new();
+    let mut pace = Pace::local();
     loop {
         let asked = Instant::now();
         if let Some(id) = pushed.push.as_ref().filter(|_| wrote) {
@@ -200,6 +252,7 @@ fn row(answer: &Answer, file: Option<&File>) -> Ended {
         path: file
             .filter(|f| f.state == JobState::Succeeded)
             .and_then(|f| f.path.clone()),
+        region: None,
         failure: file.and_then(|f| f.failure.clone()),
         message: Some(answer.message.clone()),
     }

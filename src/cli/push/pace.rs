@@ -3,23 +3,38 @@
 
 use std::time::{Duration, Instant};
 
-/// Between two questions, at least and at most.
-const SHORTEST: Duration = Duration::from_millis(20);
-const LONGEST: Duration = Duration::from_millis(200);
+/// Between two questions over the socket, at least and at most.
+const LOCAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+/// The same over the network, where each is a signed call.
+const REMOTE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Decides when to ask next.
 pub(super) struct Pace {
     asked: Instant,
     left: Option<usize>,
     wait: Duration,
+    shortest: Duration,
+    longest: Duration,
 }
 
 impl Pace {
-    pub(super) fn new() -> Self {
+    /// For questions over the agent's socket.
+    pub(super) fn local() -> Self {
+        Self::between(LOCAL)
+    }
+
+    /// For questions over the network.
+    pub(super) fn remote() -> Self {
+        Self::between(REMOTE)
+    }
+
+    fn between((shortest, longest): (Duration, Duration)) -> Self {
         Self {
             asked: Instant::now(),
             left: None,
-            wait: SHORTEST / 2,
+            wait: shortest / 2,
+            shortest,
+            longest,
         }
     }
 
@@ -38,7 +53,7 @@ impl Pace {
         };
         self.asked += since;
         self.left = Some(left);
-        self.wait = wait.clamp(SHORTEST, LONGEST);
+        self.wait = wait.clamp(self.shortest, self.longest);
         self.wait.max(took * 2)
     }
 }
@@ -53,18 +68,18 @@ mod tests {
 
     #[test]
     fn asks_ever_less_often_while_nothing_ends() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::local();
         let waits: Vec<_> = (0..6).map(|_| pace.wait_since(ms(50), 1, ms(1))).collect();
         assert_eq!(waits, [20, 40, 80, 160, 200, 200].map(ms));
     }
 
     #[test]
     fn asks_more_often_towards_the_end() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::local();
         pace.wait_since(ms(0), 1000, ms(10));
         // 100 files in 100 ms: the other 900 will take far longer than the longest wait.
-        assert_eq!(pace.wait_since(ms(100), 900, ms(10)), LONGEST);
-        assert_eq!(pace.wait_since(ms(200), 100, ms(10)), SHORTEST);
+        assert_eq!(pace.wait_since(ms(100), 900, ms(10)), LOCAL.1);
+        assert_eq!(pace.wait_since(ms(200), 100, ms(10)), LOCAL.0);
         assert_eq!(pace.wait_since(ms(100), 50, ms(10)), ms(50));
         assert_eq!(
             pace.wait_since(ms(100), 25, ms(70)),
