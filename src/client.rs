@@ -17,85 +17,69 @@ use crate::shown::model::{
 };
 use crate::shown::{Event, File, Files};
 
-/// How long an agent may take to accept a connection.
+/// Time limit for a connection to the agent.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long it may take to answer what needs no work on trees.
+/// Time limit for a response that needs no work on trees.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Longest line of an event stream.
+/// Longest line of an event stream, in bytes.
 const MAX_LINE: usize = 4 << 20;
 
-/// Why the agent did not do what was asked.
+/// Why a request to the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody answers at the socket.
+    /// Nothing answers at the socket.
     #[error("cannot reach the agent at `{}`", socket.display())]
     Unreachable {
-        /// The socket.
         socket: PathBuf,
-        /// What the system said.
         #[source]
         source: reqwest::Error,
     },
-    /// There is no such thing.
+    /// 404.
     #[error("{0}")]
     NotFound(String),
-    /// It cannot be done as things stand.
+    /// 409: it conflicts with the present state.
     #[error("{0}")]
     Conflict(String),
     /// The agent refused or failed.
     #[error("{message} ({code})")]
-    Other {
-        /// The agent's word for it.
-        code: String,
-        /// Why.
-        message: String,
-    },
-    /// The answer is not one that this program understands.
+    Other { code: String, message: String },
+    /// The response cannot be parsed.
     #[error("cannot parse the agent's answer to `{request}`")]
     Answer {
-        /// What was asked.
+        /// The path of the request.
         request: String,
-        /// What was wrong with the answer.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// Which files a list shows; what is absent does not restrict.
+/// Which files a list shows. Absent fields do not restrict.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FilesQuery {
-    /// Of this application.
     pub app: Option<String>,
-    /// With this name.
     pub name: Option<String>,
-    /// With this version.
     pub version: Option<String>,
-    /// In this state, or several separated by commas.
+    /// One state, or several separated by commas.
     pub state: Option<String>,
-    /// At most this many.
     pub limit: Option<u64>,
-    /// Without the first so many.
+    /// How many to skip.
     pub offset: Option<u64>,
-    /// Newest first instead of in the order of first pushes.
+    /// Newest first, instead of in the order of first pushes.
     pub newest: bool,
 }
 
-/// Which events are followed; what is absent does not restrict.
+/// Which events are followed. Absent fields do not restrict.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventsQuery {
-    /// After this event; absent means from now on.
+    /// Starts after this event; absent means from now on.
     pub after: Option<i64>,
-    /// Of this application.
     pub app: Option<String>,
-    /// With this name.
     pub name: Option<String>,
-    /// With this version.
     pub version: Option<String>,
-    /// Of this job.
     pub job: Option<JobId>,
 }
 
-/// A connection to the agent.
+/// A client of the agent.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -103,7 +87,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client of the agent at `socket`. Nothing is connected yet.
+    /// Makes a client of the agent at `socket`. It connects at the first request.
     pub fn new(socket: &Path) -> Result<Self, Error> {
         let http = reqwest::Client::builder()
             .unix_socket(socket)
@@ -118,12 +102,12 @@ impl Client {
         })
     }
 
-    /// Returns the node at a glance.
+    /// Returns the state of the node.
     pub async fn status(&self) -> Result<NodeStatus, Error> {
         self.get(url("/v1/status", &[])).await
     }
 
-    /// Returns whether the node takes pushes, and why not.
+    /// Returns whether the node accepts pushes, and why not.
     pub async fn readiness(&self) -> Result<Readiness, Error> {
         let target = url("/readyz", &[("verbose", Some("1".to_owned()))]);
         let answer = self.send(self.http.get(target.clone()), ANSWER).await?;
@@ -141,7 +125,7 @@ impl Client {
         self.ask(&target, request, ANSWER).await
     }
 
-    /// Returns how a push stands.
+    /// Returns the jobs of a push.
     pub async fn push_state(&self, id: &str) -> Result<Push, Error> {
         self.get(url(&format!("/v1/pushes/{}", segment(id)), &[]))
             .await
@@ -183,7 +167,7 @@ impl Client {
         self.get(url(&format!("/v1/files/{id}"), &[])).await
     }
 
-    /// Returns every job of a job's file that is remembered, oldest first.
+    /// Returns every stored job of a job's file, oldest first.
     pub async fn history(&self, id: JobId) -> Result<Files, Error> {
         self.get(url(&format!("/v1/files/{id}/history"), &[])).await
     }
@@ -197,7 +181,7 @@ impl Client {
         Ok(self.get::<Events>(target).await?.events)
     }
 
-    /// Follows events as they happen, until the agent or the caller ends.
+    /// Follows events until the agent or the caller stops.
     pub async fn follow(&self, query: &EventsQuery) -> Result<Follow, Error> {
         let q = query.clone();
         let target = url(
@@ -240,22 +224,22 @@ impl Client {
         self.post("/v1/activate", &which(key)).await
     }
 
-    /// Goes back to the previous good version of a name, and waits until it is live.
+    /// Makes the previous good version of a name live, and waits until it is.
     pub async fn rollback(&self, name: &WhichName) -> Result<Activated, Error> {
         self.post("/v1/rollback", name).await
     }
 
-    /// Ends a job.
+    /// Cancels a job.
     pub async fn cancel(&self, job: &WhichJob) -> Result<Canceled, Error> {
         self.post("/v1/cancel", job).await
     }
 
-    /// Makes a waiting job due now.
+    /// Starts the next attempt of a waiting job now.
     pub async fn retry(&self, job: &WhichJob) -> Result<Retried, Error> {
         self.post("/v1/retry", job).await
     }
 
-    /// Keeps a version from retention, or gives it back.
+    /// Pins or unpins a version.
     pub async fn pin(&self, pin: &Pin) -> Result<Releases, Error> {
         self.post("/v1/pin", pin).await
     }
@@ -274,7 +258,7 @@ impl Client {
             .await
     }
 
-    /// Runs retention now, and waits for its end.
+    /// Applies retention, and waits for the end.
     pub async fn collect(&self) -> Result<Collected, Error> {
         self.work("/v1/gc", &serde_json::json!({})).await
     }
@@ -284,7 +268,8 @@ impl Client {
         self.work("/v1/verify", what).await
     }
 
-    /// Returns who is told, and callbacks, newest first: those in `state` (`pending`, `delivered`, `dead`), or all.
+    /// Returns endpoints and callbacks, newest first: those in `state` (`pending`, `delivered`,
+    /// `dead`), or all.
     pub async fn outbox(&self, state: Option<&str>, limit: Option<u64>) -> Result<Outbox, Error> {
         let state = state.map(str::to_owned);
         let limit = limit.map(|n| n.to_string());
@@ -292,7 +277,7 @@ impl Client {
             .await
     }
 
-    /// Sends callbacks that were given up once more.
+    /// Sends callbacks again that were given up.
     pub async fn replay(&self, which: &Replay) -> Result<Replayed, Error> {
         self.post("/v1/outbox/replay", which).await
     }
@@ -312,7 +297,7 @@ impl Client {
         self.ask(&target, request, ANSWER).await
     }
 
-    /// As [`Client::post`], for what takes as long as the trees are big.
+    /// As [`Client::post`], without a time limit, since reading large trees takes long.
     async fn work<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -389,12 +374,12 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Waits for the next event; none when the agent has ended the stream.
+    /// Waits for the next event. None when the agent has ended the stream.
     pub async fn next(&mut self) -> Result<Option<Event>, Error> {
         loop {
             while let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                // Every event is one `data:` line; the `id:` is in it as well, and comments keep the line open.
+                // Every event is one `data:` line, which includes its id. Comments are keep-alives.
                 if let Some(data) = line.strip_prefix(b"data:") {
                     return serde_json::from_slice(data)
                         .map(Some)
@@ -442,7 +427,7 @@ fn not_understood(
     }
 }
 
-/// Returns the URL of a path with its query; the host is there for the form only.
+/// Returns the URL of a path with its query. Its host is never resolved.
 fn url(path: &str, query: &[(&str, Option<String>)]) -> Url {
     let mut url = Url::parse("http://edgepush/").expect("a constant URL");
     url.set_path(path);
@@ -454,7 +439,7 @@ fn url(path: &str, query: &[(&str, Option<String>)]) -> Url {
     url
 }
 
-/// Returns `text` as one segment of a path.
+/// Returns `text` encoded as one path segment.
 fn segment(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

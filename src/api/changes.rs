@@ -1,7 +1,7 @@
-//! What the native API changes, for whoever may open the unix socket.
+//! Requests that change something, over the unix socket only.
 //!
-//! What only changes rows goes through the store: the runner finds it there, also after a crash, and whoever asked waits
-//! for what becomes of it. Work on the trees themselves is in `trees`.
+//! A change of rows goes through the store: the runner finds it there, also after a crash, and the
+//! request waits for the result. Work on published trees is in `trees`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,25 +28,26 @@ use crate::wire::document::{DocumentError, MAX_DOCUMENT, PushDocument, Sources};
 use crate::wire::push::Via;
 use crate::wire::status::ResultCode;
 
-/// Longest body of a request that is no push document.
+/// Largest body of a request other than a push.
 const MAX_BODY: usize = 64 * 1024;
-/// How long whoever asked for a version to become live is kept waiting.
+/// How long a request waits for a version to become live.
 const FLIP_PATIENCE: Duration = Duration::from_secs(30);
-/// How long whoever asked for a job to end, and for its partial file to go, is kept waiting.
+/// How long a request waits for a job to end before its partial archive is deleted.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(30);
-/// How often what is waited for is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Time between two checks of what a request waits for.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
-/// Takes a push document.
+/// Accepts a push document.
 pub(super) async fn push(State(api): State<Arc<Api>>, body: Body) -> Answer {
     if api.is_draining() {
         return Err(ApiError::unavailable("the agent is stopping"));
     }
     let (bytes, _place) = read_whole(body, MAX_DOCUMENT, &api.bodies).await?;
     let text = std::str::from_utf8(&bytes).map_err(ApiError::bad_request)?;
-    let sources = match api.config().file_urls {
-        true => Sources::Local,
-        false => Sources::Remote,
+    let sources = if api.config().file_urls {
+        Sources::Local
+    } else {
+        Sources::Remote
     };
     let push = PushDocument::parse_from(text, sources)
         .map_err(|error: DocumentError| ApiError::bad_request(error))?;
@@ -109,7 +110,7 @@ pub(super) async fn activate(
     api.flip(key, requested).await
 }
 
-/// Goes back to the previous good version of a name.
+/// Makes the previous good version of a name live.
 pub(super) async fn rollback(
     State(api): State<Arc<Api>>,
     Extension(peer): Extension<Peer>,
@@ -132,13 +133,13 @@ pub(super) async fn rollback(
             "{app}/{name} has no live version"
         ))),
         Requested::Damaged | Requested::NothingBefore => Err(ApiError::conflict(format!(
-            "{app}/{name} has no good version to go back to"
+            "{app}/{name} has no previous good version"
         ))),
     }
 }
 
 impl Api {
-    /// Waits until a wish to make `key` live has come true.
+    /// Waits until a requested activation of `key` is done.
     async fn flip(&self, key: Key, requested: Requested) -> Answer {
         let id = match requested {
             Requested::Waiting(id, _) => id,
@@ -184,13 +185,17 @@ impl Api {
                     });
                 }
                 Some(_) if Instant::now() < deadline => {
-                    let _ = tokio::time::timeout(LOOK_EVERY, ended.changed()).await;
+                    let _ = tokio::time::timeout(CHECK_EVERY, ended.changed()).await;
                 }
                 Some(_) => {
-                    let message = format!("{key} will become live as soon as the agent gets to it");
+                    let message = format!("{key} is not live yet; the request is pending");
                     return Err(ApiError::unavailable(message));
                 }
-                None => return Err(ApiError::unavailable("the request was lost")),
+                None => {
+                    return Err(ApiError::unavailable(
+                        "the request is not recorded any more",
+                    ));
+                }
             }
         }
     }
@@ -220,7 +225,7 @@ impl Api {
     }
 }
 
-/// Ends a job.
+/// Cancels a job.
 pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
     Extension(peer): Extension<Peer>,
@@ -255,16 +260,16 @@ impl Api {
         let deadline = Instant::now() + CANCEL_PATIENCE;
         while !self.job(id).await?.state.is_final() {
             if Instant::now() > deadline {
-                let message = format!("job {id} has been asked to end and is still at work");
+                let message = format!("job {id} is being canceled and has not ended yet");
                 return Err(ApiError::unavailable(message));
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
         Ok(())
     }
 }
 
-/// Makes a waiting job due now.
+/// Starts the next attempt of a waiting job now.
 pub(super) async fn retry(
     State(api): State<Arc<Api>>,
     Extension(peer): Extension<Peer>,
@@ -285,13 +290,13 @@ pub(super) async fn retry(
         .store
         .write(move |tx| jobs::hurry(tx, id, &peer.actor()))
         .await?;
-    match hurried {
-        true => ok(&model::Retried { job: id }),
-        false => Err(ApiError::conflict(format!("job {id} is at work"))),
+    if !hurried {
+        return Err(ApiError::conflict(format!("job {id} is already running")));
     }
+    ok(&model::Retried { job: id })
 }
 
-/// Keeps a version from retention, or gives it back.
+/// Pins or unpins a version.
 pub(super) async fn pin(
     State(api): State<Arc<Api>>,
     Extension(peer): Extension<Peer>,
@@ -321,7 +326,7 @@ pub(super) async fn pin(
     }
 }
 
-/// Sends callbacks that were given up once more.
+/// Sends callbacks again that were given up.
 pub(super) async fn replay(State(api): State<Arc<Api>>, body: Body) -> Answer {
     let which: model::Replay = api.body(body).await?;
     let (id, endpoint) = (which.id, which.endpoint);

@@ -1,4 +1,4 @@
-//! What errors of the store and of the agent are over HTTP.
+//! Errors of the store, over HTTP.
 
 use crate::store;
 use crate::sys::Chain;
@@ -7,9 +7,10 @@ pub(super) use crate::http::{ApiError, json};
 
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
-        match error.is_unavailable() {
-            true => Self::unavailable(Chain(&error)),
-            false => Self::internal(&error),
+        if error.is_unavailable() {
+            Self::unavailable(Chain(&error))
+        } else {
+            Self::internal(&error)
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Events as they happen, as a stream that a browser and the command line can follow (`text/event-stream`).
+//! The stream of events (`text/event-stream`), for browsers and the command line.
 //!
-//! A follower that names the last event it has seen gets everything after it first. One that is too slow for the live
-//! stream is served from the table until it has caught up; it misses nothing that is still there.
+//! A follower that names the last event it has seen first gets everything after it. One that is too
+//! slow for the live stream is served from the table until it has caught up, and misses nothing
+//! that is still stored.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,9 +25,9 @@ use crate::job::JobId;
 use crate::shown::Event;
 use crate::store::{self, Store, events};
 
-/// How often a silent stream says that it is alive.
+/// Time between two keep-alive comments on a silent stream.
 const PULSE: Duration = Duration::from_secs(15);
-/// Events that are read from the table at once.
+/// Events read from the table at once.
 const PAGE: u32 = 500;
 
 /// Which events are followed.
@@ -62,7 +63,7 @@ pub(super) async fn follow(
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let place = Arc::clone(&api.followers)
         .try_acquire_owned()
-        .map_err(|_| ApiError::unavailable("too many follow events already"))?;
+        .map_err(|_| ApiError::unavailable("too many followers of events"))?;
     let live = api.deps.store.subscribe();
     let last_seen = headers
         .get("last-event-id")
@@ -76,7 +77,7 @@ pub(super) async fn follow(
         store: api.deps.store.clone(),
         live,
         after,
-        // What came between the last event that was seen and the subscription is in the table.
+        // Events between the last one seen and the subscription are in the table.
         behind: last_seen.is_some(),
         query,
         ready: VecDeque::new(),
@@ -133,7 +134,7 @@ impl Follower {
         }
     }
 
-    /// Reads the next events from the table; the live stream goes on where it ends.
+    /// Reads the next events from the table. The live stream continues where it ends.
     async fn read_on(&mut self) -> Option<()> {
         let after = self.after;
         let read = self.store.read(move |r| events::since(r, after, PAGE));
@@ -146,7 +147,7 @@ impl Follower {
     }
 
     fn take(&mut self, row: &Event) {
-        // What was read from the table may come again over the live stream.
+        // An event from the table may arrive again over the live stream.
         if row.id <= self.after {
             return;
         }

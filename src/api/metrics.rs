@@ -1,7 +1,8 @@
-//! Figures for Prometheus, in its text format.
+//! Metrics in the text format of Prometheus.
 //!
-//! Most are read from the store when they are asked for, so they survive a restart. What can only be counted while it
-//! happens (bytes, durations, calls) is counted from the timeline and starts at 0 with the process, as counters may.
+//! Most are read from the store on request, so they survive a restart. Bytes, durations and
+//! requests are counted from the timeline as they happen, and start at 0 with the process, as
+//! counters may.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,14 +25,14 @@ use crate::store::jobs;
 use crate::store::releases;
 use crate::wire::errors::Code;
 
-/// Upper bounds of the buckets of a push's duration, in seconds.
+/// Upper bounds of the buckets for the duration of a job, in seconds.
 const BUCKETS: [f64; 12] = [
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
 ];
-/// Names whose live version is shown; beyond it a label per name costs more than it tells.
+/// Most names whose live version is shown: more labels would cost more than they tell.
 const NAMES: usize = 1000;
 
-/// What is counted while it happens.
+/// What is counted as it happens.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     calls: Mutex<BTreeMap<String, u64>>,
@@ -50,11 +51,11 @@ struct Ended {
 }
 
 impl Counters {
-    /// Counts a call of the ENS endpoint by its outcome.
+    /// Counts a request to the ENS endpoint by its outcome.
     pub(super) fn ens_call(&self, refused: Option<&Code>) {
         let name = match refused {
             None => "OK".into(),
-            // The part after the dot may be a client's own word, of which there are too many.
+            // The part after the dot may come from the client, and would make too many labels.
             Some(Code::InvalidParameter(_)) => "InvalidParameter".into(),
             Some(code) => code.name(),
         };
@@ -89,7 +90,7 @@ impl Ended {
     }
 }
 
-/// Counts ended jobs as the timeline tells of them, until `drain`.
+/// Counts jobs as the timeline reports their end, until `drain`.
 pub(super) async fn count(api: &Api, drain: CancellationToken) {
     let mut events = api.deps.store.subscribe();
     loop {
@@ -99,7 +100,7 @@ pub(super) async fn count(api: &Api, drain: CancellationToken) {
         };
         let event = match received {
             Ok(event) => event,
-            // Counters may miss something in a flood; the rows do not.
+            // Counters may miss jobs in a flood of events.
             Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => return,
         };
@@ -122,7 +123,7 @@ async fn count_job(api: &Api, result: &'static str, job: JobId) {
     }
 }
 
-/// Shows the figures.
+/// Shows the metrics.
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     let status = api.node_status().await?;
     let live = api
@@ -139,7 +140,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, Api
     Ok((kind, page.0).into_response())
 }
 
-/// The text that Prometheus reads.
+/// The response.
 #[derive(Default)]
 struct Page(String);
 
@@ -158,7 +159,7 @@ impl Page {
         let _ = writeln!(self.0, "{close} {value}");
     }
 
-    /// Writes figures without labels.
+    /// Writes metrics without labels.
     fn figures(&mut self, figures: &[Figure]) {
         for Figure(name, help, kind, value) in figures {
             if let Some(value) = value {
@@ -189,7 +190,7 @@ impl Page {
     fn counters(&mut self, counters: &Counters) {
         self.figures(&of_jobs(counters));
         let name = "edgepush_ens_calls_total";
-        self.family(name, "counter", "Calls of the ENS endpoint by outcome.");
+        self.family(name, "counter", "Requests to the ENS endpoint by outcome.");
         let calls = counters
             .calls
             .lock()
@@ -246,7 +247,7 @@ impl Page {
     }
 }
 
-/// One figure without labels: its name, help and kind, and its value where there is one.
+/// A metric without labels: its name, help and kind, and its value if there is one.
 struct Figure(&'static str, &'static str, &'static str, Option<String>);
 
 #[rustfmt::skip]

@@ -1,9 +1,9 @@
 //! The native API, and the ENS endpoint of a node, on its two listeners.
 //!
-//! Two listeners, one [`Api`]. Over TCP come the contract's calls at `/`, signed, and everything that only looks: status,
-//! page, metrics, kept archives. Over the unix socket comes whoever may open it, and may do everything. [`http`] serves
-//! the connections; `node` is what the contract's calls do here; `native` and `changes` answer; [`client`] is the other
-//! end.
+//! TCP takes the contract's signed requests at `/`, and requests that only read: status, page,
+//! metrics, kept archives. The unix socket takes everything from whoever may open it. [`http`]
+//! serves the connections, and `node` is what the contract's actions do here;
+//! [`client`](crate::client) is the other end of the native API.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -41,52 +41,57 @@ mod routes;
 mod status;
 mod trees;
 
-/// The file below the data directory that holds the key of download paths, where the configuration names none.
+/// The key of download paths, in the data directory, unless the configuration names a file.
 const FILE_KEY: &str = "file.key";
-/// Followers of events at once.
+/// Most followers of events at once.
 const FOLLOWERS: usize = 64;
 
-/// Who may ask over HTTP and over the socket, and how long that may take.
+/// Who may send requests over TCP and the socket, and how long a request may take.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The access keys that may sign calls of the ENS endpoint. Without any, it takes none over TCP.
+    /// The access keys that may sign requests to the ENS endpoint. Without any, it accepts none
+    /// over TCP.
     pub access_keys: Vec<KeyConfig>,
-    /// Take unsigned calls over TCP. Whoever reaches the listener can then push: for trying out on the loopback only.
+    /// Accept unsigned requests over TCP. Whoever reaches the listener can then push: only for
+    /// trials on the loopback address.
     pub insecure_tcp_intake: bool,
-    /// How often one access key may ask.
+    /// The rate limit of each access key.
     pub rate: RateConfig,
-    /// Who may read status, page, metrics and events over TCP: "loopback" for this machine, "anyone" or "nobody".
+    /// Who may read status, page, metrics and events over TCP: "loopback" for this machine,
+    /// "anyone" or "nobody".
     pub status_for: StatusFor,
-    /// Whether pushes over the unix socket may name `file:` URLs. The agent reads them with its own rights.
+    /// Whether pushes over the unix socket may name `file:` URLs. The agent reads them with its own
+    /// permissions.
     pub file_urls: bool,
-    /// The file that holds the key which signs download paths, with mode 0600 or 0400. Absent: `file.key` in the data
-    /// directory, made at the first start.
+    /// The file with the key that signs download paths, of mode 0600 or 0400. Absent: `file.key` in
+    /// the data directory, created at the first start.
     pub file_key: Option<PathBuf>,
-    /// Host and port at which clients reach this node, for download paths. Absent: as they reached it.
+    /// Host and port of this node in download paths. Absent: those that the client used.
     pub public_address: Option<String>,
-    /// Connections at once on each listener. A further one waits until one of them ends; an idle one ends by `head_timeout`.
+    /// Most connections at once on each listener. Another one waits until one of them ends; an idle
+    /// one ends after `head_timeout`.
     pub max_connections: usize,
-    /// How long the head of a request may take, and how long a connection may be idle.
+    /// Time limit for the head of a request, and for an idle connection.
     #[serde(with = "crate::sys::units::duration")]
     pub head_timeout: Duration,
-    /// How long a body may take that hardly arrives; one that does arrive gets a second more for each 64 KiB.
+    /// Time limit for a request body: this, plus one second per 64 KiB received.
     #[serde(with = "crate::sys::units::duration")]
     pub body_timeout: Duration,
-    /// How long a client may take nothing of its answer.
+    /// Time limit for a client that reads nothing of its response.
     #[serde(with = "crate::sys::units::duration")]
     pub write_timeout: Duration,
 }
 
-/// Who may read over TCP what only looks.
+/// Who may read status, page, metrics and events over TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StatusFor {
-    /// This machine.
+    /// This host.
     Loopback,
     /// Whoever reaches the listener.
     Anyone,
-    /// Nobody; the unix socket is left.
+    /// Nobody; only the unix socket shows them.
     Nobody,
 }
 
@@ -108,34 +113,25 @@ impl Default for Config {
     }
 }
 
-/// What the API stands on.
+/// The parts that the API calls.
 #[derive(Clone)]
 pub struct Deps {
-    /// What the node knows.
     pub store: Store,
-    /// Who admits pushes.
     pub intake: Arc<Intake>,
-    /// How far the running jobs are.
     pub board: Board,
-    /// Upkeep of what is published.
     pub keep: Arc<Keep>,
-    /// Where published trees and kept archives are.
     pub publisher: Arc<Publisher>,
-    /// Where everything is kept, as configured.
+    /// As configured, for the status.
     pub data_dir: PathBuf,
-    /// Where time stamps come from.
     pub clock: Arc<dyn Clock>,
-    /// The program's version.
     pub version: &'static str,
 }
 
-/// Why the API cannot be offered.
+/// Why the API cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An access key cannot be used.
     #[error(transparent)]
     Keys(#[from] ens::Error),
-    /// The key of download paths cannot be used.
     #[error("prepare the key of download paths")]
     FileKey(#[source] secret::Error),
 }
@@ -143,9 +139,9 @@ pub enum Error {
 /// The sockets to serve.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// For the ENS endpoint and for everything that only looks.
+    /// For the ENS endpoint, and for requests that only read.
     pub tcp: Option<TcpListener>,
-    /// For whoever may open it.
+    /// For every request.
     pub unix: Option<UnixListener>,
 }
 
@@ -175,13 +171,13 @@ impl Config {
     }
 }
 
-/// Checks what a start would: that every access key has an id of its own and a secret.
+/// Checks what a start would: that every access key has its own id and a secret.
 pub fn check(config: &Config) -> Result<(), Error> {
     Ok(ens::check(&config.access_keys)?)
 }
 
 impl Api {
-    /// Reads the secrets that the configuration names.
+    /// Creates the API, and reads the secrets that the configuration names.
     pub fn new(config: Config, deps: Deps) -> Result<Self, Error> {
         let file_key = read_file_key(&config, &deps.data_dir).map_err(Error::FileKey)?;
         let file_key = Arc::new(file_key);
@@ -212,15 +208,15 @@ impl Api {
         })
     }
 
-    /// Replaces access keys, rates and who may look; connections, time limits and the key of download paths stay as they
-    /// were at the start. When it fails, everything stays.
+    /// Replaces access keys, rates and read permissions. Connection limits, time limits and the key
+    /// of download paths stay as they were at the start. On an error everything stays.
     pub fn reload(&self, config: Config) -> Result<(), Error> {
         self.ens.reload(config.ens())?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         Ok(())
     }
 
-    /// Shows from now on that `keys` were changed and are only read at a start.
+    /// Shows in the status that `keys` were changed and need a restart.
     pub fn needs_restart(&self, keys: Vec<String>) {
         *self.lock_restart_needed() = keys;
     }
@@ -231,7 +227,7 @@ impl Api {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves until `drain`, then ends what is at work.
+    /// Serves until `drain`, then finishes the open requests.
     pub async fn serve(self: Arc<Self>, listeners: Listeners, drain: CancellationToken) {
         let config = self.config();
         let settings = Settings {

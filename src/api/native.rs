@@ -1,7 +1,5 @@
-//! What the native API shows, in JSON.
-//!
-//! Rows of the store become the words of [`super::model`] here, and nowhere else. What a running job says of itself comes
-//! from the board, which is newer than any row.
+//! Requests that only read, answered in JSON. The progress of a running job comes from the board,
+//! which is newer than its row.
 
 use std::sync::Arc;
 
@@ -21,21 +19,22 @@ use crate::store::jobs;
 use crate::store::outbox;
 use crate::store::releases;
 
-/// Files on one answer when the asker does not say.
+/// Files in a response if the request states no limit.
 const FILES: u64 = 100;
-/// Rows of anything on one answer at most.
+/// Most rows in a response.
 const MOST: u64 = 10_000;
 
-/// An answer, or why there is none.
+/// A response, or the error that replaces it.
 pub(super) type Answer = Result<Response, ApiError>;
 
-/// Answers with JSON.
+/// Makes a JSON response.
 pub(super) fn ok(body: &impl Serialize) -> Answer {
     Ok(json(StatusCode::OK, body))
 }
 
 impl Api {
-    /// Adds to a file what its row does not know: the progress of a running job, and where its tree is.
+    /// Adds to a file what its row does not know: the progress of a running job, and where its tree
+    /// is.
     pub(super) fn file(&self, row: File) -> File {
         let mut file = self.deps.board.show(row);
         file.path = file.release.is_some().then(|| self.tree(&file.key));
@@ -57,7 +56,7 @@ impl Api {
         release
     }
 
-    /// Returns a job, which must be there.
+    /// Returns a job, or 404.
     pub(super) async fn job(&self, id: JobId) -> Result<File, ApiError> {
         let row = self
             .deps
@@ -68,7 +67,7 @@ impl Api {
     }
 }
 
-/// Tells how a push stands.
+/// Shows the jobs of a push.
 pub(super) async fn push_state(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer {
     let push = id.clone();
     let rows = api
@@ -77,10 +76,7 @@ pub(super) async fn push_state(State(api): State<Arc<Api>>, Path(id): Path<Strin
         .read(move |reader| jobs::of_push(reader, &push))
         .await?;
     if rows.is_empty() {
-        let message = format!(
-            "push `{}` has written no job",
-            crate::datafile::shorten(&id)
-        );
+        let message = format!("push `{}` has no jobs", crate::datafile::shorten(&id));
         return Err(ApiError::not_found(message));
     }
     let files = api.files(rows);
@@ -153,7 +149,7 @@ pub(super) async fn file(State(api): State<Arc<Api>>, Path(id): Path<i64>) -> An
     ok(&api.file(row))
 }
 
-/// Lists every job of a job's file that is remembered.
+/// Lists every stored job of a job's file.
 pub(super) async fn history(State(api): State<Arc<Api>>, Path(id): Path<i64>) -> Answer {
     let key = api.job(JobId(id)).await?.key;
     let rows = api
@@ -187,9 +183,12 @@ pub(super) async fn events_of(
     let rows = api
         .deps
         .store
-        .read(move |reader| match query.all.unwrap_or(false) {
-            true => of_file(reader, &job.key, after, limit),
-            false => of_job(reader, job.id, after, limit),
+        .read(move |reader| {
+            if query.all.unwrap_or(false) {
+                of_file(reader, &job.key, after, limit)
+            } else {
+                of_job(reader, job.id, after, limit)
+            }
         })
         .await?;
     ok(&model::Events { events: rows })
@@ -235,7 +234,7 @@ pub(super) struct OutboxQuery {
     limit: Option<u32>,
 }
 
-/// Lists who is told, and callbacks.
+/// Lists endpoints and callbacks.
 pub(super) async fn outbox(
     State(api): State<Arc<Api>>,
     query: Result<Query<OutboxQuery>, QueryRejection>,
@@ -293,7 +292,7 @@ fn callback(row: outbox::OutboxRow) -> model::Callback {
         job: row.job,
     }
 }
-/// Lists what became live, newest first: who, why, from which version to which, and when.
+/// Lists activations, newest first.
 pub(super) async fn activations_log(
     State(api): State<Arc<Api>>,
     query: Result<Query<ReleasesQuery>, QueryRejection>,

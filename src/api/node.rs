@@ -1,4 +1,5 @@
-//! What the contract's actions do on a node: the [`ens::Actions`] over intake, store and kept archives.
+//! What the contract's actions do on a node: the [`ens::Actions`] over intake, store and kept
+//! archives.
 
 use std::sync::Arc;
 
@@ -119,7 +120,8 @@ impl Node {
         }
     }
 
-    /// Tells whether the archive can be downloaded here, or why not; refuses a name or version that was never pushed.
+    /// Tells whether the archive can be downloaded here, or why not. A name or version that was
+    /// never pushed is an error.
     async fn is_served(
         &self,
         query: &download::Query,
@@ -181,7 +183,7 @@ fn not_admitted(error: &intake::Error) -> Refusal {
 
 /// Turns an error of the store into a refusal; the cause is logged.
 fn unavailable(error: &store::Error) -> Refusal {
-    tracing::error!(event = "store_error", error = %Chain(error), "a call could not be answered");
+    tracing::error!(event = "store_error", error = %Chain(error), "a request failed");
     match error.is_unavailable() {
         true => Code::Unavailable.into(),
         false => Code::Internal.into(),
@@ -205,7 +207,7 @@ fn row(job: &File, region: &str) -> Row {
             region: region.to_owned(),
             status: job.status,
             start_ms: job.accepted_ms,
-            // A clock that was set back must not end a push before it began.
+            // A clock that was set back must not end a push before it started.
             update_ms: job.updated_ms.max(job.accepted_ms),
             descrip: describe_state(job),
         }],
@@ -215,7 +217,7 @@ fn row(job: &File, region: &str) -> Row {
 fn describe_state(job: &File) -> String {
     match (job.state, &job.failure, job.stage) {
         (JobState::Queued, ..) => "waiting".to_owned(),
-        (JobState::Running, Some(failure), _) => format!("to be tried again: {failure}"),
+        (JobState::Running, Some(failure), _) => format!("will be retried: {failure}"),
         (JobState::Running, None, Some(stage)) => format!("at work: {stage}"),
         (JobState::Running, None, None) => "at work".to_owned(),
         (JobState::Succeeded, ..) if job.release.is_none() => {

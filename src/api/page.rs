@@ -1,12 +1,12 @@
-//! The status page: one document without anything from elsewhere, for a person with a browser on the node.
+//! The status page: one document that loads nothing from other hosts.
 
 use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
 
 const PAGE: &str = include_str!("page.html");
 
-/// Nothing is loaded from elsewhere and nobody may frame it. The page has its script and style in it, hence `unsafe-inline`;
-/// it puts names and messages into the document as text only.
+/// Nothing is loaded from other hosts, and nobody may frame the page. Script and style are inline,
+/// hence `unsafe-inline`; names and messages enter the document as text only.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// Sends the page.

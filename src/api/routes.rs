@@ -1,4 +1,4 @@
-//! Which path is whose, over which listener.
+//! The routes of each listener.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{Api, StatusFor, archives, changes, events, metrics, native, page, st
 use crate::ens;
 use crate::http::{ApiError, Peer};
 
-/// The contract's calls, signed, and everything that only looks.
+/// The contract's signed requests, and those that only read.
 pub(super) fn over_tcp(api: Arc<Api>) -> Router {
     let reading = read_routes().route_layer(middleware::from_fn_with_state(
         Arc::clone(&api),
@@ -21,7 +21,7 @@ pub(super) fn over_tcp(api: Arc<Api>) -> Router {
     common(&api).merge(reading).with_state(api)
 }
 
-/// Everything.
+/// Every request.
 pub(super) fn over_unix(api: Arc<Api>) -> Router {
     common(&api)
         .merge(read_routes())
@@ -83,13 +83,13 @@ async fn only_readers(
     if allowed {
         next.run(request).await
     } else {
-        ApiError::forbidden("not over this listener (status_for)").into_response()
+        ApiError::forbidden("not allowed over this listener (api.status_for)").into_response()
     }
 }
 
 async fn not_here() -> Response {
     ApiError::method_not_allowed(
-        "not by this method here; changes are asked for over the unix socket",
+        "method not allowed here; changes are only accepted over the unix socket",
     )
     .into_response()
 }

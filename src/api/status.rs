@@ -1,4 +1,4 @@
-//! The node as a whole: whether it takes pushes, and its figures at a glance.
+//! The node as a whole: whether it accepts pushes, and its state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,28 +21,29 @@ use crate::store::{outbox, releases};
 use crate::sys::units::show_bytes;
 use crate::sys::{Chain, space};
 
-/// A commit waits for the disk; one that waits for so long waits for a disk that hangs.
+/// A commit that takes longer means that the disk hangs.
 const HANGS: Duration = Duration::from_secs(10);
-/// For how long a write that the disk refused is held against it, unless another one is taken since.
+/// How long a failed write makes the node unready, unless a later one succeeds.
 const REFUSED: Duration = Duration::from_secs(30);
 
-/// Answers as long as the process answers.
+/// Answers for as long as the process runs.
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Which form of the answer is wanted.
+/// The form of the response.
 #[derive(Deserialize)]
 pub(super) struct Verbose {
     verbose: Option<String>,
 }
 
-/// Tells whether the node takes pushes.
+/// Tells whether the node accepts pushes.
 pub(super) async fn readyz(State(api): State<Arc<Api>>, Query(form): Query<Verbose>) -> Response {
     let readiness = api.readiness();
-    let status = match readiness.ready {
-        true => StatusCode::OK,
-        false => StatusCode::SERVICE_UNAVAILABLE,
+    let status = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
     };
     match (form.verbose.is_some(), readiness.ready) {
         (true, _) => json(status, &readiness),
@@ -56,7 +57,7 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>, Query(form): Query<Verbo
 }
 
 impl Api {
-    /// Looks at everything that decides whether the node takes pushes.
+    /// Checks everything that decides whether the node accepts pushes.
     pub(super) fn readiness(&self) -> model::Readiness {
         let checks = vec![
             check(
@@ -98,7 +99,7 @@ fn disk_check(publisher: &Publisher) -> model::Check {
             let shown = show_bytes(available);
             (
                 available > 0 && free.inodes > 0,
-                format!("{shown} may be used for files"),
+                format!("{shown} available"),
             )
         }
         (Err(error), _) => (false, error.to_string()),
@@ -111,13 +112,13 @@ fn disk_check(publisher: &Publisher) -> model::Check {
     }
 }
 
-/// Shows the node at a glance.
+/// Shows the state of the node.
 pub(super) async fn status(State(api): State<Arc<Api>>) -> Answer {
     ok(&api.node_status().await?)
 }
 
 impl Api {
-    /// Looks at the node as a whole.
+    /// Returns the state of the node.
     pub(super) async fn node_status(&self) -> Result<model::NodeStatus, ApiError> {
         let data_dir = self.deps.data_dir.clone();
         let seen = self
@@ -203,7 +204,7 @@ impl Api {
     }
 }
 
-/// What the store and the disk say of the node.
+/// What the store and the disk know of the node.
 struct Seen {
     counts: Vec<(JobState, u64)>,
     running: Vec<File>,

@@ -1,4 +1,4 @@
-//! Work on published trees, for whoever may open the unix socket: removal, retention and verification.
+//! Work on published trees, over the unix socket only: removal, retention and verification.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ pub(super) async fn remove(
     }
 }
 
-/// Runs retention now.
+/// Applies retention now.
 pub(super) async fn collect(State(api): State<Arc<Api>>) -> Answer {
     let swept = api.deps.keep.collect(api.draining.clone()).await?;
     let removed = swept.versions.into_iter();
@@ -58,16 +58,16 @@ pub(super) async fn collect(State(api): State<Arc<Api>>) -> Answer {
     })
 }
 
-/// Compares trees with their manifests, and repairs damaged ones where that is asked for.
+/// Compares trees with their manifests, and repairs damaged ones if the request says so.
 pub(super) async fn verify(State(api): State<Arc<Api>>, body: Body) -> Answer {
     let what: model::WhatToVerify = api.body(body).await?;
     let heal = what.heal;
     let keys = api.published(what).await?;
     if keys.is_empty() {
-        return Err(ApiError::not_found("no published version fits"));
+        return Err(ApiError::not_found("no published version matches"));
     }
     let keep = &api.deps.keep;
-    // Reading stops when the agent drains, and when whoever asked is gone.
+    // Reading stops when the agent drains and when the client disconnects.
     let stop = api.draining.child_token();
     let _reading = stop.clone().drop_guard();
     let mut trees = Vec::with_capacity(keys.len());

@@ -1,7 +1,8 @@
-//! What the native API says in JSON: the one spelling that the agent writes and the command line reads.
+//! Requests and responses of the native API that are not shown alone, in JSON.
 //!
-//! Times are milliseconds since the epoch in UTC and end in `_ms`, lengths are bytes. A reader ignores what it does not
-//! know, so that an older command line goes on talking to a newer agent; what is here never changes its meaning.
+//! The agent writes and the command line reads the same types. Times are milliseconds since the
+//! epoch in UTC and end in `_ms`; sizes are bytes. A reader ignores unknown fields, so that an
+//! older command line works with a newer agent. No field ever changes its meaning.
 
 use std::collections::BTreeMap;
 
@@ -12,48 +13,42 @@ use crate::datafile::{AppId, DataName, DataVersion, Key};
 use crate::job::JobId;
 use crate::wire::status::ResultCode;
 
-/// The answer to a push.
+/// The response to a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushed {
-    /// The push's id; none when it wrote no job.
+    /// The id of the push; none if it made no job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<String>,
-    /// One answer per element, in their order.
+    /// One answer per element, in order.
     pub answers: Vec<Answer>,
 }
 
 /// The answer to one element of a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The name as it was stated.
     pub name: String,
-    /// The version as it was stated.
     pub version: String,
     /// The contract's code: 0, 100, 200 or 300.
     pub code: u16,
-    /// What that means: `accepted`, `already-published`, `in-progress` or `refused`.
+    /// The same as a word.
     pub result: Verdict,
-    /// Why, for people.
+    /// The reason, for people.
     pub message: String,
-    /// Why it was refused, for programs.
+    /// The reason of a refusal, for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
-    /// The job that was written or found.
+    /// The job that was made or found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
 }
 
-/// What an answer's code means.
+/// The meaning of an answer's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// 0.
     Accepted,
-    /// 100.
     AlreadyPublished,
-    /// 200.
     InProgress,
-    /// 300.
     Refused,
 }
 
@@ -68,57 +63,48 @@ impl From<ResultCode> for Verdict {
     }
 }
 
-/// How a push stands.
+/// A push and its jobs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Push {
-    /// Its id.
     pub push: String,
-    /// Whether every file of it has ended.
+    /// Whether every file has ended.
     pub done: bool,
-    /// Its files, in the order of its elements.
+    /// In the order of the push's elements.
     pub files: Vec<File>,
 }
 
 /// A list of events, oldest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Events {
-    /// The events.
     pub events: Vec<Event>,
 }
 
 /// A list of releases, by application, name and age, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Releases {
-    /// The releases.
     pub releases: Vec<Release>,
 }
 
-/// The log of what became live, newest first.
+/// A list of activations, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activations {
-    /// The changes.
     pub activations: Vec<Activation>,
 }
 
-/// Which version: the body of what is asked of one.
+/// Names a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WhichVersion {
-    /// The application.
     pub app: AppId,
-    /// The name.
     pub name: DataName,
-    /// The version.
     pub version: DataVersion,
 }
 
-/// Which name: the body of `POST /v1/rollback`.
+/// The body of `POST /v1/rollback`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WhichName {
-    /// The application.
     pub app: AppId,
-    /// The name.
     pub name: DataName,
 }
 
@@ -126,33 +112,27 @@ pub struct WhichName {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pin {
-    /// The application.
     pub app: AppId,
-    /// The name.
     pub name: DataName,
-    /// The version.
     pub version: DataVersion,
     /// Whether retention must leave it alone.
     pub pinned: bool,
 }
 
-/// Which job: by its number, or the one at work at a version. The body of `POST /v1/retry`.
+/// Names a job by its number, or the latest one of a version. The body of `POST /v1/retry` and
+/// `POST /v1/cancel`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WhichJob {
-    /// Its number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
-    /// Or the application,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app: Option<AppId>,
-    /// the name,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<DataName>,
-    /// and the version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<DataVersion>,
-    /// With `POST /v1/cancel`: whether what was received so far is thrown away too.
+    /// With `POST /v1/cancel`: whether to delete what was received so far.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub drop_partial: bool,
 }
@@ -167,7 +147,7 @@ impl WhichJob {
         }
     }
 
-    /// Names the job at work at a version.
+    /// Names the latest job of a version.
     #[must_use]
     pub fn of(key: Key) -> Self {
         Self {
@@ -179,161 +159,141 @@ impl WhichJob {
     }
 }
 
-/// What became of a wish to make a version live.
+/// The result of an activation or rollback.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activated {
-    /// Application, name and the version that is live now.
+    /// The version that is live now.
     #[serde(flatten)]
     pub key: Key,
     /// The version that was live before.
     pub from_version: Option<DataVersion>,
-    /// False when it was live already.
+    /// False if it was already live.
     pub changed: bool,
 }
 
-/// What became of a wish to cancel.
+/// The result of a cancellation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canceled {
-    /// The job.
     pub job: JobId,
-    /// Whether it has ended; otherwise it will as soon as the station at work looks up.
+    /// Whether the job has ended. Otherwise it will at the next point where its work can stop.
     pub ended: bool,
 }
 
-/// A job that something was done with.
+/// The result of `POST /v1/retry`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retried {
-    /// The job that is due now.
+    /// The job, which is due now.
     pub job: JobId,
 }
 
-/// What a removal freed.
+/// A version that was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
-    /// Application, name and version.
     #[serde(flatten)]
     pub key: Key,
     /// Bytes in its files.
     pub bytes: u64,
 }
 
-/// What retention has done.
+/// What a round of retention removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collected {
     /// The versions that were removed.
     pub removed: Vec<Removed>,
-    /// Bytes that were freed, left-overs included.
+    /// Bytes freed.
     pub freed: u64,
-    /// Left-overs of staging and spool that were removed.
+    /// How many partial archives were removed.
     pub swept: u64,
 }
 
-/// The body of `POST /v1/verify`: what is compared with its manifest; what is absent does not restrict.
+/// The body of `POST /v1/verify`: which versions are compared with their manifests. Absent fields
+/// do not restrict.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WhatToVerify {
-    /// Of this application.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app: Option<AppId>,
-    /// With this name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<DataName>,
-    /// With this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<DataVersion>,
-    /// Whether what is damaged is unpacked again from its kept archive.
+    /// Whether to repair damaged versions from their kept archives.
     pub heal: bool,
 }
 
-/// What comparing trees with their manifests has found.
+/// The result of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
-    /// One per version that was looked at.
+    /// One per version.
     pub trees: Vec<VerifiedTree>,
 }
 
-/// What comparing one tree with its manifest has found.
+/// The result for one version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifiedTree {
-    /// Application, name and version.
     #[serde(flatten)]
     pub key: Key,
-    /// Files that were read.
+    /// Files read.
     pub files: u64,
-    /// Bytes that were read.
+    /// Bytes read.
     pub bytes: u64,
-    /// What is wrong, at most the first few; empty when the tree is whole.
+    /// The first differences; empty if the tree is intact.
     pub damage: Vec<String>,
-    /// Whether the damage that was found is healed.
+    /// Whether the damage was repaired.
     #[serde(default)]
     pub healed: bool,
 }
 
-/// A callback that waits, was delivered, or was given up.
+/// A callback.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Callback {
-    /// Its number.
     pub id: i64,
-    /// To which endpoint.
     pub endpoint: String,
-    /// The same on each attempt at the receiver.
+    /// The same for every attempt.
     pub webhook_id: String,
-    /// What it tells, such as `edgepush.file.published`.
+    /// The type, such as `edgepush.file.published`.
     #[serde(rename = "type")]
     pub kind: String,
     /// `pending`, `delivered` or `dead`.
     pub state: String,
-    /// How often it was tried.
     pub attempts: u32,
-    /// When it happened.
     pub created_ms: i64,
     /// When it was delivered or given up.
     pub settled_ms: Option<i64>,
-    /// In how many milliseconds it is due; none while an earlier one of its file waits.
+    /// Milliseconds until the next attempt; none while an earlier callback of its file is pending.
     pub due_in_ms: Option<i64>,
-    /// Why the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// The job it tells of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
 }
 
-/// Who is told, and callbacks, newest first.
+/// Endpoints and callbacks, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outbox {
-    /// How many wait.
     #[serde(default)]
     pub pending: u64,
-    /// How many were given up.
     #[serde(default)]
     pub dead: u64,
-    /// Who is told, and how that goes.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
-    /// The callbacks.
     pub callbacks: Vec<Callback>,
 }
 
-/// Someone who is told.
+/// An endpoint that receives callbacks, and its health.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Its name.
     pub name: String,
     /// Scheme, host and port of its URL.
     pub target: String,
-    /// Whether it has said that it wants no more.
+    /// Whether it answered that it wants no more.
     pub disabled: bool,
-    /// Attempts that failed since the last that did not.
+    /// Failed attempts since the last success.
     pub failures: u32,
-    /// Why the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// When one last succeeded.
     pub last_success_ms: Option<i64>,
-    /// How many callbacks wait for it.
     pub pending: u64,
-    /// How many were given up.
     pub dead: u64,
 }
 
@@ -341,10 +301,10 @@ pub struct Endpoint {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Replay {
-    /// Of this endpoint only.
+    /// Only those to this endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// This one only; else every one that was given up.
+    /// Only this one; absent means every one that was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
 }
@@ -352,85 +312,72 @@ pub struct Replay {
 /// How many callbacks will be sent again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replayed {
-    /// How many.
     pub replayed: u64,
 }
 
-/// The node at a glance.
+/// The state of the node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
-    /// The agent's version.
     pub version: String,
-    /// Its region.
     pub region: String,
     /// `ready`, `draining`, or what is wrong.
     pub state: String,
-    /// When it was started.
     pub started_ms: i64,
-    /// Its clock.
+    /// The agent's clock.
     pub now_ms: i64,
-    /// Where everything is kept.
     pub data_dir: String,
-    /// The address of the ENS endpoint.
+    /// The address of the ENS endpoint over TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_http: Option<String>,
     /// Files by the state of their latest job.
     pub counts: BTreeMap<String, u64>,
-    /// The files at work, with live progress.
+    /// The files in progress, with current progress.
     pub running: Vec<File>,
-    /// The files that failed last, newest first.
+    /// The most recent failures, newest first.
     pub failures: Vec<File>,
-    /// Names with a version on the disk.
+    /// Names with a published version.
     pub names: u64,
-    /// Versions on the disk.
+    /// Published versions.
     pub releases: u64,
-    /// Bytes in them.
+    /// Bytes in their files.
     pub bytes: u64,
-    /// Callbacks that wait.
     pub outbox_pending: u64,
-    /// Callbacks that were given up.
     pub outbox_dead: u64,
-    /// Room on the disk.
     pub disk: Option<Disk>,
     /// When retention last succeeded.
     pub gc_last_success_ms: Option<i64>,
-    /// Keys of the configuration that were changed since the start and that only a restart takes.
+    /// Changed configuration keys that need a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restart_needed: Vec<String>,
-    /// What the background workers do, and how their rounds went since the start.
     #[serde(default)]
     pub workers: Vec<Worker>,
 }
 
-/// Room on the file system that holds everything.
+/// Space on the file system of the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// Bytes that may still be written.
+    /// Free bytes.
     pub free: u64,
     /// Size in bytes.
     pub total: u64,
-    /// Inodes left; absent where they are not counted.
+    /// Free inodes; absent if the file system does not count them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_inodes: Option<u64>,
 }
 
-/// Whether the node takes pushes, and each thing that decides it.
+/// Whether the node accepts pushes, and the checks that decide it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
-    /// Whether it takes pushes.
     pub ready: bool,
-    /// What was looked at.
     pub checks: Vec<Check>,
 }
 
-/// One thing that decides whether the node takes pushes.
+/// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What.
     pub name: String,
-    /// Whether it is all right.
     pub ok: bool,
-    /// How it is, for people.
+    /// The result, for people.
     pub detail: String,
 }
 
@@ -438,33 +385,28 @@ pub struct Check {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkerState {
-    /// It waits for its next round.
     #[default]
     Idle,
-    /// A round is running.
     Running,
 }
 
-/// How far a round is.
+/// Versions done in a round, of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerProgress {
-    /// Versions.
     pub done: u64,
-    /// Versions.
     pub total: u64,
 }
 
-/// What a worker does now, and how its rounds went since the start.
+/// A background worker, and how its rounds went since the start.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
     pub name: String,
     pub state: WorkerState,
-    /// How far the running round is, where that is known.
+    /// Of the running round, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<WorkerProgress>,
-    /// Rounds that failed.
     pub errors: u64,
-    /// How the last failed round failed.
+    /// Why the last failed round failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// When a round last succeeded, in milliseconds since the epoch.
