@@ -12,7 +12,7 @@ use super::manifest::{self, Entry, Head};
 use super::names::{NameLock, Names};
 use super::space::Space;
 use super::sync::{Session, Syncer};
-use super::trash::{Trash, Writing};
+use super::trash::Trash;
 use super::{Config, Error, Layout};
 use crate::datafile::{
     AppId, ArchiveType, Content, DataName, DataVersion, Key, from_path_component,
@@ -47,7 +47,6 @@ pub struct Staging {
     umask: u32,
     published: bool,
     leftovers: Leftovers,
-    _writing: Writing,
 }
 
 /// Directories of staging that could not be removed when they should: the disk was read-only, or a file in them is
@@ -244,7 +243,6 @@ impl Publisher {
                         umask: self.rules.now().umask,
                         published: false,
                         leftovers: self.leftovers.clone(),
-                        _writing: self.trash.writing(),
                     });
                 }
             }
@@ -527,8 +525,8 @@ impl Publisher {
         fixed.then_some("its directory is immutable or append-only: see chattr(1)")
     }
 
-    /// Deletes a directory that [`Publisher::remove`] has taken out of sight, at the pace that trees which are being written
-    /// leave for it; where another thread is deleting already, it is left to that one.
+    /// Deletes a directory that [`Publisher::remove`] has taken out of sight; if another thread is
+    /// deleting already, it is left to that one.
     pub fn delete(&self, trash: &Path) {
         self.trash
             .delete(trash, |path, error| self.leftovers.keep(path, &error));
