@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Keep;
 use crate::datafile::{AppId, DataName, Key};
-use crate::publish::vacuum::{self, Candidate};
+use crate::publish::retention::{self, Candidate};
 use crate::shown::Release;
 use crate::store::{self, releases, remove};
 use crate::sys::Chain;
@@ -81,7 +81,7 @@ impl Keep {
         // What is live, pinned or previous must not change between the choice and the removal.
         let _lock = self.publisher.lock_name(app, name).await;
         if let Ok(versions) = self.candidates(app, name).await {
-            let surplus = vacuum::surplus(&versions, self.publisher.config().keep_of(app));
+            let surplus = retention::surplus(&versions, self.publisher.config().keep_of(app));
             self.remove_all(surplus, &versions, "more versions than are kept", swept)
                 .await;
         }
@@ -106,7 +106,7 @@ impl Keep {
         for name in names {
             versions.extend(self.candidates(app, &name).await.unwrap_or_default());
         }
-        for key in vacuum::oversize(&versions, max, low) {
+        for key in retention::oversize(&versions, max, low) {
             let _lock = self.publisher.lock(&key).await;
             let still = self.candidates(app, &key.name).await.unwrap_or_default();
             let held = |c: &Candidate| c.key == key && c.is_held();

@@ -10,10 +10,10 @@ pub mod manifest;
 mod names;
 pub mod recover;
 pub mod release;
+pub mod retention;
 pub mod space;
 pub mod sync;
 mod trash;
-pub mod vacuum;
 
 use std::collections::BTreeMap;
 use std::io;
