@@ -5,7 +5,12 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::sync::Arc;
 
-use super::{Done, Ready, Road, Run, Stop, thread, unpack_staged};
+use super::failure::Stop;
+use super::ready::Ready;
+use super::run::Run;
+use super::threads::Thread;
+use super::unpacking::unpack_staged;
+use super::{Done, Road};
 use crate::datafile::{ArchiveType, Content, Key};
 use crate::publish::{Publisher, Staging};
 use crate::sys::durable;
@@ -41,7 +46,7 @@ impl Road {
         if config.sandbox {
             options.sandbox = Some(publisher.layout().root().into());
         }
-        thread("heal", move || {
+        Thread::start("repair", move || {
             let path = publisher.layout().archive(&damage.key);
             let mut file = match File::open(&path) {
                 Ok(file) => file,
@@ -72,7 +77,8 @@ impl Road {
                 session,
                 fetched: 0,
             })))
-        })
+        })?
+        .join()
         .await
     }
 

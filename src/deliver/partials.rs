@@ -1,12 +1,39 @@
-//! Partial archives in the spool, by key: which nobody needs any more, and removing one.
+//! Partial archives in the spool, one for each key: opening and removing them, and finding those that
+//! no job needs any more.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::{Road, blocking, spool_name};
-use crate::datafile::Key;
+use super::Road;
+use super::Stop;
+use super::threads::blocking;
+use crate::datafile::{DataFile, Key};
+use crate::fetch::{Identity, Spool};
 
 impl Road {
+    /// Where the bytes of a file arrive.
+    pub(super) fn partial_path(&self, key: &Key) -> PathBuf {
+        let spool = self.publisher.layout().spool();
+        spool.join(format!("{}.partial", spool_name(key)))
+    }
+
+    /// Opens the partial archive of a file; with `fresh`, what it holds is thrown away.
+    pub(super) async fn open_spool(&self, file: &DataFile, fresh: bool) -> Result<Spool, Stop> {
+        let dir = self.publisher.layout().spool();
+        let (name, identity) = (
+            spool_name(&file.key),
+            Identity::new(&file.content(), &file.url),
+        );
+        blocking(move || {
+            let mut spool = Spool::open(&dir, &name, &identity).map_err(Stop::spool)?;
+            if fresh {
+                spool.reset().map_err(Stop::spool)?;
+            }
+            Ok(spool)
+        })
+        .await
+    }
+
     /// Returns the files of the spool that belong to none of the `open` keys and that `stale` agrees to.
     #[must_use]
     pub fn stale_partials(
@@ -40,4 +67,11 @@ impl Road {
         })
         .await;
     }
+}
+
+/// Returns the name of a file's spool: by key, so that a new push of a failed file finds what is here already.
+fn spool_name(key: &Key) -> String {
+    use sha2::Digest as _;
+    let text = format!("{}\0{}\0{}", key.app, key.name, key.version);
+    hex::encode(&sha2::Sha256::digest(text.as_bytes())[..16])
 }

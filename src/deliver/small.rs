@@ -8,7 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use bytes::{Buf, Bytes};
 
-use super::{Archive, Done, Note, Ready, Road, Run, Stop, Stopper, unpack_staged};
+use super::Road;
+use super::failure::Stop;
+use super::ready::{Archive, Brought};
+use super::run::{Note, Run, hasher, request};
+use super::threads::Stopper;
+use super::unpacking::unpack_staged;
 use crate::datafile::DataFile;
 use crate::fetch::{Event, Source};
 use crate::job::Stage;
@@ -23,16 +28,15 @@ use crate::verify::Verified;
 const QUEUE: usize = 64;
 
 impl Road {
-    /// Brings a small file from its source to a published version.
-    pub(super) async fn run_small(
+    /// Fetches and verifies a small archive and unpacks it.
+    pub(super) async fn bring_small(
         &self,
         run: &Run<'_>,
         room: &Arc<Promise>,
         fresh: bool,
-    ) -> Result<Done, Stop> {
-        let session = self.publisher.session(false);
+    ) -> Result<Brought, Stop> {
         run.stage(Stage::Fetch);
-        let mut source = self.fetcher.open(super::request(run, None, fresh));
+        let mut source = self.fetcher.open(request(run, None, fresh));
         let frames = receive(run, room, &mut source).await?;
         run.stage(Stage::Verify);
         let stopper = Stopper::new(run);
@@ -65,10 +69,12 @@ impl Road {
         });
         let (verified, tree, spool): (Verified, (Staging, Tree), PathBuf) =
             stopper.watch(unpacked).await?;
-        let fetched = source.fetched();
-        let archive = Archive::File(spool);
-        self.publish(Ready::new(run, verified, tree, archive, session, fetched))
-            .await
+        Ok(Brought {
+            verified,
+            tree,
+            archive: Archive::File(spool),
+            fetched: source.fetched(),
+        })
     }
 }
 
@@ -105,7 +111,7 @@ async fn receive(
 }
 
 fn hash(file: &DataFile, frames: &VecDeque<Bytes>, kept: bool) -> Result<Verified, Stop> {
-    let mut hasher = super::hasher(file, kept);
+    let mut hasher = hasher(file, kept);
     for frame in frames {
         hasher.update(frame);
     }

@@ -59,11 +59,12 @@ impl Runner {
             damaged,
             note: &note,
         };
-        let ended =
-            match tokio::time::timeout_at(deadline + PAST_DEADLINE, self.road.run(&run)).await {
-                Ok(ended) => ended,
-                Err(_) => Err(Stop::deadline(entry.progress.snapshot().stage)),
-            };
+        let ended = match tokio::time::timeout_at(deadline + PAST_DEADLINE, self.road.deliver(&run))
+            .await
+        {
+            Ok(ended) => ended,
+            Err(_) => Err(Stop::deadline(entry.progress.snapshot().stage)),
+        };
         match ended {
             Ok(done) => self.finish(job, done).await,
             Err(Stop::Failed { failure, .. }) => self.fail(job, failure).await,

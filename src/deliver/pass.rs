@@ -1,0 +1,335 @@
+//! One pass over an archive: what feeds it, and the threads that take it. [`Pass::abandon`] undoes all
+//! of it, whatever ended the pass.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::Road;
+use super::failure::{Nature, Stop};
+use super::frames::{Feed, FrameReader};
+use super::run::{Note, Run, hasher};
+use super::threads::{Stopper, Thread, blocking};
+use super::unpacking::unpack_staged;
+use crate::fetch::{Event, Source, Spool, Validator};
+use crate::job::Stage;
+use crate::publish::Staging;
+use crate::publish::space::Promise;
+use crate::sys::Chain;
+use crate::unpack::{self, Tree};
+use crate::verify::Hasher;
+
+/// How much of a spool is read at once when it is replayed.
+const REPLAY_BLOCK: usize = 256 << 10;
+/// How long a thread that was told to stop may take.
+const GRACE: Duration = Duration::from_secs(2);
+
+type Unpacked = Result<(Staging, Tree), Stop>;
+
+/// One pass over an archive from its first byte on.
+pub(super) struct Pass {
+    stopper: Stopper,
+    /// Until the last byte, or until the pass is broken off.
+    feed: Option<Feed>,
+    hashing: JoinHandle<Result<Hasher, Stop>>,
+    spooling: JoinHandle<Result<Spool, Stop>>,
+    unpacking: Unpacking,
+    /// What an earlier life has received, until it is replayed.
+    replay: Option<(std::fs::File, u64)>,
+    received: u64,
+    resumed: bool,
+    /// Whether a digest is stated.
+    proven: bool,
+    /// The spool, once its thread has given it back.
+    spool: Option<Spool>,
+}
+
+/// The thread that unpacks while bytes arrive.
+enum Unpacking {
+    /// There is none: a zip is unpacked later.
+    Later,
+    Running(Thread<(Staging, Tree)>),
+    Ended(Box<Unpacked>),
+}
+
+impl Unpacking {
+    /// Waits for the thread and takes what it has made.
+    async fn end(&mut self) -> Option<Unpacked> {
+        if let Self::Running(thread) = self {
+            *self = Self::Ended(Box::new(thread.join().await));
+        }
+        match std::mem::replace(self, Self::Later) {
+            Self::Ended(result) => Some(*result),
+            Self::Later | Self::Running(_) => None,
+        }
+    }
+
+    /// Returns how the thread failed, if it has.
+    fn failure(&mut self) -> Option<&Stop> {
+        if let Self::Running(thread) = self
+            && let Some(result) = thread.try_join()
+        {
+            *self = Self::Ended(Box::new(result));
+        }
+        match self {
+            Self::Ended(result) => Result::as_ref(result).err(),
+            Self::Later | Self::Running(_) => None,
+        }
+    }
+}
+
+impl Road {
+    pub(super) fn start_pass(
+        &self,
+        run: &Run<'_>,
+        room: &Arc<Promise>,
+        mut spool: Spool,
+    ) -> Result<Pass, Stop> {
+        let stopper = Stopper::new(run);
+        let resumed = !spool.is_empty();
+        let replay = if resumed {
+            Some((spool.reader().map_err(Stop::spool)?, spool.len()))
+        } else {
+            None
+        };
+        let own = usize::try_from(self.config.queue_bytes).unwrap_or(usize::MAX);
+        let mut feed = Feed::new(own, &self.queues);
+        let hasher = hasher(&run.job.file, self.publisher.keeps_archives());
+        let (to_hash, to_spool) = (feed.needed_reader(), feed.needed_reader());
+        let hashing = tokio::task::spawn_blocking(move || Ok(hash(to_hash, hasher)));
+        let spooling = tokio::task::spawn_blocking(move || keep(to_spool, spool));
+        let archive_type = run.job.file.archive_type;
+        let unpacking = if archive_type.is_streamable() {
+            let options = self.unpack_options(run, room, &stopper)?;
+            let room_limit = self.room_limit(&options);
+            let publisher = Arc::clone(&self.publisher);
+            let job = run.job.id.0;
+            let reader = feed.reader();
+            Unpacking::Running(Thread::start("unpack", move || {
+                let staging = publisher.stage(job).map_err(Stop::publish)?;
+                unpack_staged(staging, room_limit, |target| {
+                    unpack::unpack_stream(archive_type, reader, target, &options)
+                })
+            })?)
+        } else {
+            Unpacking::Later
+        };
+        Ok(Pass {
+            stopper,
+            feed: Some(feed),
+            hashing,
+            spooling,
+            unpacking,
+            replay,
+            received: 0,
+            resumed,
+            proven: run.is_proven(),
+            spool: None,
+        })
+    }
+}
+
+impl Pass {
+    /// Feeds what an earlier life has received.
+    pub(super) async fn replay(&mut self, run: &Run<'_>) -> Result<(), Stop> {
+        let Some((mut file, mut left)) = self.replay.take() else {
+            return Ok(());
+        };
+        self.received = left;
+        run.progress.set_received(left);
+        while left > 0 {
+            let wanted = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(REPLAY_BLOCK);
+            let (same, block) = blocking(move || {
+                let mut block = vec![0; wanted];
+                file.read_exact(&mut block).map_err(Stop::spool_read)?;
+                Ok((file, block))
+            })
+            .await?;
+            file = same;
+            left -= block.len() as u64;
+            self.feed(run, Bytes::from(block), true, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Feeds what arrives, to the end of the source. Returns false when the source starts at zero
+    /// again.
+    pub(super) async fn receive(
+        &mut self,
+        run: &Run<'_>,
+        room: &Promise,
+        source: &mut Source,
+    ) -> Result<bool, Stop> {
+        let mut known = None;
+        loop {
+            match source.next().await.map_err(Stop::fetch)? {
+                Event::Bytes(bytes) => {
+                    let length = bytes.len() as u64;
+                    self.received += length;
+                    run.progress.set_received(self.received);
+                    run.progress.set_total(source.total().unwrap_or(0));
+                    room.add_used(length);
+                    self.check_unpacking()?;
+                    let validator = changed(source.validator(), &mut known);
+                    self.feed(run, bytes, false, validator).await?;
+                }
+                Event::Retrying {
+                    attempt,
+                    error,
+                    wait,
+                } => run.retrying(attempt, error, wait),
+                Event::Restart { why } => {
+                    (run.note)(Note::Restarted(why));
+                    return Ok(false);
+                }
+                Event::End => return Ok(true),
+            }
+        }
+    }
+
+    /// Fails if the archive was read and refused. A malformed archive may just be the wrong bytes:
+    /// with a digest to tell, keep hashing, and let it decide which error to report.
+    fn check_unpacking(&mut self) -> Result<(), Stop> {
+        let proven = self.proven;
+        match self.unpacking.failure() {
+            Some(stop) if !(proven && stop.is(Nature::Unreadable)) => Err(Stop::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Feeds one frame to the threads, once there is room for it.
+    async fn feed(
+        &mut self,
+        run: &Run<'_>,
+        bytes: Bytes,
+        replayed: bool,
+        validator: Option<Arc<Validator>>,
+    ) -> Result<(), Stop> {
+        let Some(feed) = &mut self.feed else {
+            return Err(Stop::Closed);
+        };
+        tokio::select! {
+            sent = feed.send(bytes, replayed, validator) => match sent {
+                true => Ok(()),
+                false => Err(Stop::Closed),
+            },
+            () = run.cancel.cancelled() => Err(Stop::Interrupted),
+            () = tokio::time::sleep_until(run.deadline) => Err(Stop::deadline(Stage::Unpack)),
+        }
+    }
+
+    /// Ends the feed, after the last byte or because the pass is broken off, and waits for the two
+    /// threads that end with it.
+    pub(super) async fn close(&mut self, whole: bool) -> Result<Hasher, Stop> {
+        if let Some(feed) = self.feed.take()
+            && whole
+        {
+            feed.end().await;
+        }
+        let hashed = join(&mut self.hashing).await;
+        self.spool = Some(join(&mut self.spooling).await?);
+        hashed
+    }
+
+    /// Stops the threads, and waits until the tree is gone; a thread that hangs in the kernel is left
+    /// behind. Returns what the unpacking thread says.
+    async fn stop(&mut self) -> Result<Option<Unpacked>, Stop> {
+        self.stopper.raise();
+        let closed = match self.feed {
+            Some(_) => self.close(false).await.map(drop),
+            None => Ok(()),
+        };
+        let unpacked = tokio::time::timeout(GRACE, self.unpacking.end()).await;
+        closed.map(|()| unpacked.unwrap_or(None))
+    }
+
+    /// Breaks the pass off: its source starts at zero again.
+    pub(super) async fn break_off(&mut self) -> Result<(), Stop> {
+        self.stop().await.map(drop)
+    }
+
+    /// Returns the tree, if it was unpacked meanwhile.
+    pub(super) async fn tree(&mut self) -> Result<Option<(Staging, Tree)>, Stop> {
+        let end = async { self.unpacking.end().await.transpose() };
+        self.stopper.watch(end).await
+    }
+
+    /// Returns the spool of a pass that was closed.
+    pub(super) fn into_spool(self) -> Result<Spool, Stop> {
+        self.spool
+            .ok_or_else(|| Stop::internal("the spool is still being written".to_owned()))
+    }
+
+    /// Undoes the pass, which has ended because of `why`, and returns what to report: a thread that
+    /// gave up knows more than the feed that it closed.
+    pub(super) async fn abandon(mut self, why: Stop) -> Stop {
+        let verified = self.feed.is_none() && self.proven;
+        let stop = match (self.stop().await, why) {
+            (Err(stop), _) | (Ok(Some(Err(stop))), Stop::Closed) => stop,
+            (Ok(_), Stop::Closed) => {
+                Stop::internal("the unpacking thread ended before its input".to_owned())
+            }
+            (Ok(_), why) => why,
+        };
+        if let Some(spool) = self.spool.take()
+            && (stop.is_content() || spool.is_empty())
+        {
+            discard(spool);
+        }
+        // The part that an earlier life left may be to blame, unless the digest has proven it.
+        if self.resumed && stop.is_content() && !verified {
+            return stop.doubted(None);
+        }
+        stop
+    }
+}
+
+/// Returns the validator if it is another one than was `known`.
+fn changed(now: Option<&Validator>, known: &mut Option<Validator>) -> Option<Arc<Validator>> {
+    if now == known.as_ref() {
+        return None;
+    }
+    *known = now.cloned();
+    now.cloned().map(Arc::new)
+}
+
+fn discard(spool: Spool) {
+    if let Err(error) = spool.discard() {
+        tracing::warn!(error = %Chain(&error), "could not remove a partial file");
+    }
+}
+
+/// Hashes every frame: a thread of its own, since MD5 is what an archive that does not compress
+/// waits for.
+fn hash(mut reader: FrameReader, mut hasher: Hasher) -> Hasher {
+    while let Ok(Some(frame)) = reader.next_frame() {
+        hasher.update(&frame.bytes);
+    }
+    hasher
+}
+
+/// Spools every frame that has come over the network.
+fn keep(mut reader: FrameReader, mut spool: Spool) -> Result<Spool, Stop> {
+    while let Ok(Some(frame)) = reader.next_frame() {
+        if frame.replayed {
+            continue;
+        }
+        if let Some(validator) = &frame.validator {
+            spool.set_validator(Some(validator)).map_err(Stop::spool)?;
+        }
+        spool.append(&frame.bytes).map_err(Stop::spool)?;
+    }
+    spool.flush().map_err(Stop::spool)?;
+    Ok(spool)
+}
+
+async fn join<T>(handle: &mut JoinHandle<Result<T, Stop>>) -> Result<T, Stop> {
+    handle
+        .await
+        .unwrap_or_else(|e| Err(Stop::internal(e.to_string())))
+}

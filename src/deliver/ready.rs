@@ -1,0 +1,127 @@
+//! What the stations have made of a file, on its way to becoming a version: for a push and for a repair
+//! alike.
+
+use std::path::{Path, PathBuf};
+
+use super::Done;
+use super::failure::Stop;
+use super::run::Run;
+use crate::datafile::{ArchiveType, Key};
+use crate::fetch::Spool;
+use crate::publish::manifest::{Entry, EntryKind};
+use crate::publish::{Publisher, Record, Session, Staging};
+use crate::sys::durable;
+use crate::unpack;
+use crate::verify::Verified;
+
+/// What fetching, verifying and unpacking bring.
+pub(super) struct Brought {
+    pub(super) verified: Verified,
+    pub(super) tree: (Staging, unpack::Tree),
+    pub(super) archive: Archive,
+    /// Bytes that came over the network, in earlier starts too.
+    pub(super) fetched: u64,
+}
+
+/// A verified tree in staging: all that a version is made of.
+pub(super) struct Ready {
+    pub(super) key: Key,
+    pub(super) archive_type: ArchiveType,
+    pub(super) job: i64,
+    pub(super) accepted_ms: i64,
+    /// Whether it takes the place of a damaged tree.
+    pub(super) heal: bool,
+    pub(super) verified: Verified,
+    pub(super) staging: Staging,
+    pub(super) tree: unpack::Tree,
+    /// The archive, unless it is kept already.
+    pub(super) archive: Option<Archive>,
+    pub(super) session: Session,
+    pub(super) fetched: u64,
+}
+
+impl Ready {
+    pub(super) fn new(run: &Run<'_>, brought: Brought, session: Session) -> Self {
+        let file = &run.job.file;
+        let (staging, tree) = brought.tree;
+        Self {
+            key: file.key.clone(),
+            archive_type: file.archive_type,
+            job: run.job.id.0,
+            accepted_ms: run.job.accepted_ms,
+            heal: run.damaged.is_some(),
+            verified: brought.verified,
+            staging,
+            tree,
+            archive: Some(brought.archive),
+            session,
+            fetched: brought.fetched,
+        }
+    }
+
+    /// Makes a version of it, which is not live yet. Blocks.
+    pub(super) fn publish(self, publisher: &Publisher, now_ms: i64) -> Result<Done, Stop> {
+        let entries = manifest_entries(self.tree);
+        let record = Record {
+            key: &self.key,
+            archive_type: self.archive_type,
+            job: self.job,
+            accepted_ms: self.accepted_ms,
+            now_ms,
+            entries: &entries,
+            heal: self.heal,
+        };
+        let mut archive = self.archive;
+        let keep = |to: &Path| archive.take().map_or(Ok(()), |archive| archive.keep(to));
+        let release = publisher
+            .publish(self.staging, self.verified, &record, keep, &self.session)
+            .map_err(Stop::publish)?;
+        if let Some(archive) = archive {
+            archive.discard().map_err(Stop::spool)?;
+        }
+        Ok(Done {
+            release,
+            fetched: self.fetched,
+            session: self.session,
+        })
+    }
+}
+
+/// An archive as received, until it is decided whether it is kept.
+pub(super) enum Archive {
+    Spool(Box<Spool>),
+    File(PathBuf),
+}
+
+impl Archive {
+    fn keep(self, to: &Path) -> Result<(), durable::Error> {
+        match self {
+            Self::Spool(spool) => spool.persist(to),
+            Self::File(path) => durable::rename(&path, to),
+        }
+    }
+
+    fn discard(self) -> Result<(), durable::Error> {
+        match self {
+            Self::Spool(spool) => spool.discard(),
+            Self::File(path) => std::fs::remove_file(&path).map_err(durable::at("remove", &path)),
+        }
+    }
+}
+
+fn manifest_entries(tree: unpack::Tree) -> Vec<Entry> {
+    let kind = |kind| match kind {
+        unpack::EntryKind::Dir => EntryKind::Dir,
+        unpack::EntryKind::File { size, sha256, .. } => EntryKind::File { size, sha256 },
+        unpack::EntryKind::Symlink { target } => EntryKind::Symlink { target },
+    };
+    tree.entries
+        .into_iter()
+        .map(|e| Entry {
+            path: e.path,
+            kind: kind(e.kind),
+            mode: e.mode,
+            mtime: e.mtime.map(|m| m.secs),
+        })
+        .collect()
+}

@@ -1,0 +1,107 @@
+//! Blocking work of a run: on the pool or on a thread of its own, and how it is stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Stop;
+use super::run::Run;
+use crate::job::Stage;
+
+/// Stops blocking threads of a run that is canceled, out of time or dropped.
+pub(super) struct Stopper {
+    pub(super) flag: Arc<AtomicBool>,
+    cancel: CancellationToken,
+    deadline: Instant,
+}
+
+impl Stopper {
+    pub(super) fn new(run: &Run<'_>) -> Self {
+        Self {
+            flag: Arc::default(),
+            cancel: run.cancel.clone(),
+            deadline: run.deadline,
+        }
+    }
+
+    /// Waits for `work`, and raises the flag when the run is to end before it.
+    pub(super) async fn watch<T>(
+        &self,
+        work: impl Future<Output = Result<T, Stop>>,
+    ) -> Result<T, Stop> {
+        tokio::pin!(work);
+        let early = tokio::select! {
+            result = &mut work => return result,
+            () = self.cancel.cancelled() => Stop::Interrupted,
+            () = tokio::time::sleep_until(self.deadline) => Stop::deadline(Stage::Unpack),
+        };
+        self.raise();
+        // The thread looks at the flag between blocks; one that hangs in the kernel is left behind.
+        match tokio::time::timeout(Duration::from_secs(2), work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) | Err(_) => Err(early),
+        }
+    }
+
+    pub(super) fn raise(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        self.raise();
+    }
+}
+
+/// Runs `work` on a thread of the blocking pool.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
+) -> Result<T, Stop> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Stop::internal(e.to_string())))
+}
+
+/// A thread of its own, for work that confines itself to a sandbox, which lasts as long as the thread.
+/// If this is dropped, the thread ends with its input or with the flag of a [`Stopper`].
+pub(super) struct Thread<T>(oneshot::Receiver<Result<T, Stop>>);
+
+impl<T: Send + 'static> Thread<T> {
+    /// Starts `work` on a thread called `name`.
+    pub(super) fn start(
+        name: &str,
+        work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
+    ) -> Result<Self, Stop> {
+        let (sender, receiver) = oneshot::channel();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let _ = sender.send(work());
+            })
+            .map_err(|e| Stop::internal(format!("start a thread: {e}")))?;
+        Ok(Self(receiver))
+    }
+
+    /// Waits for the result.
+    pub(super) async fn join(&mut self) -> Result<T, Stop> {
+        (&mut self.0).await.unwrap_or_else(|_| Err(panicked()))
+    }
+
+    /// Returns the result if the thread has ended.
+    pub(super) fn try_join(&mut self) -> Option<Result<T, Stop>> {
+        match self.0.try_recv() {
+            Ok(result) => Some(result),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(panicked())),
+        }
+    }
+}
+
+fn panicked() -> Stop {
+    Stop::internal("a thread of the road panicked".to_owned())
+}
