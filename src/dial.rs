@@ -295,6 +295,23 @@ mod tests {
     }
 
     #[test]
+    fn the_systems_certificates_are_read_for_the_first_tls_connection() {
+        let tls = || Arc::new(Tls::new(&[]).unwrap());
+        let url = |text| Url::parse(text).unwrap();
+        let (direct, proxied) = (tls(), tls());
+        let client = Client::new(Arc::clone(&direct), None, |builder| builder).unwrap();
+        client.to(&url("http://h/"));
+        assert!(direct.full.get().is_none());
+        client.to(&url("https://h/"));
+        assert!(direct.full.get().is_some());
+        // To an https proxy every request needs TLS.
+        let proxy = Some(url("https://proxy:3128"));
+        let client = Client::new(Arc::clone(&proxied), proxy, |builder| builder).unwrap();
+        client.to(&url("http://h/"));
+        assert!(proxied.full.get().is_some());
+    }
+
+    #[test]
     fn a_proxy_may_be_a_host_and_a_port() {
         assert_eq!(
             proxy_url("proxy.lan:3128").unwrap().as_str(),
