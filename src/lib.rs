@@ -42,6 +42,7 @@ pub mod report;
 
 pub mod dial;
 
+pub mod db;
 pub mod store;
 
 pub mod app;

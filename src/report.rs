@@ -47,8 +47,9 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::outbox;
-use crate::store::{self, Store};
+use crate::db::outbox;
+use crate::db::{self, Db};
+use crate::shown::callbacks;
 use crate::sys::clock::stamp;
 use crate::sys::failure::{Class, Kind, Retry};
 use crate::sys::secret;
@@ -161,7 +162,7 @@ pub enum Error {
         why: &'static str,
     },
     #[error("record the endpoints")]
-    Store(#[source] store::Error),
+    Store(#[source] db::Error),
 }
 
 /// The failures of this station.
@@ -187,7 +188,7 @@ impl Error {
 
 /// Sends callbacks.
 pub struct Reporter {
-    store: Store,
+    store: Db,
     setup: watch::Sender<Arc<Setup>>,
 }
 
@@ -203,7 +204,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
 impl Reporter {
     /// Checks the configuration, reads the secrets, and records the endpoints: whatever is written to the
     /// store after this call is reported to them.
-    pub fn new(config: Config, store: Store) -> Result<Self, Error> {
+    pub fn new(config: Config, store: Db) -> Result<Self, Error> {
         let setup = Arc::new(Setup::new(&config)?);
         let endpoints = setup.endpoints();
         store
@@ -239,14 +240,14 @@ impl Handle {
 }
 
 /// Reports that the agent has started.
-pub async fn announce_start(store: &Store) -> Result<(), store::Error> {
+pub async fn announce_start(store: &Db) -> Result<(), db::Error> {
     store
         .write(|tx| {
             let data = json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "started_at": stamp(tx.now_ms()),
             });
-            outbox::report_node(tx, outbox::NODE_STARTED, &data)
+            outbox::enqueue(tx, callbacks::NODE_STARTED, None, &data)
         })
         .await
 }

@@ -25,7 +25,7 @@ use crate::deliver::Road;
 use crate::job::JobId;
 use crate::progress::Board;
 use crate::publish::Publisher;
-use crate::store::{self, Store, Topic, jobs};
+use crate::store::{self, Store, jobs};
 use crate::sys::Live;
 use crate::sys::clock::Clock;
 
@@ -145,8 +145,8 @@ impl Runner {
         until_idle: bool,
     ) -> Result<(), store::Error> {
         let mut tasks = JoinSet::new();
-        let mut jobs_wake = self.store.wake(Topic::Jobs);
-        let mut flips_wake = self.store.wake(Topic::Activations);
+        let mut jobs_wake = self.store.wake(store::JOBS);
+        let mut flips_wake = self.store.wake(store::ACTIVATIONS);
         let mut progress = tokio::time::interval(PROGRESS_EVERY);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut resumed = false;
@@ -155,7 +155,7 @@ impl Runner {
             let next = match self.run_due(&mut resumed, &mut tasks).await {
                 Ok(next) => next,
                 // A full disk may get space again, perhaps from a file that is failing right now.
-                Err(error) if error.passes() => {
+                Err(error) if error.is_transient() => {
                     if !std::mem::replace(&mut stuck, true) {
                         tracing::error!(event = "store-unavailable", error = %crate::sys::Chain(&error), "the database takes no writes; no job starts until it does");
                     }

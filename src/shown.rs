@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::datafile::{ArchiveType, Content, DataVersion, Key};
+pub use crate::db::outbox::{Callback, EndpointStatus};
 use crate::job::{EventKind, Failure, JobId, JobState, Published, Reason, Stage};
 use crate::wire::push::Via;
 use crate::wire::status::Status;
@@ -164,4 +165,42 @@ pub struct Event {
     /// Details for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Value>,
+}
+
+/// The types of callbacks.
+pub mod callbacks {
+    /// A file was accepted.
+    pub const ACCEPTED: &str = "edgepush.file.accepted";
+    /// A file is on its way.
+    pub const PROGRESS: &str = "edgepush.file.progress";
+    /// A version is published.
+    pub const PUBLISHED: &str = "edgepush.file.published";
+    /// A push of a file has failed, or was cancelled.
+    pub const FAILED: &str = "edgepush.file.failed";
+    /// A version became live.
+    pub const ACTIVATED: &str = "edgepush.file.activated";
+    /// An earlier version became live again.
+    pub const ROLLED_BACK: &str = "edgepush.file.rolled_back";
+    /// A version was removed from the disk.
+    pub const REMOVED: &str = "edgepush.file.removed";
+    /// A version on the disk was found to differ from its manifest.
+    pub const DAMAGED: &str = "edgepush.file.damaged";
+    /// A damaged version is whole again without a push.
+    pub const HEALED: &str = "edgepush.file.healed";
+    /// The agent has started.
+    pub const NODE_STARTED: &str = "edgepush.node.started";
+
+    /// Every type.
+    pub const TYPES: [&str; 10] = [
+        ACCEPTED,
+        PROGRESS,
+        PUBLISHED,
+        FAILED,
+        ACTIVATED,
+        ROLLED_BACK,
+        REMOVED,
+        DAMAGED,
+        HEALED,
+        NODE_STARTED,
+    ];
 }

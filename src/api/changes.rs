@@ -15,6 +15,7 @@ use super::Api;
 use super::error::ApiError;
 use super::native::{Answer, ok};
 use crate::datafile::Key;
+use crate::db::outbox;
 use crate::http::Peer;
 use crate::http::body::read_whole;
 use crate::intake;
@@ -23,7 +24,7 @@ use crate::job::Reason;
 use crate::shown::{File, model};
 use crate::store::activations::{self, Request, Requested};
 use crate::store::jobs::{self, Cancel};
-use crate::store::{self, Topic, Tx, outbox, releases};
+use crate::store::{self, Tx, releases};
 use crate::wire::document::{DocumentError, MAX_DOCUMENT, PushDocument, Sources};
 use crate::wire::push::Via;
 use crate::wire::status::ResultCode;
@@ -164,7 +165,7 @@ impl Api {
             }
         };
         let deadline = Instant::now() + FLIP_PATIENCE;
-        let mut ended = self.deps.store.wake(Topic::Activations);
+        let mut ended = self.deps.store.wake(store::ACTIVATIONS);
         loop {
             ended.mark_unchanged();
             let row = self

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::Api;
 use super::error::{ApiError, json};
 use crate::datafile::Key;
+use crate::db::outbox;
 use crate::job::{JobId, JobState};
 use crate::shown::{File, Files, Release, model};
 use crate::store::activations;
 use crate::store::jobs;
-use crate::store::outbox;
 use crate::store::releases;
 
 /// Files in a response if the request states no limit.
@@ -259,39 +259,11 @@ pub(super) async fn outbox(
     ok(&model::Outbox {
         pending: endpoints.iter().map(|e| e.pending).sum(),
         dead: endpoints.iter().map(|e| e.dead).sum(),
-        endpoints: endpoints.into_iter().map(endpoint).collect(),
-        callbacks: callbacks.into_iter().map(callback).collect(),
+        endpoints,
+        callbacks,
     })
 }
 
-fn endpoint(row: outbox::EndpointRow) -> model::Endpoint {
-    model::Endpoint {
-        name: row.name,
-        target: row.target,
-        disabled: row.disabled,
-        failures: row.failures,
-        last_error: row.last_error,
-        last_success_ms: row.last_success_ms,
-        pending: row.pending,
-        dead: row.dead,
-    }
-}
-
-fn callback(row: outbox::OutboxRow) -> model::Callback {
-    model::Callback {
-        id: row.id,
-        endpoint: row.endpoint,
-        webhook_id: row.webhook_id,
-        kind: row.kind,
-        state: row.state,
-        attempts: row.attempts,
-        created_ms: row.created_ms,
-        settled_ms: row.settled_ms,
-        due_in_ms: row.due_in_ms,
-        last_error: row.last_error,
-        job: row.job,
-    }
-}
 /// Lists activations, newest first.
 pub(super) async fn activations_log(
     State(api): State<Arc<Api>>,

@@ -13,11 +13,12 @@ use serde::Deserialize;
 use super::Api;
 use super::error::{ApiError, json};
 use super::native::{Answer, ok};
+use crate::db::outbox;
 use crate::job::JobState;
 use crate::publish::Publisher;
 use crate::shown::{File, model};
 use crate::store::jobs;
-use crate::store::{outbox, releases};
+use crate::store::releases;
 use crate::sys::units::show_bytes;
 use crate::sys::{Chain, space};
 
@@ -210,6 +211,6 @@ struct Seen {
     running: Vec<File>,
     failures: Vec<File>,
     totals: releases::Totals,
-    endpoints: Vec<outbox::EndpointRow>,
+    endpoints: Vec<outbox::EndpointStatus>,
     disk: Option<space::Free>,
 }

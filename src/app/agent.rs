@@ -100,7 +100,7 @@ impl Agent {
         });
         let inbox = inbox.transpose()?;
         let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let reporter = Reporter::new(config.report.clone(), parts.store.clone())?;
+        let reporter = Reporter::new(config.report.clone(), parts.store.db().clone())?;
         let api = Arc::new(Api::new(config.api.clone(), api_deps(&config, &parts))?);
         let reload = Reload {
             sources,

@@ -53,7 +53,7 @@ pub async fn apply(
     let parts = Parts::open(config, true).await?;
     let app = push.app.clone();
     let drain = CancellationToken::new();
-    let reporter = Reporter::new(config.report.clone(), parts.store.clone())?;
+    let reporter = Reporter::new(config.report.clone(), parts.store.db().clone())?;
     let reporting = tokio::spawn(reporter.run(drain.clone()));
     let mut events = parts.store.subscribe();
     let answers = parts
@@ -102,7 +102,7 @@ pub async fn apply(
 async fn wait_for_reports(parts: &Parts) {
     let end = tokio::time::Instant::now() + REPORT_PATIENCE;
     while tokio::time::Instant::now() < end {
-        match parts.store.read(crate::store::outbox::pending).await {
+        match parts.store.read(crate::db::outbox::pending).await {
             Ok(0) | Err(_) => break,
             Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }

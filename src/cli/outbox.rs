@@ -6,7 +6,8 @@ use super::exit::{self, Error, Exit};
 use super::out::{Out, Paint, Table};
 use super::show::{self, NOTHING};
 use super::{Global, reach};
-use crate::shown::model::{Callback, Outbox as Callbacks, Replay};
+use crate::shown::Callback;
+use crate::shown::model::{Outbox as Callbacks, Replay};
 use crate::sys::clock::stamp;
 
 #[derive(Debug, Parser)]

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::datafile::{Invalid, Key, Sha256};
+use crate::db::outbox;
 use crate::job::{JobState, Outcome};
 use crate::store::testing::{Bench, NOW, file, key, md5, published};
-use crate::store::{activations, events, outbox};
+use crate::store::{activations, events};
 use crate::wire::push::Item;
 use crate::wire::strategy::Strategy;
 
@@ -452,7 +453,7 @@ async fn what_goes_before_a_push_is_written_with_it_and_may_refuse_it() {
     let bench = Bench::new();
     let intake = auto(&bench);
     let used = |nonce: &'static str| {
-        move |tx: &Tx<'_>| crate::store::nonces::remember(tx, "key", nonce, NOW + 1000)
+        move |tx: &Tx<'_>| crate::db::nonces::remember(tx, "key", nonce, NOW + 1000)
     };
     let pieces = bench.store.stats().pieces;
     let answers = intake

@@ -104,7 +104,7 @@ impl Worker for Upkeep {
         let due = std::mem::take(&mut self.due);
         if due.everything {
             let first = self.last.replace(Instant::now()).is_none();
-            if first && self.keep.store.is_doubtful() {
+            if first && self.keep.store.is_unclean() {
                 self.keep.compare_with_disk().await;
             }
             return self.keep.tidy(&mut Swept::default(), stop).await;

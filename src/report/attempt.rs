@@ -7,9 +7,9 @@ use reqwest::header::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
 use super::setup::{Setup, Target};
+use crate::db::outbox::{self, Message};
+use crate::db::{self, Db};
 use crate::dial::{backoff, retry_after};
-use crate::store::outbox::{self, Message};
-use crate::store::{self, Store};
 use crate::sys::Chain;
 
 /// Pause before a result that the store could not take is written again.
@@ -51,7 +51,7 @@ impl Attempt {
         message: Message,
         target: &Target,
         setup: &Setup,
-        store: &Store,
+        store: &Db,
         drain: &CancellationToken,
     ) -> Self {
         let outcome = send(target, &message, &setup.node, store.now_ms()).await;
@@ -108,7 +108,7 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Outcome {
 /// Records an outcome. While the disk takes no writes this is retried, or the receiver would get the same
 /// callback over and over.
 async fn record(
-    store: &Store,
+    store: &Db,
     message: &Message,
     outcome: &Outcome,
     setup: &Setup,
@@ -119,7 +119,7 @@ async fn record(
         let result = result.clone();
         match store.write(move |tx| result.write(tx)).await {
             Ok(()) => return true,
-            Err(store::Error::Full | store::Error::ReadOnly) => {}
+            Err(db::Error::Full | db::Error::ReadOnly) => {}
             Err(error) => {
                 tracing::warn!(event = "result-unwritten", error = %Chain(&error), "could not record the outcome of a callback");
                 return false;
@@ -167,7 +167,7 @@ impl Written {
         }
     }
 
-    fn write(&self, tx: &store::Tx<'_>) -> Result<(), store::Error> {
+    fn write(&self, tx: &db::Tx<'_>) -> Result<(), db::Error> {
         let Some(error) = &self.error else {
             return outbox::delivered(tx, &self.message).map(drop);
         };

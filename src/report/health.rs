@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::setup::{Setup, Target};
+use crate::db::outbox::Message;
 use crate::dial::backoff;
-use crate::store::outbox::Message;
 
 /// A failing endpoint is tried again within this at the latest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -90,19 +90,20 @@ impl Health {
 
     /// Marks a callback as in flight, unless it or an earlier one of its file is.
     pub(super) fn start(&mut self, message: &Message) -> bool {
-        if self.rows.contains(&message.id) || message.file.is_some_and(|f| self.files.contains(&f))
+        if self.rows.contains(&message.id)
+            || message.order_key.is_some_and(|f| self.files.contains(&f))
         {
             return false;
         }
         self.rows.insert(message.id);
-        self.files.extend(message.file);
+        self.files.extend(message.order_key);
         true
     }
 
     /// Marks a callback as no longer in flight.
     pub(super) fn end(&mut self, message: &Message) {
         self.rows.remove(&message.id);
-        if let Some(file) = message.file {
+        if let Some(file) = message.order_key {
             self.files.remove(&file);
         }
     }

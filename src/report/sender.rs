@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Attempt, LONGEST_ASKED, Outcome};
 use super::health::Health;
 use super::setup::Setup;
-use crate::store::outbox::{self, Message};
-use crate::store::{self, Store, Topic};
+use crate::db::outbox::{self, Message};
+use crate::db::{self, Db, Topic};
 use crate::sys::Chain;
 
 /// How often callbacks expire and the outbox is checked without being woken.
@@ -26,7 +26,7 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 const UNRECORDED: Duration = Duration::from_secs(30);
 
 pub(super) struct Sender {
-    store: Store,
+    store: Db,
     setup: watch::Receiver<Arc<Setup>>,
     endpoints: HashMap<String, Health>,
     attempts: JoinSet<Attempt>,
@@ -35,7 +35,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(store: Store, setup: watch::Receiver<Arc<Setup>>) -> Self {
+    pub(super) fn new(store: Db, setup: watch::Receiver<Arc<Setup>>) -> Self {
         Self {
             store,
             setup,
@@ -48,7 +48,7 @@ impl Sender {
 
     pub(super) async fn run(mut self, drain: CancellationToken) {
         self.drain = drain.clone();
-        let mut wake = self.store.wake(Topic::Outbox);
+        let mut wake = self.store.wake(Topic::OUTBOX);
         self.begin().await;
         while !drain.is_cancelled() {
             wake.mark_unchanged();
@@ -129,7 +129,7 @@ impl Sender {
     }
 
     /// Sends what is due and may be sent; returns how long to wait for more.
-    async fn send_due(&mut self) -> Result<Duration, store::Error> {
+    async fn send_due(&mut self) -> Result<Duration, db::Error> {
         let setup = Arc::clone(&self.setup.borrow());
         let mut wait = CHECK_EVERY;
         let names: Vec<String> = self.endpoints.keys().cloned().collect();

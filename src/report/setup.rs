@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use super::sign::{self, Key};
 use super::{Config, Endpoint, Error, Format};
 use crate::datafile::shorten;
+use crate::db::outbox::{self, Message};
 use crate::dial::{self, Client, Tls};
-use crate::store::outbox::{self, Message};
+use crate::shown::callbacks;
 use crate::sys::secret::Secret;
 
 /// Limit for opening a connection.
@@ -121,9 +122,9 @@ impl Target {
         if let Some(other) = endpoint
             .types
             .iter()
-            .find(|t| !outbox::TYPES.contains(&t.as_str()))
+            .find(|t| !callbacks::TYPES.contains(&t.as_str()))
         {
-            let known = outbox::TYPES.join("`, `");
+            let known = callbacks::TYPES.join("`, `");
             let why = format!(
                 "`{}` is not an event type, expected some of `{known}`",
                 shorten(other)

@@ -9,8 +9,9 @@ use base64::Engine as _;
 
 use self::receiver::{Delivery, Receiver};
 use super::*;
+use crate::db::outbox::{Callback, Filter};
 use crate::job::Outcome;
-use crate::store::outbox::{Filter, OutboxRow};
+use crate::shown::callbacks;
 use crate::store::testing::{Bench, file, published};
 
 #[path = "../../tests/it/support/receiver.rs"]
@@ -55,7 +56,7 @@ struct Running {
 
 impl Running {
     fn start(bench: &Bench, config: Config) -> Self {
-        let reporter = Reporter::new(config, bench.store.clone()).unwrap();
+        let reporter = Reporter::new(config, bench.store.db().clone()).unwrap();
         let (drain, handle) = (CancellationToken::new(), reporter.handle());
         let task = tokio::spawn(reporter.run(drain.clone()));
         Self {
@@ -79,7 +80,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-async fn rows(bench: &Bench) -> Vec<OutboxRow> {
+async fn rows(bench: &Bench) -> Vec<Callback> {
     let listed = bench
         .store
         .read(|r| outbox::list(r, &Filter::default(), 1_000_000))
@@ -182,7 +183,11 @@ async fn of_one_file_nothing_overtakes_and_no_file_waits_for_another() {
             .map(Delivery::kind)
             .collect()
     };
-    let order = [outbox::ACCEPTED, outbox::PUBLISHED, outbox::ACTIVATED];
+    let order = [
+        callbacks::ACCEPTED,
+        callbacks::PUBLISHED,
+        callbacks::ACTIVATED,
+    ];
     assert_eq!(of("a"), order);
     assert_eq!(of("b"), order);
     let taken = receiver.taken();
@@ -193,7 +198,7 @@ async fn of_one_file_nothing_overtakes_and_no_file_waits_for_another() {
             .unwrap()
             .at
     };
-    assert!(at("b", outbox::ACTIVATED) < at("a", outbox::PUBLISHED));
+    assert!(at("b", callbacks::ACTIVATED) < at("a", callbacks::PUBLISHED));
     running.stop().await;
 }
 
@@ -358,9 +363,13 @@ async fn nothing_is_lost_or_out_of_order_through_refusals_and_restarts() {
     for (name, kinds) in seen {
         let i: u32 = name[1..].parse().unwrap();
         let want: &[&str] = if i.is_multiple_of(3) {
-            &[outbox::ACCEPTED, outbox::FAILED]
+            &[callbacks::ACCEPTED, callbacks::FAILED]
         } else {
-            &[outbox::ACCEPTED, outbox::PUBLISHED, outbox::ACTIVATED]
+            &[
+                callbacks::ACCEPTED,
+                callbacks::PUBLISHED,
+                callbacks::ACTIVATED,
+            ]
         };
         assert_eq!(kinds, want, "{name}");
     }
@@ -376,8 +385,8 @@ async fn two_secrets_sign_twice_and_cloud_events_are_cloud_events() {
     hook.secret_files.push(secret_file(&bench, "older", second));
     hook.format = Format::CloudEvents;
     hook.types = vec![
-        outbox::NODE_STARTED.to_owned(),
-        outbox::PUBLISHED.to_owned(),
+        callbacks::NODE_STARTED.to_owned(),
+        callbacks::PUBLISHED.to_owned(),
     ];
     hook.headers.insert("x-site".to_owned(), "wuxi".to_owned());
     let token = secret_file(&bench, "token", "Bearer T0KEN\n");
@@ -416,7 +425,7 @@ async fn what_is_written_right_after_new_is_already_reported() {
     let receiver = Receiver::scripted([]);
     let reporter = Reporter::new(
         config(vec![endpoint(&bench, "hook", &receiver)]),
-        bench.store.clone(),
+        bench.store.db().clone(),
     );
     bench.accept(file("n", "1")).await;
     let drain = CancellationToken::new();

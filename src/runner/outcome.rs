@@ -184,7 +184,7 @@ impl Runner {
                 put(tx)
             });
             match written.await {
-                Err(error) if error.passes() => {
+                Err(error) if error.is_transient() => {
                     if let Some(failure) = &why {
                         self.note_unrecorded(id, failure, true);
                     }
@@ -211,7 +211,7 @@ impl Runner {
                 .await;
             match ended {
                 Ok(recorded) => break recorded,
-                Err(error) if error.passes() => {
+                Err(error) if error.is_transient() => {
                     // The API shows the failure although it is not recorded yet.
                     if let Outcome::Failed(failure) = &outcome {
                         self.note_unrecorded(id, failure, false);

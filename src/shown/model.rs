@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, Event, File, Release};
+use super::{Activation, Callback, EndpointStatus, Event, File, Release};
 use crate::datafile::{AppId, DataName, DataVersion, Key};
 use crate::job::JobId;
 use crate::wire::status::ResultCode;
@@ -244,30 +244,6 @@ pub struct VerifiedTree {
     pub healed: bool,
 }
 
-/// A callback.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Callback {
-    pub id: i64,
-    pub endpoint: String,
-    /// The same for every attempt.
-    pub webhook_id: String,
-    /// The type, such as `edgepush.file.published`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// `pending`, `delivered` or `dead`.
-    pub state: String,
-    pub attempts: u32,
-    pub created_ms: i64,
-    /// When it was delivered or given up.
-    pub settled_ms: Option<i64>,
-    /// Milliseconds until the next attempt; none while an earlier callback of its file is pending.
-    pub due_in_ms: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<JobId>,
-}
-
 /// Endpoints and callbacks, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outbox {
@@ -276,25 +252,8 @@ pub struct Outbox {
     #[serde(default)]
     pub dead: u64,
     #[serde(default)]
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EndpointStatus>,
     pub callbacks: Vec<Callback>,
-}
-
-/// An endpoint that receives callbacks, and its health.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
-    pub name: String,
-    /// Scheme, host and port of its URL.
-    pub target: String,
-    /// Whether it answered that it wants no more.
-    pub disabled: bool,
-    /// Failed attempts since the last success.
-    pub failures: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<String>,
-    pub last_success_ms: Option<i64>,
-    pub pending: u64,
-    pub dead: u64,
 }
 
 /// The body of `POST /v1/outbox/replay`: which callbacks are sent again.

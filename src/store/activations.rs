@@ -8,14 +8,16 @@ use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
 use serde_json::json;
 
+use super::Error;
 use super::columns;
-use super::error::Error;
 use super::events::{self, Note};
 use super::releases;
-use super::sql::{Reader, Tx};
-use super::{Topic, files, outbox};
+use super::{ACTIVATIONS, files};
+use super::{Reader, Tx};
 use crate::datafile::{AppId, DataName, DataVersion, Key};
+use crate::db::outbox;
 use crate::job::{EventKind, JobId, Reason};
+use crate::shown::callbacks;
 use crate::shown::{Activation, Release};
 use crate::sys::clock::stamp;
 
@@ -65,7 +67,7 @@ pub fn request(tx: &Tx<'_>, request: &Request<'_>) -> Result<Requested, Error> {
         return Ok(Requested::AlreadyLive(version));
     }
     let id = insert(tx, request, files::next_seq(tx)?)?;
-    tx.touch(Topic::Activations);
+    tx.touch(ACTIVATIONS);
     Ok(Requested::Waiting(id, version))
 }
 
@@ -120,7 +122,7 @@ pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
         params![id, tx.now_ms(), error, from],
     )?;
     // Whoever asked for it waits for it to end.
-    tx.touch(Topic::Activations);
+    tx.touch(ACTIVATIONS);
     let flip = Flip {
         key: &row.key,
         reason: row.reason,
@@ -304,7 +306,7 @@ fn claim(tx: &Tx<'_>, release: &Release, request: &Request<'_>) -> Result<(), Er
             [id],
         )?;
     } else {
-        tx.touch(Topic::Activations);
+        tx.touch(ACTIVATIONS);
     }
     Ok(())
 }
@@ -347,9 +349,9 @@ fn tell(
 ) -> Result<(), Error> {
     let key = flip.key;
     let (kind, event) = match flip.reason {
-        Reason::Rollback => (outbox::ROLLED_BACK, EventKind::RolledBack),
+        Reason::Rollback => (callbacks::ROLLED_BACK, EventKind::RolledBack),
         Reason::Push | Reason::Repush | Reason::Activate | Reason::Recover => {
-            (outbox::ACTIVATED, EventKind::Activated)
+            (callbacks::ACTIVATED, EventKind::Activated)
         }
     };
     let message = match from {
@@ -379,7 +381,7 @@ fn tell(
         let note = Note::new(event, &message).data(data.clone());
         events::write(tx, Some((file, key.clone())), flip.job, note)?;
     }
-    outbox::enqueue(tx, kind, file, flip.job, &data)
+    outbox::enqueue(tx, kind, file, &data)
 }
 
 const SHOWN: &str = "SELECT a.*, EXISTS (SELECT 1 FROM activations b

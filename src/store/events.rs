@@ -4,11 +4,12 @@
 use rusqlite::{Row, params};
 use serde_json::Value;
 
+use super::Error;
 use super::columns::read_key;
-use super::error::Error;
 use super::files;
-use super::sql::{self, Reader, Tx};
+use super::{Reader, Tx};
 use crate::datafile::Key;
+use crate::db;
 use crate::job::{EventKind, JobId, Stage};
 use crate::shown::Event;
 
@@ -155,7 +156,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Event> {
         attempt: row.get("attempt")?,
         bytes: row.get("bytes")?,
         message: row.get("message")?,
-        data: sql::json(row, "data")?,
+        data: db::json(row, "data")?,
     })
 }
 
@@ -166,7 +167,7 @@ pub(super) fn write(
     note: Note<'_>,
 ) -> Result<(), Error> {
     let data = match &note.data {
-        Some(data) => Some(sql::to_json("event data", data)?),
+        Some(data) => Some(db::to_json("event data", data)?),
         None => None,
     };
     let (file, key) = file.unzip();

@@ -2,9 +2,9 @@
 
 use rusqlite::{Row, params};
 
+use super::Error;
 use super::columns::read_key;
-use super::error::Error;
-use super::sql::{Reader, Tx};
+use super::{Reader, Tx};
 use crate::datafile::Key;
 use crate::job::{JobId, JobState};
 use crate::wire::push::Via;

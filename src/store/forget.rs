@@ -3,9 +3,9 @@
 use rusqlite::{Row, params};
 
 use super::Config;
-use super::error::Error;
+use super::Error;
 use super::releases;
-use super::sql::{Reader, Tx};
+use super::{Reader, Tx};
 
 /// Files forgotten by one call of housekeeping at most.
 const AT_ONCE: u32 = 500;

@@ -2,12 +2,12 @@
 
 use rusqlite::params;
 
+use super::Error;
+use super::Tx;
 use super::activations::{self, Flip};
-use super::error::Error;
 use super::events::{self, Note};
 use super::files;
 use super::releases;
-use super::sql::Tx;
 use crate::datafile::{ArchiveType, Key};
 use crate::job::{EventKind, JobId, JobState, Published, Reason};
 

@@ -6,15 +6,16 @@ use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
 use serde_json::json;
 
+use super::Error;
 use super::columns::{self, read_content, read_key};
-use super::error::Error;
 use super::events::{self, Note};
 use super::files;
-use super::outbox;
-use super::sql::{Reader, Tx};
+use super::{Reader, Tx};
 use crate::datafile::{AppId, DataName, DataVersion, Key, Sha256};
+use crate::db::outbox;
 use crate::job::{EventKind, JobId, Published, Reason};
 use crate::shown::Release;
+use crate::shown::callbacks;
 use crate::wire::download;
 
 /// How far back a rollback looks for a good version.
@@ -272,9 +273,9 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
         return Ok(false);
     }
     let (kind, note) = match damage {
-        Some(what) => (outbox::DAMAGED, Note::new(EventKind::Damaged, what)),
+        Some(what) => (callbacks::DAMAGED, Note::new(EventKind::Damaged, what)),
         None => (
-            outbox::HEALED,
+            callbacks::HEALED,
             Note::new(EventKind::Healed, "found whole again"),
         ),
     };
@@ -291,7 +292,7 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
         "damage": damage,
         "found_at": crate::sys::clock::stamp(tx.now_ms()),
     });
-    outbox::enqueue(tx, kind, files::id(tx, key)?, Some(row.job), &data)?;
+    outbox::enqueue(tx, kind, files::id(tx, key)?, &data)?;
     Ok(true)
 }
 

@@ -3,15 +3,16 @@
 use serde::Serialize;
 use serde_json::json;
 
+use super::Error;
+use super::Tx;
 use super::activations;
-use super::error::Error;
 use super::events::{self, Note};
 use super::files;
-use super::outbox;
 use super::releases;
-use super::sql::Tx;
 use crate::datafile::Key;
+use crate::db::outbox;
 use crate::job::EventKind;
+use crate::shown::callbacks;
 use crate::sys::clock::stamp;
 
 /// What became of a wish to remove a release.
@@ -75,6 +76,6 @@ pub fn release(tx: &Tx<'_>, key: &Key, why: &str, actor: &str) -> Result<Removal
         "files": row.files,
         "removed_at": stamp(tx.now_ms()),
     });
-    outbox::enqueue(tx, outbox::REMOVED, Some(file), Some(row.job), &data)?;
+    outbox::enqueue(tx, callbacks::REMOVED, Some(file), &data)?;
     Ok(Removal::Done)
 }

@@ -2,7 +2,10 @@
 
 use super::testing::{Bench, file, key};
 use super::*;
+use crate::db::{nonces, schema};
 use crate::job::{EventKind, JobState};
+
+mod outbox;
 
 /// Keeps the owner busy until the sender is dropped, so that what is written meanwhile forms one group.
 fn occupy(store: &Store) -> std::sync::mpsc::SyncSender<()> {
@@ -54,7 +57,7 @@ async fn waiting_work_shares_one_commit_and_one_failing_piece_harms_no_other() {
             })
         })
         .collect();
-    while bench.store.inner.queue.as_ref().unwrap().capacity() > QUEUE - 100 {
+    while bench.store.queued() < 100 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     drop(release);
@@ -184,7 +187,7 @@ async fn a_failed_sync_ends_everything() {
 async fn subscribers_and_waiters_hear_of_what_was_committed_and_of_nothing_else() {
     let bench = Bench::new();
     let mut events = bench.store.subscribe();
-    let mut wake = bench.store.wake(Topic::Jobs);
+    let mut wake = bench.store.wake(JOBS);
     let undone = bench
         .store
         .write(|tx| {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::kernel::{Change, watch};
 use crate::intake::Intake;
 use crate::job::{JobId, JobState};
-use crate::store::{Store, Topic, jobs};
+use crate::store::{self, Store, jobs};
 use crate::sys::{Chain, durable};
 use crate::wire::PushDocument;
 use crate::wire::document::MAX_DOCUMENT;
@@ -227,7 +227,7 @@ impl Inbox {
 
     /// Waits until a job has ended.
     async fn ended(&self, job: JobId) -> Option<crate::shown::File> {
-        let mut wake = self.store.wake(Topic::Jobs);
+        let mut wake = self.store.wake(store::JOBS);
         loop {
             match self.store.read(move |r| jobs::get(r, job)).await {
                 Ok(Some(row)) if !row.state.is_final() => {}

@@ -8,10 +8,11 @@ use crate::support::source::{self, Source};
 /// Who may name whom. `app` may name everything but `cli`, and `config` any part for its `Config` alone.
 const DIRECTIONS: &[(&str, &str)] = &[
     ("sys", ""),
+    ("db", "sys"),
     ("datafile", ""),
     ("wire", "datafile"),
     ("job", "wire datafile sys"),
-    ("shown", "job wire datafile"),
+    ("shown", "db job wire datafile"),
     ("progress", "shown job"),
     ("dial", "datafile sys"),
     ("fetch", "dial datafile sys"),
@@ -22,7 +23,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
         "deliver",
         "fetch verify unpack publish progress job datafile sys",
     ),
-    ("store", "shown job wire datafile sys"),
+    ("store", "shown db job wire datafile sys"),
     ("admission", "wire datafile sys"),
     ("intake", "admission wire shown job datafile store sys"),
     (
@@ -33,14 +34,14 @@ const DIRECTIONS: &[(&str, &str)] = &[
         "keep",
         "deliver publish store intake wire shown job datafile sys",
     ),
-    ("report", "store dial job wire datafile sys"),
+    ("report", "dial db shown wire datafile sys"),
     ("watch", "intake wire store shown job sys"),
     ("http", "sys"),
     ("ens", "http wire datafile sys"),
     ("client", "http shown job datafile"),
     (
         "api",
-        "http ens intake store publish keep progress shown job wire datafile sys",
+        "http ens intake store publish keep progress shown db job wire datafile sys",
     ),
     (
         "config",
@@ -48,7 +49,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ),
     (
         "app",
-        "config api http ens watch intake runner keep deliver fetch publish unpack verify report store admission wire progress shown job datafile sys",
+        "config api http ens watch intake runner keep deliver fetch publish unpack verify report store admission wire progress shown db job datafile sys",
     ),
     (
         "cli",

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use edgepush::client::{self, Client, EventsQuery, FilesQuery};
+use edgepush::db::outbox;
 use edgepush::job::{EventKind, JobState};
 use edgepush::shown::model::{Pin, Replay, Verdict, WhatToVerify, WhichJob, WhichName};
-use edgepush::store::{jobs, outbox};
+use edgepush::store::jobs;
 use serde_json::{Value, json};
 
 use crate::support::served::{Served, failed, key};

@@ -3,6 +3,7 @@
 use super::super::events;
 use super::super::testing::{Bench, NOW, accept, file, key, published};
 use super::*;
+use crate::shown::callbacks;
 
 async fn live(bench: &Bench) -> Option<String> {
     let key = key("n", "1");
@@ -158,7 +159,7 @@ async fn two_rollbacks_at_once_go_back_two_versions() {
 async fn every_flip_is_logged_and_told() {
     let bench = Bench::new();
     bench.listen().await;
-    let mut wake = bench.store.wake(Topic::Activations);
+    let mut wake = bench.store.wake(ACTIVATIONS);
     let first = bench.publish("n", "1").await;
     bench.publish("n", "2").await;
     assert!(!wake.has_changed().unwrap());
@@ -200,7 +201,7 @@ async fn every_flip_is_logged_and_told() {
         .await
         .unwrap();
     let last = callbacks.last().unwrap();
-    assert_eq!(last.kind, outbox::ROLLED_BACK);
+    assert_eq!(last.kind, callbacks::ROLLED_BACK);
     assert_eq!(last.data["from_version"], "2");
     let timeline = bench
         .store

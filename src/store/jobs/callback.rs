@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::super::error::Error;
-use super::super::outbox;
-use super::super::sql::{self, Tx};
+use super::super::Error;
+use super::super::Tx;
 use super::rows;
+use crate::db;
+use crate::db::outbox;
 use crate::job::JobId;
 use crate::shown::File;
 use crate::sys::clock::stamp;
@@ -25,7 +26,7 @@ pub(super) fn report(
     let Some(row) = rows::get(tx, id)? else {
         return Ok(());
     };
-    outbox::enqueue(tx, kind, Some(file), Some(id), &body(&row, code)?)
+    outbox::enqueue(tx, kind, Some(file), &body(&row, code)?)
 }
 
 /// Fields of [`File`] that a callback leaves out: they matter on the node alone, or are told in another way.
@@ -46,7 +47,7 @@ const NOT_REPORTED: [&str; 10] = [
 /// documents it.
 fn body(file: &File, code: ResultCode) -> Result<Value, Error> {
     let content = file.published.as_ref().map_or(file.stated, |p| p.content);
-    let mut body = sql::to_value("callback", file)?;
+    let mut body = db::to_value("callback", file)?;
     if let Value::Object(fields) = &mut body {
         for field in NOT_REPORTED {
             fields.remove(field);

@@ -7,9 +7,9 @@ use rusqlite::types::FromSqlError;
 use rusqlite::{Row, params};
 use url::Url;
 
+use super::super::Error;
+use super::super::Reader;
 use super::super::columns::{read_content, read_key};
-use super::super::error::Error;
-use super::super::sql::Reader;
 use crate::datafile::{Content, DataFile, Key, SourceUrl};
 use crate::job::{Job, JobId};
 

@@ -5,14 +5,17 @@
 use rusqlite::params;
 use serde::Serialize;
 
+use super::Error;
+use super::Tx;
 use super::activations::{self, Flip};
-use super::error::Error;
 use super::events::{self, Note};
 use super::files::{self, Subject};
-use super::sql::{self, Tx};
-use super::{Topic, forget, outbox, releases};
+use super::{JOBS, forget, releases};
 use crate::datafile::DataFile;
+use crate::db;
+use crate::db::outbox;
 use crate::job::{EventKind, Job, JobId, JobState, Outcome, Published, Reason, Stage};
+use crate::shown::callbacks;
 use crate::sys::units::show_bytes;
 use crate::wire::push::Via;
 use crate::wire::status::ResultCode;
@@ -70,9 +73,9 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
     let message = format!("accepted, to be fetched from {}", file.url);
     let note = Note::new(EventKind::Accepted, &message);
     events::write(tx, Some((file_id, key.clone())), Some(id), note)?;
-    callback::report(tx, file_id, id, outbox::ACCEPTED, ResultCode::Accepted)?;
+    callback::report(tx, file_id, id, callbacks::ACCEPTED, ResultCode::Accepted)?;
     forget::trim(tx, file_id)?;
-    tx.touch(Topic::Jobs);
+    tx.touch(JOBS);
     Ok(id)
 }
 
@@ -115,7 +118,7 @@ pub fn requeue(tx: &Tx<'_>, id: JobId, not_before_ms: i64, why: &str) -> Result<
     }
     files::mirror_state(tx, id, JobState::Queued)?;
     events::add(tx, id, Note::new(EventKind::Requeued, why))?;
-    tx.touch(Topic::Jobs);
+    tx.touch(JOBS);
     Ok(true)
 }
 
@@ -145,7 +148,7 @@ pub fn hurry(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<bool, Error> {
     }
     let message = format!("{actor} asked to try again at once");
     events::add(tx, id, Note::new(EventKind::Hurried, &message))?;
-    tx.touch(Topic::Jobs);
+    tx.touch(JOBS);
     Ok(true)
 }
 
@@ -202,11 +205,11 @@ pub fn finish(tx: &Tx<'_>, id: JobId, outcome: &Outcome, now_ms: i64) -> Result<
         return Ok(false);
     }
     files::mirror_state(tx, id, outcome.state())?;
-    outbox::drop_progress(tx, id)?;
-    if let Some(subject) = files::of_job(tx, id)? {
-        tell_end(tx, id, &subject, outcome)?;
+    if let Some(of) = files::of_job(tx, id)? {
+        outbox::drop_pending(tx, of.file, callbacks::PROGRESS)?;
+        tell_end(tx, id, &of, outcome)?;
     }
-    tx.touch(Topic::Jobs);
+    tx.touch(JOBS);
     Ok(true)
 }
 
@@ -219,7 +222,7 @@ fn tell_end(tx: &Tx<'_>, id: JobId, of: &Subject, outcome: &Outcome) -> Result<(
             let message = describe_published(published);
             let note = Note::new(EventKind::Published, &message).stage(Stage::Publish);
             write(note.bytes(published.bytes))?;
-            report(outbox::PUBLISHED, ResultCode::Accepted)?;
+            report(callbacks::PUBLISHED, ResultCode::Accepted)?;
             if published.activated {
                 let flip = Flip {
                     key: &of.key,
@@ -234,12 +237,12 @@ fn tell_end(tx: &Tx<'_>, id: JobId, of: &Subject, outcome: &Outcome) -> Result<(
         }
         Outcome::Failed(failure) => {
             let note = Note::new(EventKind::Failed, &failure.message).stage(failure.stage);
-            write(note.data(sql::to_value("failure", failure)?))?;
-            report(outbox::FAILED, ResultCode::Refused)
+            write(note.data(db::to_value("failure", failure)?))?;
+            report(callbacks::FAILED, ResultCode::Refused)
         }
         Outcome::Canceled => {
             write(Note::new(EventKind::Canceled, "ended by an operator"))?;
-            report(outbox::FAILED, ResultCode::Refused)
+            report(callbacks::FAILED, ResultCode::Refused)
         }
     }
 }
@@ -285,7 +288,7 @@ pub fn cancel_request(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<Cancel, Err
         }
         Some(JobState::Running) => {
             note_cancel(tx, id, actor)?;
-            tx.touch(Topic::Jobs);
+            tx.touch(JOBS);
             Ok(Cancel::Requested)
         }
     }

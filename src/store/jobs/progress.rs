@@ -2,13 +2,15 @@
 
 use rusqlite::params;
 
-use super::super::error::Error;
+use super::super::Error;
+use super::super::Tx;
 use super::super::events::{self, Note};
 use super::super::files;
-use super::super::outbox;
-use super::super::sql::{self, Tx};
 use super::callback;
+use crate::db;
+use crate::db::outbox;
 use crate::job::{EventKind, JobId, Snapshot, Stage};
+use crate::shown::callbacks;
 use crate::sys::units::show_bytes;
 use crate::wire::status::ResultCode;
 
@@ -61,7 +63,7 @@ pub fn progress_event(
         .stage(snapshot.stage)
         .attempt(snapshot.attempt)
         .bytes(snapshot.received)
-        .data(sql::to_value("progress", snapshot)?);
+        .data(db::to_value("progress", snapshot)?);
     let Some(of) = files::of_job(tx, id)? else {
         return Ok(());
     };
@@ -73,8 +75,8 @@ pub fn progress_event(
         params![id, uptime, PROGRESS_EVERY_MS],
     )?;
     if report_now == 1 {
-        outbox::drop_progress(tx, id)?;
-        callback::report(tx, of.file, id, outbox::PROGRESS, ResultCode::InProgress)?;
+        outbox::drop_pending(tx, of.file, callbacks::PROGRESS)?;
+        callback::report(tx, of.file, id, callbacks::PROGRESS, ResultCode::InProgress)?;
     }
     Ok(())
 }

@@ -4,10 +4,11 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
 
+use super::super::Error;
+use super::super::Reader;
 use super::super::columns::{next, next_content, next_key, next_on_disk};
-use super::super::error::Error;
-use super::super::sql::{self, Reader};
 use crate::datafile::Key;
+use crate::db;
 use crate::job::{JobId, JobState};
 use crate::shown::{File, Files};
 
@@ -190,7 +191,7 @@ fn one_of<T: AsRef<str> + Serialize>(column: &str, values: &[T]) -> Result<(Stri
         [one] => (format!("{column} = #"), Sql::Text(one.as_ref().to_owned())),
         many => (
             format!("{column} IN (SELECT value FROM json_each(#))"),
-            Sql::Text(sql::to_json("filter", &many)?),
+            Sql::Text(db::to_json("filter", &many)?),
         ),
     })
 }

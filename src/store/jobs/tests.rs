@@ -8,6 +8,7 @@ use super::due::{SMALL_FIRST, waiting_sql};
 use super::*;
 use crate::job::{Failure, Snapshot};
 use crate::shown::File;
+use crate::shown::callbacks;
 use crate::sys::failure::{Class, Kind, Retry};
 
 const KIND: Kind = Kind {
@@ -229,7 +230,11 @@ async fn the_end_is_one_transaction_with_release_timeline_and_callback() {
     let types: Vec<&str> = callbacks.iter().map(|c| c.kind.as_str()).collect();
     assert_eq!(
         types,
-        [outbox::ACCEPTED, outbox::PUBLISHED, outbox::ACTIVATED]
+        [
+            callbacks::ACCEPTED,
+            callbacks::PUBLISHED,
+            callbacks::ACTIVATED
+        ]
     );
     assert_eq!(callbacks[1].data["result_code"], 0);
     assert_eq!(callbacks[1].data["status"], "SUCCESS");
@@ -306,7 +311,7 @@ async fn progress_is_noted_and_reported_at_most_every_ten_seconds() {
             .read(|r| outbox::list(r, &outbox::Filter::default(), 99))
             .await
             .unwrap();
-        let rows = rows.into_iter().filter(|r| r.kind == outbox::PROGRESS);
+        let rows = rows.into_iter().filter(|r| r.kind == callbacks::PROGRESS);
         rows.map(|r| r.data["received"].as_u64().unwrap())
             .collect::<Vec<_>>()
     };

@@ -7,6 +7,7 @@ use super::super::{activations, jobs, outbox};
 use super::*;
 use crate::datafile::ArchiveType;
 use crate::job::Outcome;
+use crate::shown::callbacks;
 
 fn names_of(rows: Vec<Release>) -> Vec<String> {
     rows.into_iter()
@@ -187,7 +188,7 @@ async fn live_and_pinned_versions_are_not_removed() {
         .unwrap();
     let removed: Vec<_> = callbacks
         .iter()
-        .filter(|c| c.kind == outbox::REMOVED)
+        .filter(|c| c.kind == callbacks::REMOVED)
         .collect();
     assert_eq!(removed.len(), 1);
     assert_eq!(removed[0].data["reason"], "retention");

@@ -17,11 +17,11 @@ const FREE_FACTOR: u64 = 8;
 
 /// The reserve of one database.
 #[derive(Debug)]
-pub(super) struct Ballast {
+pub(super) struct Reserve {
     path: PathBuf,
 }
 
-impl Ballast {
+impl Reserve {
     /// The reserve beside the database at `database`.
     pub(super) fn beside(database: &Path) -> Self {
         Self {
@@ -74,15 +74,15 @@ mod tests {
     #[test]
     fn takes_its_room_and_gives_it_back_once() {
         let dir = tempfile::tempdir().unwrap();
-        let ballast = Ballast::beside(&dir.path().join("edgepush.db"));
-        assert!(!ballast.give_up());
-        ballast.restore();
-        ballast.restore();
+        let reserve = Reserve::beside(&dir.path().join("edgepush.db"));
+        assert!(!reserve.give_up());
+        reserve.restore();
+        reserve.restore();
         let meta = fs::metadata(dir.path().join("edgepush.reserve")).unwrap();
         assert_eq!(meta.len(), LENGTH);
         assert!(meta.blocks() * 512 >= LENGTH, "it takes no room");
-        assert!(ballast.give_up());
-        assert!(!ballast.give_up());
+        assert!(reserve.give_up());
+        assert!(!reserve.give_up());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

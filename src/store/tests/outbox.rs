@@ -4,7 +4,9 @@ use serde_json::json;
 
 use super::super::testing::{Bench, file, published};
 use super::super::{Config, jobs};
-use super::*;
+use crate::db::outbox::*;
+use crate::shown::callbacks::*;
+use crate::store::Error;
 
 const MINUTE: i64 = 60_000;
 
@@ -19,12 +21,12 @@ fn endpoint(name: &str, types: &[&str]) -> Endpoint {
 async fn register(bench: &Bench, endpoints: Vec<Endpoint>) {
     bench
         .store
-        .write(move |tx| super::register(tx, &endpoints))
+        .write(move |tx| crate::db::outbox::register(tx, &endpoints))
         .await
         .unwrap();
 }
 
-async fn rows(bench: &Bench, state: &str) -> Vec<OutboxRow> {
+async fn rows(bench: &Bench, state: &str) -> Vec<Callback> {
     let filter = Filter {
         state: Some(state.to_owned()),
         ..Filter::default()
@@ -44,7 +46,7 @@ async fn due_now(bench: &Bench, endpoint: &'static str) -> Vec<Message> {
         .unwrap()
 }
 
-fn types(rows: &[OutboxRow]) -> Vec<&str> {
+fn types(rows: &[Callback]) -> Vec<&str> {
     rows.iter().map(|r| r.kind.as_str()).collect()
 }
 
@@ -68,7 +70,7 @@ async fn every_endpoint_gets_what_it_wants_under_one_id() {
     bench.publish("n", "1").await;
     let rows = rows(&bench, "pending").await;
     let of =
-        |name: &str| -> Vec<&OutboxRow> { rows.iter().filter(|r| r.endpoint == name).collect() };
+        |name: &str| -> Vec<&Callback> { rows.iter().filter(|r| r.endpoint == name).collect() };
     assert_eq!(of("a").len(), 3);
     assert_eq!(of("b").len(), 1);
     assert_eq!(of("a")[1].webhook_id, of("b")[0].webhook_id);
@@ -238,7 +240,7 @@ async fn the_outbox_is_bounded_and_gives_up_the_least_first() {
     let report = |kind: &'static str, count: i64| {
         bench.store.write(move |tx| {
             for file in 0..count {
-                enqueue(tx, kind, Some(file), None, &json!({}))?;
+                enqueue(tx, kind, Some(file), &json!({}))?;
             }
             Ok(())
         })
@@ -270,7 +272,7 @@ async fn the_outbox_is_bounded_and_gives_up_the_least_first() {
     );
     // Each order still has exactly one that is due.
     let due = due_now(&bench, "hook").await;
-    let mut files: Vec<_> = due.iter().map(|m| m.file).collect();
+    let mut files: Vec<_> = due.iter().map(|m| m.order_key).collect();
     files.dedup();
     assert_eq!(files.len(), due.len());
     bench.store.housekeep().await.unwrap();
@@ -287,7 +289,7 @@ async fn what_waits_for_an_endpoint_that_is_gone_is_given_up_and_others_keep_the
         .write(|tx| disable(tx, "a", "410 Gone"))
         .await
         .unwrap();
-    let state = |rows: Vec<EndpointRow>| -> Vec<(String, bool)> {
+    let state = |rows: Vec<EndpointStatus>| -> Vec<(String, bool)> {
         rows.into_iter().map(|e| (e.name, e.disabled)).collect()
     };
     let shown = bench.store.read(endpoints).await.unwrap();
@@ -314,17 +316,11 @@ async fn events_of_the_node_have_no_order_to_wait_for() {
     for _ in 0..2 {
         bench
             .store
-            .write(|tx| report_node(tx, NODE_STARTED, &json!({ "version": "1" })))
+            .write(|tx| enqueue(tx, NODE_STARTED, None, &json!({ "version": "1" })))
             .await
             .unwrap();
     }
     assert_eq!(due_now(&bench, "hook").await.len(), 2);
-    assert!(
-        rows(&bench, "pending")
-            .await
-            .iter()
-            .all(|r| r.key.is_none())
-    );
 }
 
 /// The receiver comes back after a long outage: finding what is due must not look at all that waits.
@@ -339,7 +335,7 @@ async fn finding_what_is_due_stays_quick_in_a_long_queue() {
             tx.connection()
                 .execute_batch(
                     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 90000)
-                     INSERT INTO outbox (endpoint, webhook_id, type, file, data, created, born, next_at)
+                     INSERT INTO outbox (endpoint, webhook_id, type, order_key, data, created, born, next_at)
                      SELECT 'hook', 'msg_' || i, 'edgepush.file.published', i % 100, '{}', 1, 0, NULL FROM n;",
                 )
                 .map_err(Error::sql("fill"))?;

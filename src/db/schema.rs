@@ -12,27 +12,18 @@ use std::sync::Arc;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 
+use super::Setup;
 use super::error::Error;
 use crate::sys::durable;
 use crate::sys::failpoint::{Bug, is_seeded};
 
-/// `Epsh`, in the header of every database of ours.
-const APPLICATION_ID: i64 = 0x4570_7368;
-
 /// Prepared statements kept per connection.
 const STATEMENTS: usize = 256;
-
-/// Every migration, oldest first.
-const MIGRATIONS: &[&str] = &[
-    include_str!("schema/1.sql"),
-    include_str!("schema/2.sql"),
-    include_str!("schema/3.sql"),
-];
 
 /// Opens the database for its one writer: made if missing, checked and migrated. Also tells whether what it says may lag
 /// behind the disk: after an end that was not in order, or when it was made just now. One that is there and of this
 /// version is opened without a write into it: the disk may be full. The owner marks it as in use with its first change.
-pub(super) fn open_writer(path: &Path) -> Result<(Connection, bool), Error> {
+pub(super) fn open_writer(path: &Path, setup: &Setup) -> Result<(Connection, bool), Error> {
     prepare_file(path)?;
     let conn = Connection::open_with_flags(
         path,
@@ -40,11 +31,11 @@ pub(super) fn open_writer(path: &Path) -> Result<(Connection, bool), Error> {
     )
     .map_err(open_error("open", path))?;
     tune(&conn).map_err(open_error("open", path))?;
-    let version = recognise(&conn, path)?;
+    let version = recognise(&conn, path, setup)?;
     set_up(&conn, path, version)?;
-    let doubtful = version == 0 || check_after_unclean_end(&conn, path)?;
-    migrate(&conn, path, version)?;
-    Ok((conn, doubtful))
+    let unclean = version == 0 || check_after_unclean_end(&conn, path)?;
+    migrate(&conn, path, setup, version)?;
+    Ok((conn, unclean))
 }
 
 /// Opens a connection that cannot write.
@@ -59,7 +50,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Error> {
 }
 
 /// Sets a value of the table of single values.
-pub(super) fn set_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+pub(crate) fn set_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO meta (key, value) VALUES (?1, ?2)
          ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -136,7 +127,7 @@ fn tune(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Returns the schema version of a database of ours, 0 for an empty one.
-fn recognise(conn: &Connection, path: &Path) -> Result<i64, Error> {
+fn recognise(conn: &Connection, path: &Path, setup: &Setup) -> Result<i64, Error> {
     let number = |pragma: &str| {
         conn.pragma_query_value(None, pragma, |r| r.get::<_, i64>(0))
             .map_err(open_error("open", path))
@@ -146,13 +137,13 @@ fn recognise(conn: &Connection, path: &Path) -> Result<i64, Error> {
         .query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))
         .map_err(open_error("open", path))?;
     let empty = id == 0 && version == 0 && objects == 0;
-    if id != APPLICATION_ID && !empty {
+    if id != setup.application_id && !empty {
         return Err(Error::Foreign {
             path: path.to_owned(),
             found: id,
         });
     }
-    let known = newest();
+    let known = setup.newest();
     if version > known {
         return Err(Error::Newer {
             path: path.to_owned(),
@@ -161,10 +152,6 @@ fn recognise(conn: &Connection, path: &Path) -> Result<i64, Error> {
         });
     }
     Ok(version)
-}
-
-fn newest() -> i64 {
-    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
 /// Settings of the writer. The owner runs checkpoints itself: SQLite's own would swallow a sync that failed.
@@ -225,10 +212,11 @@ fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<bool, Error
     })
 }
 
-fn migrate(conn: &Connection, path: &Path, from: i64) -> Result<(), Error> {
-    for (version, sql) in (1..).zip(MIGRATIONS).filter(|(v, _)| *v > from) {
+fn migrate(conn: &Connection, path: &Path, setup: &Setup, from: i64) -> Result<(), Error> {
+    for (version, sql) in (1..).zip(setup.migrations).filter(|(v, _)| *v > from) {
         let script = format!(
-            "BEGIN IMMEDIATE; {sql}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}; COMMIT;"
+            "BEGIN IMMEDIATE; {sql}; PRAGMA application_id = {}; PRAGMA user_version = {version}; COMMIT;",
+            setup.application_id
         );
         conn.execute_batch(&script)
             .map_err(open_error("migrate", path))?;
@@ -238,7 +226,19 @@ fn migrate(conn: &Connection, path: &Path, from: i64) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outbox::Bounds;
     use super::*;
+
+    const SETUP: Setup = Setup {
+        application_id: 7,
+        migrations: &[super::super::TABLES],
+        readers: 1,
+        outbox: Bounds {
+            pending: 10,
+            settled: 10,
+            droppable: &[],
+        },
+    };
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -248,13 +248,13 @@ mod tests {
     fn makes_a_private_wal_database_that_is_ours() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/edgepush.db");
-        let conn = open_writer(&path).unwrap().0;
+        let conn = open_writer(&path, &SETUP).unwrap().0;
         let pragma = |p| {
             conn.pragma_query_value(None, p, |r| r.get::<_, i64>(0))
                 .unwrap()
         };
-        assert_eq!(pragma("application_id"), APPLICATION_ID);
-        assert_eq!(pragma("user_version"), newest());
+        assert_eq!(pragma("application_id"), SETUP.application_id);
+        assert_eq!(pragma("user_version"), SETUP.newest());
         assert_eq!(pragma("synchronous"), 2, "FULL");
         assert_eq!(pragma("foreign_keys"), 1);
         assert_eq!(pragma("secure_delete"), 1);
@@ -287,9 +287,9 @@ mod tests {
     fn narrows_the_mode_of_a_file_that_others_may_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edgepush.db");
-        drop(open_writer(&path).unwrap().0);
+        drop(open_writer(&path, &SETUP).unwrap().0);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        drop(open_writer(&path).unwrap().0);
+        drop(open_writer(&path, &SETUP).unwrap().0);
         assert_eq!(mode(&path), 0o600);
     }
 
@@ -297,44 +297,47 @@ mod tests {
     fn refuses_newer_foreign_and_damaged_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edgepush.db");
-        let conn = open_writer(&path).unwrap().0;
-        conn.pragma_update(None, "user_version", newest() + 1)
+        let conn = open_writer(&path, &SETUP).unwrap().0;
+        conn.pragma_update(None, "user_version", SETUP.newest() + 1)
             .unwrap();
         drop(conn);
         assert!(
-            matches!(open_writer(&path), Err(Error::Newer { found, .. }) if found == newest() + 1)
+            matches!(open_writer(&path, &SETUP), Err(Error::Newer { found, .. }) if found == SETUP.newest() + 1)
         );
 
         let path = dir.path().join("foreign.db");
         let other = Connection::open(&path).unwrap();
         other
-            .execute_batch("CREATE TABLE t (x); PRAGMA application_id = 7;")
+            .execute_batch("CREATE TABLE t (x); PRAGMA application_id = 8;")
             .unwrap();
         drop(other);
         assert!(matches!(
-            open_writer(&path),
-            Err(Error::Foreign { found: 7, .. })
+            open_writer(&path, &SETUP),
+            Err(Error::Foreign { found: 8, .. })
         ));
 
         let path = dir.path().join("noise.db");
         fs::write(&path, vec![0x5a; 8192]).unwrap();
-        assert!(matches!(open_writer(&path), Err(Error::Damaged { .. })));
+        assert!(matches!(
+            open_writer(&path, &SETUP),
+            Err(Error::Damaged { .. })
+        ));
     }
 
     #[test]
     fn checks_the_pages_only_after_an_unclean_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edgepush.db");
-        let conn = open_writer(&path).unwrap().0;
+        let conn = open_writer(&path, &SETUP).unwrap().0;
         conn.execute_batch(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
-             INSERT INTO files (app, name, version, state) SELECT 'a', 'n' || i, '1', 'failed' FROM n;
+             INSERT INTO nonces (access_key, nonce, expires) SELECT 'a', 'n' || i, i FROM n;
              PRAGMA wal_checkpoint(TRUNCATE);",
         )
         .unwrap();
         let root: u64 = conn
             .query_row(
-                "SELECT rootpage FROM sqlite_schema WHERE name = 'files_by_app'",
+                "SELECT rootpage FROM sqlite_schema WHERE name = 'nonces_by_expiry'",
                 [],
                 |r| r.get(0),
             )
@@ -345,6 +348,9 @@ mod tests {
         let at = usize::try_from(root - 1).unwrap() * 4096;
         bytes[at + 8..at + 4096].fill(0xff);
         fs::write(&path, bytes).unwrap();
-        assert!(matches!(open_writer(&path), Err(Error::Damaged { .. })));
+        assert!(matches!(
+            open_writer(&path, &SETUP),
+            Err(Error::Damaged { .. })
+        ));
     }
 }

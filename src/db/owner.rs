@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::Error;
 use super::schema;
 use super::sql::{Effects, Reader, Tx};
-use super::{Config, SAVE_UPTIME_MS, Shared};
+use super::{SAVE_UPTIME_MS, Setup, Shared};
 use crate::sys::failpoint::{Bug, is_seeded};
 use crate::sys::failure::Fault;
 use crate::sys::{Chain, durable};
@@ -81,7 +81,7 @@ pub(super) struct Owner {
     path: PathBuf,
     queue: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
-    config: Arc<Config>,
+    setup: Arc<Setup>,
     uptime_saved_ms: Cell<i64>,
     /// Whether the database says that it is in use. Until its first change it may say that it was closed in order: it is as
     /// it was then.
@@ -98,7 +98,7 @@ impl Owner {
         path: PathBuf,
         queue: mpsc::Receiver<Command>,
         shared: Arc<Shared>,
-        config: Arc<Config>,
+        setup: Arc<Setup>,
     ) -> Self {
         Self {
             conn,
@@ -109,7 +109,7 @@ impl Owner {
             full: Cell::new(false),
             changes_before: Cell::new(0),
             shared,
-            config,
+            setup,
         }
     }
 
@@ -233,7 +233,7 @@ impl Owner {
     fn run_one(&self, work: &mut dyn Work, effects: &mut Effects) -> Result<(), Error> {
         self.execute("begin a piece of work", "SAVEPOINT piece")?;
         let reader = Reader::new(&self.conn, self.shared.uptime_ms());
-        let tx = Tx::new(reader, self.shared.clock.now_ms(), &self.config);
+        let tx = Tx::new(reader, self.shared.clock.now_ms(), &self.setup.outbox);
         let result =
             catch_unwind(AssertUnwindSafe(|| work.run(&tx))).unwrap_or(Err(Error::Panicked));
         match result {
@@ -324,7 +324,7 @@ impl Owner {
         }
         if matches!(judged, Error::Full) {
             self.full.set(true);
-            self.shared.ballast.give_up();
+            self.shared.reserve.give_up();
         }
         judged
     }

@@ -7,50 +7,12 @@
 //! a node that was switched off for a week still delivers.
 
 use rusqlite::{Row, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Topic;
-use super::columns::read_key;
 use super::error::Error;
 use super::sql::{self, Reader, Tx};
-use crate::datafile::Key;
-use crate::job::JobId;
-
-/// A file was accepted.
-pub const ACCEPTED: &str = "edgepush.file.accepted";
-/// A file is on its way.
-pub const PROGRESS: &str = "edgepush.file.progress";
-/// A version is published.
-pub const PUBLISHED: &str = "edgepush.file.published";
-/// A push of a file has failed, or was cancelled.
-pub const FAILED: &str = "edgepush.file.failed";
-/// A version became live.
-pub const ACTIVATED: &str = "edgepush.file.activated";
-/// An earlier version became live again.
-pub const ROLLED_BACK: &str = "edgepush.file.rolled_back";
-/// A version was removed from the disk.
-pub const REMOVED: &str = "edgepush.file.removed";
-/// A version on the disk was found to differ from its manifest.
-pub const DAMAGED: &str = "edgepush.file.damaged";
-/// A damaged version is whole again without a push.
-pub const HEALED: &str = "edgepush.file.healed";
-/// The agent has started.
-pub const NODE_STARTED: &str = "edgepush.node.started";
-
-/// Every type of event that is reported.
-pub const TYPES: [&str; 10] = [
-    ACCEPTED,
-    PROGRESS,
-    PUBLISHED,
-    FAILED,
-    ACTIVATED,
-    ROLLED_BACK,
-    REMOVED,
-    DAMAGED,
-    HEALED,
-    NODE_STARTED,
-];
 
 /// Rows looked at in one call of [`expire`].
 const EXPIRE_AT_ONCE: u32 = 500;
@@ -68,30 +30,30 @@ pub struct Endpoint {
     pub types: Vec<String>,
 }
 
-/// An endpoint and how it does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct EndpointRow {
-    /// Its name.
+/// How an endpoint is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
     pub name: String,
-    /// Scheme, host and port.
+    /// Scheme, host and port of its URL.
     pub target: String,
-    /// Types of events that it wants; empty for all.
+    /// Types that it wants; empty for all. Not sent.
+    #[serde(skip)]
     pub types: Vec<String>,
     /// Whether it has told us to stop (410).
     pub disabled: bool,
-    /// Since when it is as it is: working, failing or disabled.
+    /// Since when it has been working, failing or disabled. Not sent.
+    #[serde(skip)]
     pub since_ms: i64,
-    /// Failures since it last worked.
+    /// Failures since its last success.
     pub failures: u32,
-    /// Nothing is sent before this time of the wall clock.
+    /// Nothing is sent before this time of the wall clock. Not sent.
+    #[serde(skip)]
     pub not_before_ms: i64,
-    /// What was wrong last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// When it last took something.
     pub last_success_ms: Option<i64>,
-    /// Rows that wait for it.
     pub pending: u64,
-    /// Rows that were given up.
+    /// Callbacks that were given up.
     pub dead: u64,
 }
 
@@ -106,8 +68,8 @@ pub struct Message {
     pub webhook_id: String,
     /// What happened.
     pub kind: String,
-    /// The order it belongs to: of one file, one after the other.
-    pub file: Option<i64>,
+    /// Messages of one key are delivered one after the other.
+    pub order_key: Option<i64>,
     /// The body's data.
     pub data: Value,
     /// When it happened, by the wall clock.
@@ -118,37 +80,45 @@ pub struct Message {
     pub attempts: u32,
 }
 
-/// A callback as it is shown.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct OutboxRow {
-    /// Its row.
+/// A callback: pending, delivered, or given up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Callback {
     pub id: i64,
-    /// The endpoint it is for.
     pub endpoint: String,
     /// The same on every attempt.
     pub webhook_id: String,
-    /// What happened.
+    /// What happened, such as `edgepush.file.published`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The file it tells of.
-    #[serde(flatten)]
-    pub key: Option<Key>,
-    /// The job it tells of.
-    pub job: Option<JobId>,
     /// `pending`, `delivered` or `dead`.
     pub state: String,
-    /// When it happened.
+    pub attempts: u32,
     pub created_ms: i64,
     /// When it was delivered or given up.
     pub settled_ms: Option<i64>,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// In how many milliseconds it is due; none while an earlier one of its file waits.
+    /// None while an earlier callback of its order is pending.
     pub due_in_ms: Option<i64>,
     /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// The body's data.
+    /// The job that it reports, by its body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<i64>,
+    /// The body's data. Not shown in lists.
+    #[serde(skip)]
     pub data: Value,
+}
+
+/// How many callbacks are kept, over all endpoints.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// Pending ones. Beyond it the oldest of the first droppable type go first, then those of the next; of the rest the
+    /// oldest become dead letters.
+    pub pending: u32,
+    /// Delivered and dead ones, of each.
+    pub settled: u32,
+    /// Types whose pending callbacks may be dropped, because newer ones say more.
+    pub droppable: &'static [&'static str],
 }
 
 /// Makes the table of endpoints what the configuration says. All of them are enabled again; what waits for one that is
@@ -183,7 +153,7 @@ pub fn register(tx: &Tx<'_>, endpoints: &[Endpoint]) -> Result<(), Error> {
             ],
         )?;
     }
-    tx.touch(Topic::Outbox);
+    tx.touch(Topic::OUTBOX);
     Ok(())
 }
 
@@ -192,17 +162,17 @@ pub fn begin(tx: &Tx<'_>) -> Result<(), Error> {
     tx.run(
         "make callbacks due",
         "UPDATE outbox SET next_at = iif(
-             file IS NOT NULL AND EXISTS (SELECT 1 FROM outbox e WHERE e.state = 'pending' AND e.endpoint = outbox.endpoint
-                                          AND e.file = outbox.file AND e.id < outbox.id), NULL, ?1)
+             order_key IS NOT NULL AND EXISTS (SELECT 1 FROM outbox e WHERE e.state = 'pending' AND e.endpoint = outbox.endpoint
+                                          AND e.order_key = outbox.order_key AND e.id < outbox.id), NULL, ?1)
          WHERE state = 'pending'",
         [tx.uptime_ms()],
     )?;
-    tx.touch(Topic::Outbox);
+    tx.touch(Topic::OUTBOX);
     Ok(())
 }
 
 /// Tells whether any endpoint wants events of this type.
-pub(super) fn is_wanted(reader: &Reader<'_>, kind: &str) -> Result<bool, Error> {
+pub fn is_wanted(reader: &Reader<'_>, kind: &str) -> Result<bool, Error> {
     let wanted = reader.number(
         "look for an endpoint",
         "SELECT EXISTS (SELECT 1 FROM endpoints e WHERE e.types = '[]' OR ?1 IN (SELECT value FROM json_each(e.types)))",
@@ -211,51 +181,46 @@ pub(super) fn is_wanted(reader: &Reader<'_>, kind: &str) -> Result<bool, Error> 
     Ok(wanted == 1)
 }
 
-/// Reports an event of the node.
-pub fn report_node(tx: &Tx<'_>, kind: &'static str, data: &Value) -> Result<(), Error> {
-    enqueue(tx, kind, None, None, data)
-}
-
 /// Writes a callback for every endpoint that wants it.
-pub(super) fn enqueue(
+pub fn enqueue(
     tx: &Tx<'_>,
     kind: &'static str,
-    file: Option<i64>,
-    job: Option<JobId>,
+    order_key: Option<i64>,
     data: &Value,
 ) -> Result<(), Error> {
     // The specification's advice: unique, and no dot in it.
     let webhook_id = format!("msg_{}", uuid::Uuid::new_v4().simple());
     let added = tx.run(
         "write a callback",
-        "INSERT INTO outbox (endpoint, webhook_id, type, file, job, data, created, born, next_at)
-         SELECT e.name, ?1, ?2, ?3, ?4, ?5, ?6, ?7,
-                iif(EXISTS (SELECT 1 FROM outbox o WHERE o.state = 'pending' AND o.endpoint = e.name AND o.file = ?3),
-                    NULL, ?7)
+        "INSERT INTO outbox (endpoint, webhook_id, type, order_key, data, created, born, next_at)
+         SELECT e.name, ?1, ?2, ?3, ?4, ?5, ?6,
+                iif(EXISTS (SELECT 1 FROM outbox o WHERE o.state = 'pending' AND o.endpoint = e.name
+                                                          AND o.order_key = ?3),
+                    NULL, ?6)
          FROM endpoints e WHERE e.types = '[]' OR ?2 IN (SELECT value FROM json_each(e.types))",
         params![
             webhook_id,
             kind,
-            file,
-            job,
+            order_key,
             sql::to_json("callback", data)?,
             tx.now_ms(),
             tx.uptime_ms(),
         ],
     )?;
     if added > 0 {
-        tx.touch(Topic::Outbox);
+        tx.touch(Topic::OUTBOX);
         bound(tx)?;
     }
     Ok(())
 }
 
-/// Drops the progress of a job that waits: newer news is at hand.
-pub(super) fn drop_progress(tx: &Tx<'_>, job: JobId) -> Result<(), Error> {
+/// Drops the pending callbacks of one type and order: newer news is at hand.
+pub fn drop_pending(tx: &Tx<'_>, order_key: i64, kind: &'static str) -> Result<(), Error> {
     let dropped = tx.many(
-        "drop old progress",
-        "DELETE FROM outbox WHERE state = 'pending' AND job = ?1 AND type = ?2 RETURNING endpoint, file",
-        params![job, PROGRESS],
+        "drop old callbacks",
+        "DELETE FROM outbox WHERE state = 'pending' AND order_key = ?1 AND type = ?2
+         RETURNING endpoint, order_key",
+        params![order_key, kind],
         place,
     )?;
     promote_all(tx, dropped)
@@ -310,7 +275,7 @@ fn settle(tx: &Tx<'_>, message: &Message, state: &str, error: Option<&str>) -> R
          WHERE id = ?1 AND (state = 'pending' OR (state = 'dead' AND ?2 = 'delivered'))",
         params![message.id, state, tx.now_ms(), error],
     )?;
-    promote(tx, &message.endpoint, message.file)?;
+    promote(tx, &message.endpoint, message.order_key)?;
     Ok(changed == 1)
 }
 
@@ -366,7 +331,7 @@ pub fn endpoint_recovered(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
         "UPDATE outbox SET next_at = ?2 WHERE state = 'pending' AND endpoint = ?1 AND next_at > ?2 AND refused = 0",
         params![name, tx.uptime_ms()],
     )?;
-    tx.touch(Topic::Outbox);
+    tx.touch(Topic::OUTBOX);
     Ok(())
 }
 
@@ -377,7 +342,7 @@ pub fn expire(tx: &Tx<'_>, keep_ms: i64) -> Result<usize, Error> {
         "UPDATE outbox SET state = 'dead', settled = ?2, next_at = NULL,
                            last_error = 'not delivered in time' || coalesce('; last: ' || last_error, '')
          WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' ORDER BY id LIMIT ?3) AND born < ?1
-         RETURNING endpoint, file",
+         RETURNING endpoint, order_key",
         params![tx.uptime_ms().saturating_sub(keep_ms), tx.now_ms(), EXPIRE_AT_ONCE],
         place,
     )?;
@@ -393,20 +358,20 @@ pub fn replay(tx: &Tx<'_>, id: Option<i64>) -> Result<usize, Error> {
         "UPDATE outbox SET state = 'pending', settled = NULL, attempts = 0, refused = 0, born = ?2, next_at = ?2
          WHERE ((?1 IS NULL AND state = 'dead') OR (id = ?1 AND state <> 'pending'))
            AND endpoint IN (SELECT name FROM endpoints)
-         RETURNING endpoint, file",
+         RETURNING endpoint, order_key",
         params![id, tx.uptime_ms()],
         place,
     )?;
     let count = places.len();
-    for (endpoint, file) in places {
+    for (endpoint, order_key) in places {
         tx.run(
             "put callbacks in order",
-            "UPDATE outbox SET next_at = NULL WHERE state = 'pending' AND endpoint = ?1 AND file = ?2
-             AND id > (SELECT min(id) FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND file = ?2)",
-            params![endpoint, file],
+            "UPDATE outbox SET next_at = NULL WHERE state = 'pending' AND endpoint = ?1 AND order_key = ?2
+             AND id > (SELECT min(id) FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND order_key = ?2)",
+            params![endpoint, order_key],
         )?;
     }
-    tx.touch(Topic::Outbox);
+    tx.touch(Topic::OUTBOX);
     Ok(count)
 }
 
@@ -424,16 +389,16 @@ pub struct Filter {
 }
 
 /// Lists callbacks, oldest first unless the filter says otherwise.
-pub fn list(reader: &Reader<'_>, filter: &Filter, limit: u32) -> Result<Vec<OutboxRow>, Error> {
+pub fn list(reader: &Reader<'_>, filter: &Filter, limit: u32) -> Result<Vec<Callback>, Error> {
     let uptime = reader.uptime_ms();
     let order = match filter.newest_first {
         true => "DESC",
         false => "ASC",
     };
     let sql = format!(
-        "SELECT o.*, f.app, f.name, f.version FROM outbox o LEFT JOIN files f ON f.id = o.file
-         WHERE (?1 IS NULL OR o.state = ?1) AND (?2 IS NULL OR o.endpoint = ?2) AND o.id > ?3
-         ORDER BY o.id {order} LIMIT ?4"
+        "SELECT * FROM outbox
+         WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR endpoint = ?2) AND id > ?3
+         ORDER BY id {order} LIMIT ?4"
     );
     reader.many(
         "list callbacks",
@@ -444,7 +409,8 @@ pub fn list(reader: &Reader<'_>, filter: &Filter, limit: u32) -> Result<Vec<Outb
 }
 
 /// Returns every endpoint and how it does.
-pub fn endpoints(reader: &Reader<'_>) -> Result<Vec<EndpointRow>, Error> {
+pub fn endpoints(reader: &Reader<'_>) -> Result<Vec<EndpointStatus>, Error> {
+    // `state <> 'pending'` adds nothing but the use of a partial index (`outbox_settled`).
     reader.many(
         "list endpoints",
         "SELECT e.*,
@@ -453,7 +419,7 @@ pub fn endpoints(reader: &Reader<'_>) -> Result<Vec<EndpointRow>, Error> {
          FROM endpoints e ORDER BY e.name",
         [],
         |r| {
-            Ok(EndpointRow {
+            Ok(EndpointStatus {
                 name: r.get("name")?,
                 target: r.get("target")?,
                 types: sql::json(r, "types")?.unwrap_or_default(),
@@ -483,11 +449,12 @@ pub fn pending(reader: &Reader<'_>) -> Result<u64, Error> {
 /// Forgets the oldest settled callbacks beyond the bound.
 pub(super) fn trim_settled(tx: &Tx<'_>) -> Result<(), Error> {
     for state in ["delivered", "dead"] {
+        // `state <> 'pending'` adds nothing but the use of a partial index (`outbox_settled`).
         tx.run(
             "forget settled callbacks",
             "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE state = ?1 AND state <> 'pending'
              ORDER BY id DESC LIMIT -1 OFFSET ?2)",
-            params![state, tx.config().outbox_settled],
+            params![state, tx.bounds().settled],
         )?;
     }
     Ok(())
@@ -498,9 +465,9 @@ pub(super) fn trim_settled(tx: &Tx<'_>) -> Result<(), Error> {
 fn bound(tx: &Tx<'_>) -> Result<(), Error> {
     let over = |tx: &Tx<'_>| -> Result<i64, Error> {
         let waiting = i64::try_from(pending(tx)?).unwrap_or(i64::MAX);
-        Ok(waiting - i64::from(tx.config().outbox_rows))
+        Ok(waiting - i64::from(tx.bounds().pending))
     };
-    for kind in [PROGRESS, ACCEPTED] {
+    for kind in tx.bounds().droppable {
         let over = over(tx)?;
         if over <= 0 {
             return Ok(());
@@ -508,7 +475,7 @@ fn bound(tx: &Tx<'_>) -> Result<(), Error> {
         let dropped = tx.many(
             "drop the oldest callbacks",
             "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' AND type = ?1
-             ORDER BY id LIMIT ?2) RETURNING endpoint, file",
+             ORDER BY id LIMIT ?2) RETURNING endpoint, order_key",
             params![kind, over],
             place,
         )?;
@@ -521,7 +488,7 @@ fn bound(tx: &Tx<'_>) -> Result<(), Error> {
     let dropped = tx.many(
         "give the oldest callbacks up",
         "UPDATE outbox SET state = 'dead', settled = ?2, next_at = NULL, last_error = 'too many callbacks were waiting'
-         WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' ORDER BY id LIMIT ?1) RETURNING endpoint, file",
+         WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' ORDER BY id LIMIT ?1) RETURNING endpoint, order_key",
         params![over, tx.now_ms()],
         place,
     )?;
@@ -531,26 +498,26 @@ fn bound(tx: &Tx<'_>) -> Result<(), Error> {
 type Place = (String, Option<i64>);
 
 fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
-    Ok((row.get("endpoint")?, row.get("file")?))
+    Ok((row.get("endpoint")?, row.get("order_key")?))
 }
 
 fn promote_all(tx: &Tx<'_>, places: Vec<Place>) -> Result<(), Error> {
-    for (endpoint, file) in places {
-        promote(tx, &endpoint, file)?;
+    for (endpoint, order_key) in places {
+        promote(tx, &endpoint, order_key)?;
     }
     Ok(())
 }
 
 /// Makes the first row that waits in an order due, if it has no time yet.
-fn promote(tx: &Tx<'_>, endpoint: &str, file: Option<i64>) -> Result<(), Error> {
+fn promote(tx: &Tx<'_>, endpoint: &str, order_key: Option<i64>) -> Result<(), Error> {
     let changed = tx.run(
         "make the next callback due",
         "UPDATE outbox SET next_at = ?3 WHERE next_at IS NULL
-         AND id = (SELECT min(id) FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND file = ?2)",
-        params![endpoint, file, tx.uptime_ms()],
+         AND id = (SELECT min(id) FROM outbox WHERE state = 'pending' AND endpoint = ?1 AND order_key = ?2)",
+        params![endpoint, order_key, tx.uptime_ms()],
     )?;
     if changed > 0 {
-        tx.touch(Topic::Outbox);
+        tx.touch(Topic::OUTBOX);
     }
     Ok(())
 }
@@ -561,7 +528,7 @@ fn read_message(row: &Row<'_>) -> rusqlite::Result<Message> {
         endpoint: row.get("endpoint")?,
         webhook_id: row.get("webhook_id")?,
         kind: row.get("type")?,
-        file: row.get("file")?,
+        order_key: row.get("order_key")?,
         data: sql::json(row, "data")?.unwrap_or(Value::Null),
         created_ms: row.get("created")?,
         born_ms: row.get("born")?,
@@ -569,26 +536,21 @@ fn read_message(row: &Row<'_>) -> rusqlite::Result<Message> {
     })
 }
 
-fn read_row(row: &Row<'_>, uptime_ms: i64) -> rusqlite::Result<OutboxRow> {
-    let named = row.get::<_, Option<String>>("app")?.is_some();
-    Ok(OutboxRow {
+fn read_row(row: &Row<'_>, uptime_ms: i64) -> rusqlite::Result<Callback> {
+    let data: Value = sql::json(row, "data")?.unwrap_or_default();
+    let next_at: Option<i64> = row.get("next_at")?;
+    Ok(Callback {
         id: row.get("id")?,
         endpoint: row.get("endpoint")?,
         webhook_id: row.get("webhook_id")?,
         kind: row.get("type")?,
-        key: if named { Some(read_key(row)?) } else { None },
-        job: row.get("job")?,
         state: row.get("state")?,
+        attempts: row.get("attempts")?,
         created_ms: row.get("created")?,
         settled_ms: row.get("settled")?,
-        attempts: row.get("attempts")?,
-        due_in_ms: row
-            .get::<_, Option<i64>>("next_at")?
-            .map(|at| (at - uptime_ms).max(0)),
+        due_in_ms: next_at.map(|at| (at - uptime_ms).max(0)),
         last_error: row.get("last_error")?,
-        data: sql::json(row, "data")?.unwrap_or(Value::Null),
+        job: data["job"].as_i64(),
+        data,
     })
 }
-
-#[cfg(test)]
-mod tests;

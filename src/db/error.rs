@@ -203,7 +203,7 @@ impl Error {
     }
 
     /// Tells whether the disk of the database has no room left.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         match self {
             Self::Full => true,
             Self::Prepare(error) => error.fault().is_full(),
@@ -214,7 +214,7 @@ impl Error {
     /// Tells whether the same work may well be taken a moment later: the disk is full or read-only, the queue is full, or
     /// the process had no descriptor left to open a connection with. The store itself goes on.
     #[must_use]
-    pub fn passes(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Full | Self::ReadOnly | Self::Busy | Self::Open { .. } => true,
             Self::Sql { source, .. } => source.sqlite_error_code() == Some(ErrorCode::CannotOpen),
@@ -223,7 +223,7 @@ impl Error {
     }
 
     /// Makes the error of a statement that was to do `what`.
-    pub(super) fn sql(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
+    pub(crate) fn sql(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::ReadOnly) => Self::ReadOnly,
@@ -235,7 +235,7 @@ impl Error {
     }
 
     /// Tells whether a statement failed because the disk did, or the file is damaged: then nothing more may be promised.
-    pub(super) fn is_device(&self) -> bool {
+    pub(crate) fn is_device(&self) -> bool {
         let Self::Sql { source, .. } = self else {
             return false;
         };
@@ -247,7 +247,7 @@ impl Error {
 
     /// Tells whether a write was refused by the system, as opposed to a sync that failed: only this may be the mild case
     /// of a file system that became read-only.
-    pub(super) fn is_refused_write(&self) -> bool {
+    pub(crate) fn is_refused_write(&self) -> bool {
         let Self::Sql { source, .. } = self else {
             return false;
         };

@@ -4,14 +4,13 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Deref;
-use std::sync::Arc;
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
+use super::Topic;
 use super::error::Error;
-use super::{Config, Topic};
-use crate::shown::Event;
+use super::outbox::Bounds;
 
 /// A consistent look at the database.
 pub struct Reader<'c> {
@@ -32,7 +31,7 @@ impl<'c> Reader<'c> {
     }
 
     /// Returns the row that a query yields, if any.
-    pub(super) fn one<T>(
+    pub(crate) fn one<T>(
         &self,
         what: &'static str,
         sql: &str,
@@ -46,7 +45,7 @@ impl<'c> Reader<'c> {
     }
 
     /// Returns every row that a query yields.
-    pub(super) fn many<T>(
+    pub(crate) fn many<T>(
         &self,
         what: &'static str,
         sql: &str,
@@ -60,7 +59,7 @@ impl<'c> Reader<'c> {
     }
 
     /// Returns the number that a query yields, 0 if it yields none.
-    pub(super) fn number(
+    pub(crate) fn number(
         &self,
         what: &'static str,
         sql: &str,
@@ -70,7 +69,7 @@ impl<'c> Reader<'c> {
         Ok(self.one(what, sql, params, read)?.flatten().unwrap_or(0))
     }
 
-    pub(super) fn connection(&self) -> &Connection {
+    pub(crate) fn connection(&self) -> &Connection {
         self.conn
     }
 }
@@ -79,30 +78,30 @@ impl<'c> Reader<'c> {
 pub struct Tx<'c> {
     reader: Reader<'c>,
     now_ms: i64,
-    config: &'c Config,
+    bounds: &'c Bounds,
     effects: RefCell<Effects>,
 }
 
 /// What everyone is told after the commit.
 #[derive(Default)]
 pub(super) struct Effects {
-    pub(super) events: Vec<Arc<Event>>,
+    pub(super) after: Vec<Box<dyn FnOnce() + Send>>,
     pub(super) topics: BTreeSet<Topic>,
 }
 
 impl Effects {
     pub(super) fn merge(&mut self, other: Self) {
-        self.events.extend(other.events);
+        self.after.extend(other.after);
         self.topics.extend(other.topics);
     }
 }
 
 impl<'c> Tx<'c> {
-    pub(super) fn new(reader: Reader<'c>, now_ms: i64, config: &'c Config) -> Self {
+    pub(super) fn new(reader: Reader<'c>, now_ms: i64, bounds: &'c Bounds) -> Self {
         Self {
             reader,
             now_ms,
-            config,
+            bounds,
             effects: RefCell::default(),
         }
     }
@@ -118,12 +117,13 @@ impl<'c> Tx<'c> {
         self.effects.borrow_mut().topics.insert(topic);
     }
 
-    pub(super) fn emit(&self, event: Event) {
-        self.effects.borrow_mut().events.push(Arc::new(event));
+    /// Runs `f` on the owner's thread once the commit is on the disk. It must be short and must not block.
+    pub(crate) fn after_commit(&self, f: impl FnOnce() + Send + 'static) {
+        self.effects.borrow_mut().after.push(Box::new(f));
     }
 
-    pub(super) fn config(&self) -> &Config {
-        self.config
+    pub(super) fn bounds(&self) -> &Bounds {
+        self.bounds
     }
 
     pub(super) fn into_effects(self) -> Effects {
@@ -131,7 +131,7 @@ impl<'c> Tx<'c> {
     }
 
     /// Runs a statement and returns how many rows it changed.
-    pub(super) fn run(
+    pub(crate) fn run(
         &self,
         what: &'static str,
         sql: &str,
@@ -144,7 +144,7 @@ impl<'c> Tx<'c> {
     }
 
     /// Runs an insert and returns the new row's number.
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &self,
         what: &'static str,
         sql: &str,
@@ -163,7 +163,7 @@ impl<'c> Deref for Tx<'c> {
 }
 
 /// Reads a column of JSON that may be null.
-pub(super) fn json<T: serde::de::DeserializeOwned>(
+pub(crate) fn json<T: serde::de::DeserializeOwned>(
     row: &Row<'_>,
     column: &str,
 ) -> rusqlite::Result<Option<T>> {
@@ -176,7 +176,7 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(
 }
 
 /// Turns a value into JSON.
-pub(super) fn to_value(
+pub(crate) fn to_value(
     what: &'static str,
     value: &impl serde::Serialize,
 ) -> Result<serde_json::Value, Error> {
@@ -187,7 +187,7 @@ pub(super) fn to_value(
 }
 
 /// Writes a value as the JSON text of a column.
-pub(super) fn to_json(what: &'static str, value: &impl serde::Serialize) -> Result<String, Error> {
+pub(crate) fn to_json(what: &'static str, value: &impl serde::Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| Error::Row {
         what,
         found: e.to_string(),

@@ -1,9 +1,4 @@
--- Times are milliseconds since the epoch, except `born` and `next_at` of the outbox, which are by the uptime clock.
-
-CREATE TABLE meta (
-    key TEXT NOT NULL PRIMARY KEY,
-    value TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
+-- The node's tables. Times are milliseconds since the epoch.
 
 -- One row per (application, name, version) that was ever pushed, in the order of first pushes.
 CREATE TABLE files (
@@ -16,7 +11,7 @@ CREATE TABLE files (
     UNIQUE (app, name, version)
 ) STRICT;
 CREATE INDEX files_by_app ON files (app, id);
-CREATE INDEX files_by_state ON files (state, id);
+CREATE INDEX files_by_state ON files (state, job);
 
 -- The id is the order of acceptance. Operators' requests take numbers from the same sequence.
 CREATE TABLE jobs (
@@ -58,6 +53,10 @@ CREATE INDEX jobs_by_file ON jobs (file, id);
 CREATE INDEX jobs_by_push ON jobs (push, id);
 CREATE INDEX jobs_queued ON jobs (id) WHERE state = 'queued';
 CREATE INDEX jobs_running ON jobs (id) WHERE state = 'running';
+-- When the next of the jobs that were put off is due; the others are found by jobs_queued.
+CREATE INDEX jobs_put_off ON jobs (not_before) WHERE state = 'queued' AND not_before > 0;
+-- Small files have slots of their own: the smallest queued one is found at once.
+CREATE INDEX jobs_waiting_by_size ON jobs (size, id) WHERE state = 'queued';
 CREATE UNIQUE INDEX jobs_open ON jobs (file) WHERE state IN ('queued', 'running');
 
 CREATE TRIGGER jobs_final BEFORE UPDATE OF state ON jobs
@@ -124,62 +123,49 @@ CREATE TABLE events (
 CREATE INDEX events_by_job ON events (job, id) WHERE job IS NOT NULL;
 CREATE INDEX events_by_file ON events (file, id);
 
--- Who is told, and how that goes.
-CREATE TABLE endpoints (
-    name TEXT NOT NULL PRIMARY KEY,
-    target TEXT NOT NULL,           -- scheme, host and port
-    types TEXT NOT NULL,            -- a JSON array of event types, empty for all
-    state TEXT NOT NULL DEFAULT 'active',
-    since INTEGER NOT NULL,
-    failures INTEGER NOT NULL DEFAULT 0,
-    not_before INTEGER NOT NULL DEFAULT 0,
-    last_error TEXT,
-    last_success INTEGER
+-- What lists and status count, kept by the database itself: counting what is there takes longer with every version.
+CREATE TABLE file_counts (
+    app TEXT NOT NULL,
+    state TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (app, state)
 ) STRICT, WITHOUT ROWID;
+CREATE TRIGGER files_in AFTER INSERT ON files
+BEGIN
+    INSERT INTO file_counts (app, state, n) VALUES (NEW.app, NEW.state, 1)
+        ON CONFLICT (app, state) DO UPDATE SET n = n + 1;
+END;
+CREATE TRIGGER files_out AFTER DELETE ON files
+BEGIN
+    UPDATE file_counts SET n = n - 1 WHERE app = OLD.app AND state = OLD.state;
+    DELETE FROM file_counts WHERE app = OLD.app AND n = 0;
+END;
+CREATE TRIGGER files_moved AFTER UPDATE OF state ON files WHEN OLD.state <> NEW.state
+BEGIN
+    UPDATE file_counts SET n = n - 1 WHERE app = OLD.app AND state = OLD.state;
+    INSERT INTO file_counts (app, state, n) VALUES (NEW.app, NEW.state, 1)
+        ON CONFLICT (app, state) DO UPDATE SET n = n + 1;
+END;
 
--- One row per event and endpoint. `next_at` is null while an earlier row of the same endpoint and file is not settled.
-CREATE TABLE outbox (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    endpoint TEXT NOT NULL,
-    webhook_id TEXT NOT NULL,
-    type TEXT NOT NULL,
-    file INTEGER,
-    job INTEGER,
-    data TEXT NOT NULL,
-    created INTEGER NOT NULL,
-    born INTEGER NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    next_at INTEGER,
-    refused INTEGER NOT NULL DEFAULT 0, -- the receiver answers, but does not want this one
-    state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'delivered', 'dead')),
-    settled INTEGER,
-    last_error TEXT,
-    CHECK ((state = 'pending') = (settled IS NULL))
-) STRICT;
-CREATE INDEX outbox_due ON outbox (endpoint, next_at, id) WHERE state = 'pending' AND next_at IS NOT NULL;
-CREATE INDEX outbox_order ON outbox (endpoint, file, id) WHERE state = 'pending';
-CREATE INDEX outbox_by_type ON outbox (type, id) WHERE state = 'pending';
-CREATE INDEX outbox_by_job ON outbox (job, id) WHERE state = 'pending';
-CREATE INDEX outbox_pending ON outbox (id) WHERE state = 'pending';
-CREATE INDEX outbox_settled ON outbox (state, id) WHERE state <> 'pending';
-
--- How many rows wait, kept by the database itself, so that the bound costs no counting.
-CREATE TABLE counters (
-    name TEXT NOT NULL PRIMARY KEY,
-    n INTEGER NOT NULL
+CREATE TABLE release_counts (
+    app TEXT NOT NULL PRIMARY KEY,
+    names INTEGER NOT NULL,
+    versions INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-INSERT INTO counters (name, n) VALUES ('outbox', 0);
-CREATE TRIGGER outbox_in AFTER INSERT ON outbox WHEN NEW.state = 'pending'
-BEGIN UPDATE counters SET n = n + 1 WHERE name = 'outbox'; END;
-CREATE TRIGGER outbox_out AFTER DELETE ON outbox WHEN OLD.state = 'pending'
-BEGIN UPDATE counters SET n = n - 1 WHERE name = 'outbox'; END;
-CREATE TRIGGER outbox_moved AFTER UPDATE OF state ON outbox WHEN (OLD.state = 'pending') <> (NEW.state = 'pending')
-BEGIN UPDATE counters SET n = n + iif(NEW.state = 'pending', 1, -1) WHERE name = 'outbox'; END;
-
-CREATE TABLE nonces (
-    access_key TEXT NOT NULL,
-    nonce TEXT NOT NULL,
-    expires INTEGER NOT NULL,
-    PRIMARY KEY (access_key, nonce)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX nonces_by_expiry ON nonces (expires);
+CREATE TRIGGER releases_in AFTER INSERT ON releases
+BEGIN
+    INSERT INTO release_counts (app, names, versions, bytes) VALUES (NEW.app, 0, 0, 0) ON CONFLICT (app) DO NOTHING;
+    UPDATE release_counts SET versions = versions + 1, bytes = bytes + NEW.bytes, names = names + NOT EXISTS (
+        SELECT 1 FROM releases r WHERE r.app = NEW.app AND r.name = NEW.name AND r.version <> NEW.version)
+        WHERE app = NEW.app;
+END;
+CREATE TRIGGER releases_out AFTER DELETE ON releases
+BEGIN
+    UPDATE release_counts SET versions = versions - 1, bytes = bytes - OLD.bytes, names = names - NOT EXISTS (
+        SELECT 1 FROM releases r WHERE r.app = OLD.app AND r.name = OLD.name)
+        WHERE app = OLD.app;
+    DELETE FROM release_counts WHERE app = OLD.app AND versions = 0;
+END;
+CREATE TRIGGER releases_moved AFTER UPDATE OF bytes ON releases WHEN OLD.bytes <> NEW.bytes
+BEGIN UPDATE release_counts SET bytes = bytes + NEW.bytes - OLD.bytes WHERE app = NEW.app; END;

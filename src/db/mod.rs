@@ -1,0 +1,482 @@
+//! SQLite with one owner: what the databases of every role share, and no table of any of them but the outbox and nonces.
+//!
+//! One thread owns the connection that writes. Callers hand it closures; it runs all that are queued in one transaction,
+//! each in a savepoint of its own, and answers only after the commit has been synced. So an acknowledged write is never
+//! lost, and a burst of pushes costs one sync. Queries run next to it on read-only connections.
+//!
+//! A commit or sync that fails is never retried: every caller gets an error, [`Db::failed`] resolves, and the process must
+//! end; the next start finds out what is on the disk. A full disk is milder: the callers get [`Error::Full`], nothing was
+//! written, and the database goes on.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use serde::Serialize;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::sys::clock::Clock;
+use crate::sys::{Chain, durable};
+
+mod error;
+pub mod nonces;
+pub mod outbox;
+mod owner;
+mod reserve;
+pub(crate) mod schema;
+mod sql;
+
+pub use error::{Error, KINDS};
+use reserve::Reserve;
+pub use sql::{Reader, Tx};
+pub(crate) use sql::{json, to_json, to_value};
+
+/// Work that may be queued for the owner before callers have to wait.
+const QUEUE: usize = 1024;
+/// How often the uptime clock is written down, with whatever is written anyway.
+const SAVE_UPTIME_MS: i64 = 60_000;
+/// More than any role has.
+const TOPICS: usize = 4;
+
+/// The tables of this room. Every role puts them at the head of its first migration.
+#[cfg(test)]
+pub(crate) const TABLES: &str = include_str!("tables.sql");
+
+/// What a role's database is: its tables and its bounds.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// In the header of the file; a database with another one is refused.
+    pub application_id: i64,
+    /// Every migration, oldest first. `user_version` counts those that have run.
+    pub migrations: &'static [&'static str],
+    /// Connections for queries.
+    pub readers: u32,
+    pub outbox: outbox::Bounds,
+}
+
+impl Setup {
+    fn newest(&self) -> i64 {
+        i64::try_from(self.migrations.len()).unwrap_or(i64::MAX)
+    }
+}
+
+/// What a waiter can wait for: a commit that touched it. A role numbers its own from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic(pub usize);
+
+impl Topic {
+    /// A callback waits for delivery.
+    pub const OUTBOX: Self = Self(0);
+}
+
+/// Figures since the database was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Committed transactions.
+    pub commits: u64,
+    /// Pieces of work in them.
+    pub pieces: u64,
+}
+
+/// A handle of the database; clones share it. When the last is dropped the database is closed in order.
+#[derive(Clone)]
+pub struct Db {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    queue: Option<mpsc::Sender<owner::Command>>,
+    owner: Mutex<Option<JoinHandle<()>>>,
+    shared: Arc<Shared>,
+    readers: Readers,
+    path: PathBuf,
+    unclean: bool,
+    /// Held as long as the database is in use; released after the owner has ended.
+    _lock: File,
+}
+
+/// What the owner and the handles share.
+struct Shared {
+    clock: Arc<dyn Clock>,
+    started: Instant,
+    uptime_base_ms: i64,
+    reserve: Reserve,
+    /// The last write that the disk refused, until it takes one.
+    refused: Mutex<Option<(Instant, Error)>>,
+    failed: watch::Sender<Option<Arc<str>>>,
+    wakes: [watch::Sender<u64>; TOPICS],
+    closed: AtomicBool,
+    /// When the owner began what it is at, in milliseconds since `started` plus 1; 0 while it waits.
+    busy_since: AtomicU64,
+    commits: AtomicU64,
+    pieces: AtomicU64,
+}
+
+impl Db {
+    /// Opens the database at `path`, made if missing, and locks its directory against other processes. After a run that
+    /// did not end in order its pages are checked first.
+    pub fn open(path: &Path, clock: Arc<dyn Clock>, setup: Setup) -> Result<Self, Error> {
+        let parent = path.parent().unwrap_or(Path::new("."));
+        durable::create_dir_all(parent).map_err(|e| Error::Prepare(Arc::new(e)))?;
+        let lock = lock_directory(parent)?;
+        let reserve = Reserve::beside(path);
+        let setup = Arc::new(setup);
+        let (conn, unclean) = match schema::open_writer(path, &setup) {
+            Err(error) if error.is_full() && reserve.give_up() => {
+                schema::open_writer(path, &setup)?
+            }
+            opened => opened?,
+        };
+        let shared = Arc::new(Shared::new(clock, saved_uptime(&conn)?, reserve));
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let readers = Readers::new(path.to_owned(), setup.readers);
+        let owner = owner::Owner::new(conn, path.to_owned(), queue, Arc::clone(&shared), setup);
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || owner.run())
+            .map_err(durable::at("start a thread for", path))
+            .map_err(|e| Error::Prepare(Arc::new(e)))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                queue: Some(sender),
+                owner: Mutex::new(Some(thread)),
+                shared,
+                readers,
+                path: path.to_owned(),
+                unclean,
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Runs `f` in a transaction on the owner's thread; returns after the commit has been synced.
+    ///
+    /// An error of `f` undoes what it wrote and nothing else. When the returned future is dropped the work may still be
+    /// done.
+    pub async fn write<T, F>(&self, f: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let work = owner::Command::Work(Box::new(owner::Call::new(f, reply)));
+        self.send(work).await?;
+        answer.await.map_err(|_| self.inner.shared.gone())?
+    }
+
+    /// Hands `f` to the owner at once and does not wait: it is done before whatever is written after this call. Should it
+    /// fail, the log says so.
+    pub fn write_soon<F>(&self, f: F) -> Result<(), Error>
+    where
+        F: FnOnce(&Tx<'_>) -> Result<(), Error> + Send + 'static,
+    {
+        let told = |tx: &Tx<'_>| {
+            f(tx).inspect_err(
+                |error| tracing::error!(error = %Chain(error), "write to the database"),
+            )
+        };
+        let (reply, _) = oneshot::channel();
+        let work = owner::Command::Work(Box::new(owner::Call::new(told, reply)));
+        let queue = self.inner.queue.as_ref().ok_or(Error::Closed)?;
+        queue.try_send(work).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Busy,
+            mpsc::error::TrySendError::Closed(_) => self.inner.shared.gone(),
+        })
+    }
+
+    /// Runs `f` on a read-only connection, on a blocking thread, over one consistent state of the database.
+    pub async fn read<T, F>(&self, f: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Reader<'_>) -> Result<T, Error> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.inner.readers.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::Closed)?;
+        let inner = Arc::clone(&self.inner);
+        let work = move || {
+            let _permit = permit;
+            inner.readers.with(&inner.shared, f)
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| Error::Panicked)?
+    }
+
+    /// Returns a receiver that changes after each commit that touched `topic`.
+    #[must_use]
+    pub fn wake(&self, topic: Topic) -> watch::Receiver<u64> {
+        self.inner.shared.wakes[topic.0].subscribe()
+    }
+
+    /// Waits until the store has failed; the process must then end with an error, and start again.
+    pub async fn failed(&self) -> Error {
+        let mut failed = self.inner.shared.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(why) => Error::Failed {
+                why: why.clone().unwrap_or_else(|| "unknown".into()),
+            },
+            Err(_) => Error::Closed,
+        }
+    }
+
+    /// Returns how long the owner has been at its present transaction: a disk that hangs shows here.
+    #[must_use]
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.inner.shared.busy_for()
+    }
+
+    /// Returns why the disk refused a write in the last `age`, unless it has taken one since.
+    #[must_use]
+    pub fn refused_within(&self, age: Duration) -> Option<Error> {
+        let refused = self.inner.shared.refused_lock();
+        let (when, error) = refused.as_ref()?;
+        (when.elapsed() <= age).then(|| error.clone())
+    }
+
+    /// Returns the store's figures.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            commits: self.inner.shared.commits.load(Ordering::Relaxed),
+            pieces: self.inner.shared.pieces.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Tells whether the disk may know more than the database: the last run did not end in order, or there was none.
+    #[must_use]
+    pub fn is_unclean(&self) -> bool {
+        self.inner.unclean
+    }
+
+    /// Returns the path of the database.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Returns the wall clock's milliseconds since the epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.inner.shared.clock.now_ms()
+    }
+
+    /// Keeps the tables of this room bounded, sets the reserve aside again, and gives free pages back to the disk. Call it
+    /// now and then.
+    pub async fn housekeep(&self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.inner.shared);
+        let _ = tokio::task::spawn_blocking(move || shared.reserve.restore()).await;
+        self.write(|tx| {
+            nonces::expire(tx)?;
+            outbox::trim_settled(tx)?;
+            tx.run("give pages back", "PRAGMA incremental_vacuum(256)", [])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Finishes the work that is waiting and closes the database in order; later calls get [`Error::Closed`].
+    pub async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.send(owner::Command::Close(reply)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+
+    /// Returns how much work is queued for the owner.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        let queue = self.inner.queue.as_ref();
+        queue.map_or(0, |queue| QUEUE - queue.capacity())
+    }
+
+    async fn send(&self, command: owner::Command) -> Result<(), Error> {
+        let queue = self.inner.queue.as_ref().ok_or(Error::Closed)?;
+        queue
+            .send(command)
+            .await
+            .map_err(|_| self.inner.shared.gone())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The owner ends when its queue has no sender; a database that is opened again must not meet it.
+        self.queue = None;
+        let owner = self
+            .owner
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(owner) = owner
+            && owner.thread().id() != std::thread::current().id()
+        {
+            let _ = owner.join();
+        }
+    }
+}
+
+impl Shared {
+    fn new(clock: Arc<dyn Clock>, uptime_base_ms: i64, reserve: Reserve) -> Self {
+        Self {
+            clock,
+            started: Instant::now(),
+            uptime_base_ms,
+            reserve,
+            refused: Mutex::default(),
+            failed: watch::Sender::new(None),
+            wakes: std::array::from_fn(|_| watch::Sender::new(0)),
+            closed: AtomicBool::new(false),
+            busy_since: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            pieces: AtomicU64::new(0),
+        }
+    }
+
+    fn since_start_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn uptime_ms(&self) -> i64 {
+        self.uptime_base_ms
+            .saturating_add(i64::try_from(self.since_start_ms()).unwrap_or(i64::MAX))
+    }
+
+    fn failure(&self) -> Option<Arc<str>> {
+        self.failed.borrow().clone()
+    }
+
+    /// Notes the first failure, for ever, and returns it.
+    fn fail(&self, why: &str) -> Arc<str> {
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                tracing::error!(
+                    event = "store-failed",
+                    why,
+                    "the database has failed; the process must end"
+                );
+                *failed = Some(why.into());
+            }
+            first
+        });
+        self.failure().unwrap_or_else(|| why.into())
+    }
+
+    /// Returns why there is no owner any more.
+    fn gone(&self) -> Error {
+        self.failure()
+            .map_or(Error::Closed, |why| Error::Failed { why })
+    }
+
+    fn tell(&self, effects: sql::Effects) {
+        for after in effects.after {
+            after();
+        }
+        for topic in effects.topics {
+            self.wakes[topic.0].send_modify(|n| *n += 1);
+        }
+    }
+
+    fn count(&self, pieces: usize) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.pieces.fetch_add(pieces as u64, Ordering::Relaxed);
+    }
+
+    fn refused(&self, error: Option<&Error>) {
+        let now = Instant::now();
+        *self.refused_lock() = error.map(|error| (now, error.clone()));
+    }
+
+    fn refused_lock(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Error)>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self) {
+        self.busy_since
+            .store(self.since_start_ms() + 1, Ordering::Relaxed);
+    }
+
+    fn leave(&self) {
+        self.busy_since.store(0, Ordering::Relaxed);
+    }
+
+    fn busy_for(&self) -> Option<Duration> {
+        let since = self.busy_since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(
+            self.since_start_ms().saturating_sub(since),
+        ))
+    }
+}
+
+/// The connections for queries, opened when first needed.
+struct Readers {
+    path: PathBuf,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    fn new(path: PathBuf, count: u32) -> Self {
+        Self {
+            path,
+            permits: Arc::new(Semaphore::new(count.max(1) as usize)),
+            idle: Mutex::default(),
+        }
+    }
+
+    fn with<T>(
+        &self,
+        shared: &Shared,
+        f: impl FnOnce(&Reader<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(shared.gone());
+        }
+        let conn = match self.idle().pop() {
+            Some(conn) => conn,
+            None => schema::open_reader(&self.path)?,
+        };
+        conn.execute_batch("BEGIN")
+            .map_err(Error::sql("begin to read"))?;
+        let result = f(&Reader::new(&conn, shared.uptime_ms()));
+        // A connection that cannot end its transaction is not used again.
+        if conn.execute_batch("ROLLBACK").is_ok() {
+            self.idle().push(conn);
+        }
+        result
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Locks the directory of the database; the lock goes with the process, however it ends.
+fn lock_directory(path: &Path) -> Result<File, Error> {
+    let file = File::open(path)
+        .map_err(durable::at("open directory", path))
+        .map_err(|e| Error::Prepare(Arc::new(e)))?;
+    match file.try_lock() {
+        // A file system without locks cannot be shared by mistake more easily than with them: go on.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+fn saved_uptime(conn: &Connection) -> Result<i64, Error> {
+    let saved: Option<String> = Reader::new(conn, 0).one(
+        "read the uptime",
+        "SELECT value FROM meta WHERE key = 'uptime_ms'",
+        [],
+        |r| r.get(0),
+    )?;
+    Ok(saved.and_then(|s| s.parse().ok()).unwrap_or(0))
+}
