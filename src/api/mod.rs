@@ -3,7 +3,7 @@
 //! TCP takes the contract's signed requests at `/`, and requests that only read: status, page,
 //! metrics, kept archives. The unix socket takes everything from whoever may open it. [`http`]
 //! serves the connections, and `node` is what the contract's actions do here;
-//! [`crate::client`](crate::client) is the other end of the native API.
+//! [`client`](crate::client) is the other end of the native API.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
