@@ -23,7 +23,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Notes that `stage` is at work.
+    /// Notes that `stage` has started.
     pub fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
@@ -98,7 +98,7 @@ pub struct Unrecorded {
     pub failure: Failure,
     /// When, in milliseconds since the epoch.
     pub at_ms: i64,
-    /// Whether it is to be tried again, once that can be written down, and has not ended.
+    /// Whether it will be retried once that can be recorded, and so has not ended.
     pub again: bool,
 }
 

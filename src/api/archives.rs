@@ -1,8 +1,7 @@
-//! Kept archives over HTTP, under the signed paths that `DescribeDataDownloadURL` hands out.
+//! Kept archives over HTTP, under the signed paths of `DescribeDataDownloadURL`.
 //!
-//! The signature is looked at before anything else, and what is wrong is not told: a forged path,
-//! an expired one and one that never was are all 403. An archive is opened before it is answered,
-//! so that a removal meanwhile does not cut it.
+//! The signature is checked first, and every failure is the same 403, so the answer reveals nothing.
+//! The archive is opened before the response starts, so that a removal meanwhile does not cut it.
 
 use std::sync::Arc;
 

@@ -219,8 +219,8 @@ fn describe_state(job: &File) -> String {
     match (job.state, &job.failure, job.stage) {
         (JobState::Queued, ..) => "waiting".to_owned(),
         (JobState::Running, Some(failure), _) => format!("will be retried: {failure}"),
-        (JobState::Running, None, Some(stage)) => format!("at work: {stage}"),
-        (JobState::Running, None, None) => "at work".to_owned(),
+        (JobState::Running, None, Some(stage)) => format!("in progress: {stage}"),
+        (JobState::Running, None, None) => "in progress".to_owned(),
         (JobState::Succeeded, ..) if job.release.is_none() => {
             "Success; removed from this node since".to_owned()
         }

@@ -72,7 +72,7 @@ fn counts(status: &NodeStatus) -> String {
         .map(|(state, n)| format!("{n} {state}"))
         .collect();
     if counts.is_empty() {
-        return "none yet".to_owned();
+        return "no files yet".to_owned();
     }
     counts.join(", ")
 }

@@ -59,7 +59,7 @@ pub struct Keep {
     config: Live<Config>,
     /// The workers' states, in the order in which they are shown.
     workers: [Arc<Status>; 3],
-    /// Operations that go on to their end when their caller is gone.
+    /// Operations that run to their end even if their caller is gone.
     tasks: TaskTracker,
     /// When a whole round of upkeep last succeeded; 0 before the first.
     upkeep_done_ms: AtomicI64,

@@ -167,7 +167,7 @@ impl Keep {
                     swept.versions.push((key, bytes));
                     swept.bytes += bytes;
                 }
-                // In use, or a disk that refuses: the next round tries again, and the others go on.
+                // In use, or the disk refuses: the next round retries it, and the others continue.
                 Ok(Removed::Held(why)) => {
                     tracing::info!(event = "kept", data = %key, why, "an old version stays");
                 }
