@@ -1,6 +1,7 @@
-//! One data file on its way to this node: its states and their legal moves, how it ended, and how that reads on the wire.
+//! The nouns of a job, which brings one data file to this node: its states and stages, how it
+//! ended, and the kinds of events that happen on the way.
 //!
-//! Pure: no input or output, no clock. What is stored or sent keeps its names for ever.
+//! Pure: no input or output, no clock. Names that are stored or sent never change.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use crate::datafile::{Content, DataFile};
 use crate::sys::failure::{Class, Kind, Retry};
 use crate::wire::status::Status;
 
-/// The number of a job, unique on a node for ever and growing with acceptance.
+/// The number of a job: unique on a node, never reused, and growing with acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub i64);
@@ -57,7 +58,8 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What happened to a job, a file or the node: the types of timeline events, kebab-case wherever they are stored or sent.
+/// What happened to a job, a file or the node: the types of timeline events, kebab-case wherever
+/// they are stored or sent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
@@ -118,17 +120,18 @@ impl fmt::Display for EventKind {
     }
 }
 
-/// Where a job stands. `Running` survives a restart as `Queued`: the work starts again from what the disk holds.
+/// Where a job stands. `Running` survives a restart as `Queued`: the work starts again from what
+/// the disk holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
-    /// Accepted and waiting for its turn or for its next attempt.
+    /// Accepted, and waiting for a slot or to retry.
     Queued,
-    /// At work.
+    /// Started.
     Running,
     /// Published.
     Succeeded,
-    /// Ended without being published; the reason is in its failure.
+    /// Ended without a version; its failure has the reason.
     Failed,
     /// Ended by an operator.
     Canceled,
@@ -162,22 +165,12 @@ impl JobState {
         Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 
-    /// Tells whether the job has ended.
+    /// Returns whether the job has ended. A final state is never left: the database refuses it.
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
             Self::Queued | Self::Running => false,
             Self::Succeeded | Self::Failed | Self::Canceled => true,
-        }
-    }
-
-    /// Tells whether a job may go from this state to `next`. A final state is never left.
-    #[must_use]
-    pub fn may_become(self, next: Self) -> bool {
-        match self {
-            Self::Queued => next != Self::Queued,
-            Self::Running => true,
-            Self::Succeeded | Self::Failed | Self::Canceled => false,
         }
     }
 
@@ -206,24 +199,15 @@ pub enum Reason {
     Push,
     /// It was pushed again while it was published but not live.
     Repush,
-    /// An operator wants it.
+    /// An operator asked for it.
     Activate,
-    /// An operator wants back what was live before.
+    /// An operator asked for the previous version.
     Rollback,
-    /// The disk says so: the link is the truth of what is live.
+    /// `current` on disk pointed to it, and the disk decides what is live.
     Recover,
 }
 
 impl Reason {
-    /// Every reason.
-    pub const ALL: [Self; 5] = [
-        Self::Push,
-        Self::Repush,
-        Self::Activate,
-        Self::Rollback,
-        Self::Recover,
-    ];
-
     /// Returns the stable lower-case name, as stored.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -234,12 +218,6 @@ impl Reason {
             Self::Rollback => "rollback",
             Self::Recover => "recover",
         }
-    }
-
-    /// Parses the stored name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|r| r.as_str() == text)
     }
 }
 
@@ -252,13 +230,11 @@ impl fmt::Display for Reason {
 /// One accepted data file, as the runner takes it from the store.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Its number.
     pub id: JobId,
-    /// What to publish, and from where.
     pub file: DataFile,
-    /// How often it was started, this start included; the loop breaker looks at it.
+    /// This start included. A job that ended the agent too often is given up by this count.
     pub starts: u32,
-    /// When it was accepted, in milliseconds since the epoch.
+    /// Milliseconds since the epoch.
     pub accepted_ms: i64,
     /// Whether its version becomes `current` when it is published.
     pub activate: bool,
@@ -271,15 +247,13 @@ pub struct Job {
 /// Why a job failed, as it is stored, reported and shown. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Where on the road.
     pub stage: Stage,
     /// Stable name for programs; `docs/errors.md` explains each.
     pub kind: String,
-    /// Who is to blame.
     pub class: Class,
     /// Whether pushing the same again may help.
     pub retryable: bool,
-    /// What happened, for people: path or host, expected and found.
+    /// A sentence for people: path or host, expected and found.
     pub message: String,
     /// The archive member at fault, escaped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -290,7 +264,6 @@ pub struct Failure {
     /// What was expected, where it is a value such as a digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
-    /// What was found instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<String>,
 }
@@ -319,7 +292,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What a successful push left on the node.
+/// What a job left on the node when it succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// Size and digests of the archive, as received.
@@ -339,9 +312,9 @@ pub struct Published {
 pub enum Outcome {
     /// The version is published.
     Published(Published),
-    /// The version is not published, and nothing of it is left but this.
+    /// The version is not published; nothing else of it is left.
     Failed(Failure),
-    /// An operator ended it.
+    /// An operator canceled it.
     Canceled,
 }
 
@@ -381,17 +354,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn final_states_are_never_left() {
-        for from in JobState::ALL {
-            for to in JobState::ALL {
-                if from.is_final() {
-                    assert!(!from.may_become(to), "{from} -> {to}");
-                }
-            }
-            assert_eq!(JobState::parse(from.as_str()), Some(from));
+    fn a_state_is_read_as_it_was_written() {
+        for state in JobState::ALL {
+            assert_eq!(JobState::parse(state.as_str()), Some(state));
         }
-        assert!(JobState::Running.may_become(JobState::Queued));
-        assert!(!JobState::Queued.may_become(JobState::Queued));
     }
 
     #[test]

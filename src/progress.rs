@@ -1,7 +1,8 @@
-//! How far running jobs are, before anything of it is written down: the stations count, the API and the command line read.
+//! How far running jobs are, before anything of it is written down: the stations count, the API and
+//! the command line read.
 //!
-//! [`Board`] also remembers failures that the database could not take (its disk is full or read-only), and is the one place
-//! that decides how such a job is shown: [`Board::show`].
+//! [`Board`] also remembers failures that the database could not take (its disk is full or
+//! read-only), and is the one place that decides how such a job is shown: [`Board::show`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -83,8 +84,8 @@ impl Progress {
     }
 }
 
-/// The running jobs and how far each is, and those that have failed and cannot be recorded as such for now: the runner
-/// enters them, status queries read them.
+/// The running jobs and how far each is, and those that have failed and cannot be recorded as such
+/// for now: the runner enters them, status queries read them.
 #[derive(Debug, Clone, Default)]
 pub struct Board {
     running: Arc<Mutex<HashMap<JobId, Arc<Progress>>>>,
@@ -131,8 +132,8 @@ impl Board {
         self.unrecorded().remove(&id);
     }
 
-    /// Puts into `file` what its running job reports now, which is newer than its row, and how it failed where that could not
-    /// be written down.
+    /// Puts into `file` what its running job reports now, which is newer than its row, and how it
+    /// failed where that could not be written down.
     #[must_use]
     pub fn show(&self, mut file: File) -> File {
         if file.state != JobState::Running {

@@ -1,9 +1,9 @@
-//! What the node shows of itself, once: the store reads its rows into these types, the native API sends them, the command
-//! line reads them, and a callback about a job is a view of [`File`].
+//! What the node shows of itself, once: the store reads its rows into these types, the native API
+//! sends them, the command line reads them, and a callback about a job is a view of [`File`].
 //!
-//! Times are milliseconds since the epoch in UTC and end in `_ms`, lengths are bytes. Nothing here holds a secret. A reader
-//! ignores fields that it does not know, so that an older command line can talk to a newer agent; what is here never
-//! changes its meaning.
+//! Times are milliseconds since the epoch in UTC and end in `_ms`, lengths are bytes. Nothing here
+//! holds a secret. A reader ignores fields that it does not know, so that an older command line can
+//! talk to a newer agent; what is here never changes its meaning.
 
 pub mod model;
 

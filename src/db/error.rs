@@ -9,7 +9,8 @@ use rusqlite::ffi;
 use crate::sys::durable;
 use crate::sys::failure::{Class, Kind, Retry};
 
-/// What can go wrong in the store. It can be cloned: one failed commit is told to every caller of its group.
+/// What can go wrong in the store. It can be cloned: one failed commit is told to every caller of
+/// its group.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The directory or the file of the database could not be prepared.
@@ -84,7 +85,8 @@ pub enum Error {
         /// What it holds, shortened.
         found: String,
     },
-    /// The store has failed: a commit or a sync did not succeed, nothing more is written, and the process must end.
+    /// The store has failed: a commit or a sync did not succeed, nothing more is written, and the
+    /// process must end.
     #[error("the database has failed: {why}")]
     Failed {
         /// What failed first, with its causes.
@@ -185,7 +187,8 @@ impl Error {
         }
     }
 
-    /// Tells whether the caller may be answered "not now": the store cannot take the work, and did not take it.
+    /// Tells whether the caller may be answered "not now": the store cannot take the work, and did
+    /// not take it.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match self {
@@ -211,8 +214,9 @@ impl Error {
         }
     }
 
-    /// Tells whether the same work may well be taken a moment later: the disk is full or read-only, the queue is full, or
-    /// the process had no descriptor left to open a connection with. The store itself goes on.
+    /// Tells whether the same work may well be taken a moment later: the disk is full or read-only,
+    /// the queue is full, or the process had no descriptor left to open a connection with. The
+    /// store itself goes on.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -234,7 +238,8 @@ impl Error {
         }
     }
 
-    /// Tells whether a statement failed because the disk did, or the file is damaged: then nothing more may be promised.
+    /// Tells whether a statement failed because the disk did, or the file is damaged: then nothing
+    /// more may be promised.
     pub(crate) fn is_device(&self) -> bool {
         let Self::Sql { source, .. } = self else {
             return false;
@@ -245,8 +250,8 @@ impl Error {
         )
     }
 
-    /// Tells whether a write was refused by the system, as opposed to a sync that failed: only this may be the mild case
-    /// of a file system that became read-only.
+    /// Tells whether a write was refused by the system, as opposed to a sync that failed: only this
+    /// may be the mild case of a file system that became read-only.
     pub(crate) fn is_refused_write(&self) -> bool {
         let Self::Sql { source, .. } = self else {
             return false;

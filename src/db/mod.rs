@@ -1,12 +1,14 @@
-//! SQLite with one owner: what the databases of every role share, and no table of any of them but the outbox and nonces.
+//! SQLite with one owner: what the databases of every role share, and no table of any of them but
+//! the outbox and nonces.
 //!
-//! One thread owns the connection that writes. Callers hand it closures; it runs all that are queued in one transaction,
-//! each in a savepoint of its own, and answers only after the commit has been synced. So an acknowledged write is never
-//! lost, and a burst of pushes costs one sync. Queries run next to it on read-only connections.
+//! One thread owns the connection that writes. Callers hand it closures; it runs all that are
+//! queued in one transaction, each in a savepoint of its own, and answers only after the commit has
+//! been synced. So an acknowledged write is never lost, and a burst of pushes costs one sync.
+//! Queries run next to it on read-only connections.
 //!
-//! A commit or sync that fails is never retried: every caller gets an error, [`Db::failed`] resolves, and the process must
-//! end; the next start finds out what is on the disk. A full disk is milder: the callers get [`Error::Full`], nothing was
-//! written, and the database goes on.
+//! A commit or sync that fails is never retried: every caller gets an error, [`Db::failed`]
+//! resolves, and the process must end; the next start finds out what is on the disk. A full disk is
+//! milder: the callers get [`Error::Full`], nothing was written, and the database goes on.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -82,7 +84,8 @@ pub struct Stats {
     pub pieces: u64,
 }
 
-/// A handle of the database; clones share it. When the last is dropped the database is closed in order.
+/// A handle of the database; clones share it. When the last is dropped the database is closed in
+/// order.
 #[derive(Clone)]
 pub struct Db {
     inner: Arc<Inner>,
@@ -110,15 +113,16 @@ struct Shared {
     failed: watch::Sender<Option<Arc<str>>>,
     wakes: [watch::Sender<u64>; TOPICS],
     closed: AtomicBool,
-    /// When the owner began what it is at, in milliseconds since `started` plus 1; 0 while it waits.
+    /// When the owner began what it is at, in milliseconds since `started` plus 1; 0 while it
+    /// waits.
     busy_since: AtomicU64,
     commits: AtomicU64,
     pieces: AtomicU64,
 }
 
 impl Db {
-    /// Opens the database at `path`, made if missing, and locks its directory against other processes. After a run that
-    /// did not end in order its pages are checked first.
+    /// Opens the database at `path`, made if missing, and locks its directory against other
+    /// processes. After a run that did not end in order its pages are checked first.
     pub fn open(path: &Path, clock: Arc<dyn Clock>, setup: Setup) -> Result<Self, Error> {
         let parent = path.parent().unwrap_or(Path::new("."));
         durable::create_dir_all(parent).map_err(|e| Error::Prepare(Arc::new(e)))?;
@@ -155,8 +159,8 @@ impl Db {
 
     /// Runs `f` in a transaction on the owner's thread; returns after the commit has been synced.
     ///
-    /// An error of `f` undoes what it wrote and nothing else. When the returned future is dropped the work may still be
-    /// done.
+    /// An error of `f` undoes what it wrote and nothing else. When the returned future is dropped
+    /// the work may still be done.
     pub async fn write<T, F>(&self, f: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -168,8 +172,8 @@ impl Db {
         answer.await.map_err(|_| self.inner.shared.gone())?
     }
 
-    /// Hands `f` to the owner at once and does not wait: it is done before whatever is written after this call. Should it
-    /// fail, the log says so.
+    /// Hands `f` to the owner at once and does not wait: it is done before whatever is written
+    /// after this call. Should it fail, the log says so.
     pub fn write_soon<F>(&self, f: F) -> Result<(), Error>
     where
         F: FnOnce(&Tx<'_>) -> Result<(), Error> + Send + 'static,
@@ -188,7 +192,8 @@ impl Db {
         })
     }
 
-    /// Runs `f` on a read-only connection, on a blocking thread, over one consistent state of the database.
+    /// Runs `f` on a read-only connection, on a blocking thread, over one consistent state of the
+    /// database.
     pub async fn read<T, F>(&self, f: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -225,7 +230,8 @@ impl Db {
         }
     }
 
-    /// Returns how long the owner has been at its present transaction: a disk that hangs shows here.
+    /// Returns how long the owner has been at its present transaction: a disk that hangs shows
+    /// here.
     #[must_use]
     pub fn busy_for(&self) -> Option<Duration> {
         self.inner.shared.busy_for()
@@ -248,7 +254,8 @@ impl Db {
         }
     }
 
-    /// Tells whether the disk may know more than the database: the last run did not end in order, or there was none.
+    /// Tells whether the disk may know more than the database: the last run did not end in order,
+    /// or there was none.
     #[must_use]
     pub fn is_unclean(&self) -> bool {
         self.inner.unclean
@@ -266,8 +273,8 @@ impl Db {
         self.inner.shared.clock.now_ms()
     }
 
-    /// Keeps the tables of this room bounded, sets the reserve aside again, and gives free pages back to the disk. Call it
-    /// now and then.
+    /// Keeps the tables of this room bounded, sets the reserve aside again, and gives free pages
+    /// back to the disk. Call it now and then.
     pub async fn housekeep(&self) -> Result<(), Error> {
         let shared = Arc::clone(&self.inner.shared);
         let _ = tokio::task::spawn_blocking(move || shared.reserve.restore()).await;
@@ -280,7 +287,8 @@ impl Db {
         .await
     }
 
-    /// Finishes the work that is waiting and closes the database in order; later calls get [`Error::Closed`].
+    /// Finishes the work that is waiting and closes the database in order; later calls get
+    /// [`Error::Closed`].
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.send(owner::Command::Close(reply)).await.is_ok() {
@@ -306,7 +314,8 @@ impl Db {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The owner ends when its queue has no sender; a database that is opened again must not meet it.
+        // The owner ends when its queue has no sender; a database that is opened again must not
+        // meet it.
         self.queue = None;
         let owner = self
             .owner
@@ -463,7 +472,8 @@ fn lock_directory(path: &Path) -> Result<File, Error> {
         .map_err(durable::at("open directory", path))
         .map_err(|e| Error::Prepare(Arc::new(e)))?;
     match file.try_lock() {
-        // A file system without locks cannot be shared by mistake more easily than with them: go on.
+        // A file system without locks cannot be shared by mistake more easily than with them: go
+        // on.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::InUse {
             path: path.to_owned(),

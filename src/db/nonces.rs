@@ -1,4 +1,4 @@
-//! Signature nonces that were used: a signed request is taken once, also across a restart.
+//! Used signature nonces: a signed request is accepted once, across restarts too.
 
 use rusqlite::params;
 
@@ -8,8 +8,8 @@ use super::sql::Tx;
 /// Expired nonces that one request clears away at most, so that none pays for a burst of others.
 const CLEARED: u32 = 32;
 
-/// Remembers a nonce of an access key until `expires_ms`; false if it was used before. Call it only after the signature
-/// was found right, or forged requests would burn the nonces of real ones.
+/// Remembers a nonce of an access key until `expires_ms`; false if it was used before. Call it only
+/// after the signature was found right, or forged requests would burn the nonces of real ones.
 pub fn remember(
     tx: &Tx<'_>,
     access_key: &str,

@@ -1,10 +1,11 @@
-//! Callbacks that wait for delivery, written in the same transaction as the change they tell of: one row per event and
-//! endpoint, settled when the receiver has taken it or when it is given up.
+//! Callbacks pending delivery, written in the same transaction as the change they report: one row
+//! per event and endpoint, settled when the receiver accepts it or when it is given up.
 //!
-//! Of the rows of one endpoint and file only the first has a time at which it is due (`next_at`); the others get theirs
-//! when it is settled. That keeps their order and makes the search for due rows one step in an index, however many wait.
-//! The times are by the uptime clock ([`Reader::uptime_ms`]): a wall clock that jumps neither loses nor hastens a retry, and
-//! a node that was switched off for a week still delivers.
+//! Of the rows of one endpoint and order key only the first has a time at which it is due
+//! (`next_at`); the others get theirs when it is settled. That keeps their order and makes the
+//! search for due rows one step in an index, however many wait. The times are by the uptime clock
+//! ([`Reader::uptime_ms`]): a wall clock that jumps neither loses nor hastens a retry, and a node
+//! that was switched off for a week still delivers.
 
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
@@ -112,8 +113,8 @@ pub struct Callback {
 /// How many callbacks are kept, over all endpoints.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// Pending ones. Beyond it the oldest of the first droppable type go first, then those of the next; of the rest the
-    /// oldest become dead letters.
+    /// Pending ones. Beyond it the oldest of the first droppable type go first, then those of the
+    /// next; of the rest the oldest become dead letters.
     pub pending: u32,
     /// Delivered and dead ones, of each.
     pub settled: u32,
@@ -121,8 +122,8 @@ pub struct Bounds {
     pub droppable: &'static [&'static str],
 }
 
-/// Makes the table of endpoints what the configuration says. All of them are enabled again; what waits for one that is
-/// gone is given up.
+/// Replaces the table of endpoints with the configured ones. All are enabled again; callbacks
+/// pending for one that is gone become dead letters.
 pub fn register(tx: &Tx<'_>, endpoints: &[Endpoint]) -> Result<(), Error> {
     let names: Vec<&str> = endpoints.iter().map(|e| e.name.as_str()).collect();
     let names = sql::to_json("endpoint names", &names)?;
@@ -157,7 +158,7 @@ pub fn register(tx: &Tx<'_>, endpoints: &[Endpoint]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes everything that waits due at once and mends the order: at the start of the agent.
+/// Makes all pending callbacks due and restores their order: at the start of the agent.
 pub fn begin(tx: &Tx<'_>) -> Result<(), Error> {
     tx.run(
         "make callbacks due",
@@ -171,7 +172,7 @@ pub fn begin(tx: &Tx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tells whether any endpoint wants events of this type.
+/// Returns whether any endpoint wants callbacks of this type.
 pub fn is_wanted(reader: &Reader<'_>, kind: &str) -> Result<bool, Error> {
     let wanted = reader.number(
         "look for an endpoint",
@@ -214,7 +215,7 @@ pub fn enqueue(
     Ok(())
 }
 
-/// Drops the pending callbacks of one type and order: newer news is at hand.
+/// Drops the pending callbacks of one type and order key, because a newer one replaces them.
 pub fn drop_pending(tx: &Tx<'_>, order_key: i64, kind: &'static str) -> Result<(), Error> {
     let dropped = tx.many(
         "drop old callbacks",
@@ -247,7 +248,8 @@ pub fn next_due_ms(reader: &Reader<'_>, endpoint: &str) -> Result<Option<i64>, E
     Ok(next.flatten())
 }
 
-/// Notes that a callback was taken, and that its endpoint works. False if it was dropped or settled meanwhile.
+/// Records that a callback was delivered and that its endpoint works. False if it was dropped or
+/// settled meanwhile.
 pub fn delivered(tx: &Tx<'_>, message: &Message) -> Result<bool, Error> {
     tx.run(
         "note that an endpoint works",
@@ -267,7 +269,8 @@ pub fn give_up(tx: &Tx<'_>, message: &Message, why: &str) -> Result<bool, Error>
     settle(tx, message, "dead", Some(why))
 }
 
-/// Ends the life of a row. What was given up while it was on its way, and arrived all the same, was delivered.
+/// Settles a row. One that was given up while it was being sent, and arrived all the same, counts
+/// as delivered.
 fn settle(tx: &Tx<'_>, message: &Message, state: &str, error: Option<&str>) -> Result<bool, Error> {
     let changed = tx.run(
         "settle a callback",
@@ -279,8 +282,8 @@ fn settle(tx: &Tx<'_>, message: &Message, state: &str, error: Option<&str>) -> R
     Ok(changed == 1)
 }
 
-/// Notes that an attempt failed, and when the next is due by the uptime clock. `refused` says that the receiver is there
-/// and does not want this one: then it waits its full time even if others get through.
+/// Records a failed attempt and when the next is due by the uptime clock. `refused`: the receiver
+/// is up but rejects this one, so it waits its full time even if others get through.
 pub fn postpone(
     tx: &Tx<'_>,
     message: &Message,
@@ -297,7 +300,7 @@ pub fn postpone(
     .map(drop)
 }
 
-/// Notes that an endpoint fails, and that nothing is to be sent before `not_before_ms` of the wall clock.
+/// Records that an endpoint fails; nothing is sent to it before `not_before_ms` of the wall clock.
 pub fn endpoint_failed(
     tx: &Tx<'_>,
     name: &str,
@@ -314,7 +317,7 @@ pub fn endpoint_failed(
     .map(drop)
 }
 
-/// Notes that an endpoint wants no more, until it is registered again.
+/// Records that an endpoint wants no more callbacks, until it is registered again.
 pub fn disable(tx: &Tx<'_>, name: &str, error: &str) -> Result<(), Error> {
     tx.run(
         "disable an endpoint",
@@ -324,7 +327,7 @@ pub fn disable(tx: &Tx<'_>, name: &str, error: &str) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Makes due at once what waits for an endpoint only because the endpoint failed: it works again.
+/// Makes due the callbacks that were delayed only because their endpoint failed: it works again.
 pub fn endpoint_recovered(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     tx.run(
         "make callbacks due",
@@ -335,7 +338,8 @@ pub fn endpoint_recovered(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives up what has waited longer than `keep_ms` by the uptime clock; returns how many.
+/// Gives up callbacks that have been pending longer than `keep_ms` by the uptime clock; returns how
+/// many.
 pub fn expire(tx: &Tx<'_>, keep_ms: i64) -> Result<usize, Error> {
     let expired = tx.many(
         "give old callbacks up",
@@ -351,7 +355,8 @@ pub fn expire(tx: &Tx<'_>, keep_ms: i64) -> Result<usize, Error> {
     Ok(count)
 }
 
-/// Sends a dead or delivered callback once more, under its old id; all dead ones if `id` is none. Returns how many.
+/// Sends a dead or delivered callback once more, under its old id; all dead ones if `id` is none.
+/// Returns how many.
 pub fn replay(tx: &Tx<'_>, id: Option<i64>) -> Result<usize, Error> {
     let places = tx.many(
         "replay callbacks",
@@ -436,7 +441,7 @@ pub fn endpoints(reader: &Reader<'_>) -> Result<Vec<EndpointStatus>, Error> {
     )
 }
 
-/// Returns how many callbacks wait.
+/// Returns how many callbacks are pending.
 pub fn pending(reader: &Reader<'_>) -> Result<u64, Error> {
     let n = reader.number(
         "count callbacks",
@@ -460,8 +465,8 @@ pub(super) fn trim_settled(tx: &Tx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Keeps what waits under the bound: the oldest progress goes first, then the oldest `accepted`; of the rest the oldest
-/// become dead letters.
+/// Keeps the pending callbacks under the bound: the oldest progress goes first, then the oldest
+/// `accepted`; of the rest the oldest become dead letters.
 fn bound(tx: &Tx<'_>) -> Result<(), Error> {
     let over = |tx: &Tx<'_>| -> Result<i64, Error> {
         let waiting = i64::try_from(pending(tx)?).unwrap_or(i64::MAX);
@@ -487,7 +492,7 @@ fn bound(tx: &Tx<'_>) -> Result<(), Error> {
     }
     let dropped = tx.many(
         "give the oldest callbacks up",
-        "UPDATE outbox SET state = 'dead', settled = ?2, next_at = NULL, last_error = 'too many callbacks were waiting'
+        "UPDATE outbox SET state = 'dead', settled = ?2, next_at = NULL, last_error = 'too many callbacks were pending'
          WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' ORDER BY id LIMIT ?1) RETURNING endpoint, order_key",
         params![over, tx.now_ms()],
         place,

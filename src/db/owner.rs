@@ -1,5 +1,5 @@
-//! The one thread that writes. It takes whatever work is waiting, runs it in one transaction with a savepoint per piece,
-//! commits once, and answers only then: what a caller was told is on the disk.
+//! The one thread that writes. It takes all queued work, runs it in one transaction with a
+//! savepoint per piece, commits once, and only then answers: what a caller was told is on the disk.
 
 use std::cell::Cell;
 use std::fs::{self, OpenOptions};
@@ -83,8 +83,8 @@ pub(super) struct Owner {
     shared: Arc<Shared>,
     setup: Arc<Setup>,
     uptime_saved_ms: Cell<i64>,
-    /// Whether the database says that it is in use. Until its first change it may say that it was closed in order: it is as
-    /// it was then.
+    /// Whether the in-use mark is written. It is written with the first change: until then the file
+    /// is still cleanly closed.
     marked: Cell<bool>,
     /// Whether the disk was full just now.
     full: Cell<bool>,
@@ -165,8 +165,8 @@ impl Owner {
         }
     }
 
-    /// Runs a group in one transaction and answers it. Returns the pieces that were not reached, because SQLite ended the
-    /// transaction under an earlier one.
+    /// Runs a group in one transaction and answers it. Returns the pieces that were not reached,
+    /// because SQLite ended the transaction under an earlier one.
     fn commit_some(&self, group: Vec<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
         if let Some(why) = self.shared.failure() {
             answer_all(group, &Error::Failed { why });
@@ -188,7 +188,8 @@ impl Owner {
                     let ended = self.conn.is_autocommit() || self.shared.failure().is_some();
                     undone.push((work, error.clone()));
                     if ended {
-                        // A full disk ends the whole transaction: what ran before it is gone as well.
+                        // A full disk ends the whole transaction: what ran before it is gone as
+                        // well.
                         self.roll_back();
                         undone.extend(done.into_iter().map(|w| (w, error.clone())));
                         answer_each(undone);
@@ -252,7 +253,8 @@ impl Owner {
         }
     }
 
-    /// Commits. A commit that fails is never tried again: what reached the disk is unknown, and only recovery may look.
+    /// Commits. A commit that fails is never tried again: what reached the disk is unknown, and
+    /// only recovery may look.
     fn commit(&self) -> Result<(), Error> {
         let marks = self.mark_in_use();
         self.save_uptime();
@@ -281,8 +283,8 @@ impl Owner {
         self.conn.total_changes() != self.changes_before.get()
     }
 
-    /// Marks the database as in use, in the transaction that first changes it, and tells whether it did: it holds once that
-    /// is committed.
+    /// Marks the database as in use, in the transaction that first changes it, and tells whether it
+    /// did: it holds once that is committed.
     fn mark_in_use(&self) -> bool {
         if self.marked.get() || !self.has_changes() {
             return false;
@@ -293,8 +295,8 @@ impl Owner {
             .is_ok()
     }
 
-    /// Writes the uptime clock down now and then, in a transaction that is written anyway. Losing a minute of it is no
-    /// matter.
+    /// Writes the uptime clock down now and then, in a transaction that is written anyway. Losing a
+    /// minute of it is no matter.
     fn save_uptime(&self) {
         let now = self.shared.uptime_ms();
         if now - self.uptime_saved_ms.get() < SAVE_UPTIME_MS {
@@ -315,8 +317,8 @@ impl Owner {
         }
     }
 
-    /// Turns an error of the disk into the failure of the store, lets every other error pass, and remembers that the disk
-    /// takes nothing.
+    /// Turns an error of the disk into the failure of the store, lets every other error pass, and
+    /// remembers that the disk takes nothing.
     fn judge(&self, error: Error) -> Error {
         let judged = self.judge_device(error);
         if matches!(judged, Error::Full | Error::ReadOnly) {
@@ -352,7 +354,8 @@ impl Owner {
             .map_err(Error::sql(what))
     }
 
-    /// Copies the journal into the database when it has grown. A sync that fails here is as final as in a commit.
+    /// Copies the journal into the database when it has grown. A sync that fails here is as final
+    /// as in a commit.
     fn checkpoint(&self) {
         // What is copied out of the journal is written over, and takes no more room.
         let is_wanted = |n| n >= CHECKPOINT_FRAMES || (self.full.take() && n > 0);
@@ -392,8 +395,8 @@ fn answer_each(undone: Vec<(Box<dyn Work>, Error)>) {
     }
 }
 
-/// Tells whether the file system of `path` is read-only, by asking it to make a file: one that the kernel made read-only
-/// because of an error does not say so in its flags.
+/// Tells whether the file system of `path` is read-only, by asking it to make a file: one that the
+/// kernel made read-only because of an error does not say so in its flags.
 fn is_read_only(path: &Path) -> bool {
     let probe = durable::temporary_sibling(path);
     let made = OpenOptions::new().write(true).create_new(true).open(&probe);
@@ -406,7 +409,8 @@ fn is_read_only(path: &Path) -> bool {
     }
 }
 
-/// Marks the database as closed in order, so that the next start need not check it, and folds the journal into it.
+/// Marks the database as closed in order, so that the next start need not check it, and folds the
+/// journal into it.
 fn close_in_order(conn: Connection, shared: &Shared) {
     shared.closed.store(true, Ordering::Release);
     if shared.failure().is_some() {

@@ -1,5 +1,6 @@
-//! A file that only takes room, and is given up when the disk is full: the agent then still starts, answers, and writes
-//! down that files failed for want of room, instead of being the first thing that the full disk takes down.
+//! A file that only takes up space, and is deleted when the disk is full: the agent can then still
+//! start, answer, and record that files failed for lack of space, instead of being the first victim
+//! of the full disk.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -10,7 +11,8 @@ use rustix::fs::FallocateFlags;
 
 use crate::sys::space;
 
-/// What the file takes: about a hundred transactions, or many more where the journal is written over.
+/// What the file takes: about a hundred transactions, or many more where the journal is written
+/// over.
 const LENGTH: u64 = 1 << 20;
 /// It is made only where it is a small part of what is free.
 const FREE_FACTOR: u64 = 8;
@@ -29,17 +31,17 @@ impl Reserve {
         }
     }
 
-    /// Gives the room back; tells whether there was any.
+    /// Gives the space back; returns whether there was any.
     pub(super) fn give_up(&self) -> bool {
         let there = fs::metadata(&self.path).is_ok_and(|m| m.len() > 0);
         let given = there && fs::remove_file(&self.path).is_ok();
         if given {
-            tracing::error!(event = "reserve-used", path = %self.path.display(), "the disk is full: the room that was set aside for the database is used now");
+            tracing::error!(event = "reserve-used", path = %self.path.display(), "the disk is full: the space reserved for the database is used now");
         }
         given
     }
 
-    /// Sets the room aside again where there is plenty.
+    /// Reserves the space again if the disk has plenty.
     pub(super) fn restore(&self) {
         if fs::metadata(&self.path).is_ok_and(|m| m.len() >= LENGTH) {
             return;
@@ -61,7 +63,8 @@ impl Reserve {
             .truncate(false)
             .mode(0o600)
             .open(&self.path)?;
-        // After a power cut it may be there or not: it needs no sync. Where room cannot be set aside there is none.
+        // After a power cut it may be there or not: it needs no sync. Where room cannot be set
+        // aside there is none.
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, LENGTH).map_err(io::Error::from)
     }
 }

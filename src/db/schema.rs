@@ -20,9 +20,10 @@ use crate::sys::failpoint::{Bug, is_seeded};
 /// Prepared statements kept per connection.
 const STATEMENTS: usize = 256;
 
-/// Opens the database for its one writer: made if missing, checked and migrated. Also tells whether what it says may lag
-/// behind the disk: after an end that was not in order, or when it was made just now. One that is there and of this
-/// version is opened without a write into it: the disk may be full. The owner marks it as in use with its first change.
+/// Opens the database for its one writer: made if missing, checked and migrated. Also tells whether
+/// what it says may lag behind the disk: after an end that was not in order, or when it was made
+/// just now. One that is there and of this version is opened without a write into it: the disk may
+/// be full. The owner marks it as in use with its first change.
 pub(super) fn open_writer(path: &Path, setup: &Setup) -> Result<(Connection, bool), Error> {
     prepare_file(path)?;
     let conn = Connection::open_with_flags(
@@ -81,7 +82,8 @@ fn open_error<'a>(
     }
 }
 
-/// Makes the file before SQLite does, so that it and its journal are never readable by others: it holds source URLs.
+/// Makes the file before SQLite does, so that it and its journal are never readable by others: it
+/// holds source URLs.
 fn prepare_file(path: &Path) -> Result<(), Error> {
     let fail = |e| Error::Prepare(Arc::new(e));
     let parent = path.parent().unwrap_or(Path::new("."));
@@ -113,11 +115,12 @@ fn prepare_file(path: &Path) -> Result<(), Error> {
 /// Settings of every connection.
 fn tune(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Without it a plan depends on what is bound wherever a partial index might serve, and so does a statement that is
-    // kept: it is compiled again with every value, which costs more than to run it.
+    // Without it a plan depends on what is bound wherever a partial index might serve, and so does
+    // a statement that is kept: it is compiled again with every value, which costs more than to run
+    // it.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    // The owner checkpoints when it closes. The files of the journal stay: a disk that is full at the next start has no room
-    // to make them again.
+    // The owner checkpoints when it closes. The files of the journal stay: a disk that is full at
+    // the next start has no room to make them again.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.pragma_update(None, "busy_timeout", 5000)?;
     conn.pragma_update(None, "foreign_keys", true)?;
@@ -154,7 +157,8 @@ fn recognise(conn: &Connection, path: &Path, setup: &Setup) -> Result<i64, Error
     Ok(version)
 }
 
-/// Settings of the writer. The owner runs checkpoints itself: SQLite's own would swallow a sync that failed.
+/// Settings of the writer. The owner runs checkpoints itself: SQLite's own would swallow a sync
+/// that failed.
 fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
     let fail = open_error("set up", path);
     let work = || -> rusqlite::Result<String> {
@@ -171,8 +175,9 @@ fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
         conn.pragma_update(None, "secure_delete", true)?;
         conn.pragma_update(None, "wal_autocheckpoint", 0)?;
         conn.pragma_update(None, "journal_size_limit", 16 << 20)?;
-        // What a savepoint may have to undo stays in memory: it is as much as a transaction changes, and written to a file
-        // it took a quarter of the time that the writer had. So do the changed pages of a burst.
+        // What a savepoint may have to undo stays in memory: it is as much as a transaction
+        // changes, and written to a file it took a quarter of the time that the writer had. So do
+        // the changed pages of a burst.
         conn.pragma_update(None, "temp_store", "MEMORY")?;
         conn.pragma_update(None, "cache_size", -4096)?;
         Ok(mode)

@@ -1,5 +1,5 @@
-//! Thin words over SQLite for the table families: [`Reader`] looks, [`Tx`] also writes and remembers what to tell
-//! everyone after the commit.
+//! Thin wrappers of SQLite for the table families: [`Reader`] queries; [`Tx`] also writes, and
+//! remembers what to do after the commit.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -23,8 +23,9 @@ impl<'c> Reader<'c> {
         Self { conn, uptime_ms }
     }
 
-    /// Returns how long agents have run on this database, in milliseconds: a clock that never jumps, that stands still
-    /// while no agent runs, and by which callbacks are retried and given up.
+    /// Returns how long agents have run on this database, in milliseconds: a clock that never
+    /// jumps, that stands still while no agent runs, and by which callbacks are retried and given
+    /// up.
     #[must_use]
     pub fn uptime_ms(&self) -> i64 {
         self.uptime_ms
@@ -117,7 +118,8 @@ impl<'c> Tx<'c> {
         self.effects.borrow_mut().topics.insert(topic);
     }
 
-    /// Runs `f` on the owner's thread once the commit is on the disk. It must be short and must not block.
+    /// Runs `f` on the owner's thread once the commit is on the disk. It must be short and must not
+    /// block.
     pub(crate) fn after_commit(&self, f: impl FnOnce() + Send + 'static) {
         self.effects.borrow_mut().after.push(Box::new(f));
     }

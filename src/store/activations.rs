@@ -1,8 +1,10 @@
-//! Which version is live, and why: requests that the runner carries out, and the audit log of every change.
+//! Which version is live, and why: requests that the runner carries out, and the audit log of every
+//! change.
 //!
-//! Each change has a turn, `seq`, from the sequence that numbers jobs, so pushes and operators stand in one order: that of
-//! acceptance. A change whose turn was before one that has happened, or that waits, must not happen any more
-//! ([`may_activate`]): an older push that ends later never overtakes a newer one.
+//! Each change has a turn, `seq`, from the sequence that numbers jobs, so pushes and operators
+//! stand in one order: that of acceptance. A change whose turn was before one that has happened, or
+//! that waits, must not happen any more ([`may_activate`]): an older push that ends later never
+//! overtakes a newer one.
 
 use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
@@ -71,7 +73,8 @@ pub fn request(tx: &Tx<'_>, request: &Request<'_>) -> Result<Requested, Error> {
     Ok(Requested::Waiting(id, version))
 }
 
-/// Asks the runner to go back to the previous good version of a name; counted from what waiting requests will have done.
+/// Asks the runner to go back to the previous good version of a name; counted from what waiting
+/// requests will have done.
 pub fn request_rollback(
     tx: &Tx<'_>,
     app: &AppId,
@@ -100,13 +103,15 @@ pub fn request_rollback(
     )
 }
 
-/// Returns the requests that wait, in their order. One that is `superseded` must be ended with an error, not carried out.
+/// Returns the requests that wait, in their order. One that is `superseded` must be ended with an
+/// error, not carried out.
 pub fn pending(reader: &Reader<'_>) -> Result<Vec<Activation>, Error> {
     let sql = format!("{SHOWN} WHERE a.done IS NULL ORDER BY a.seq");
     reader.many("find waiting activations", &sql, [], read)
 }
 
-/// Ends a request: the link was flipped, or `error` says why not. Returns false if it had ended before.
+/// Ends a request: the link was flipped, or `error` says why not. Returns false if it had ended
+/// before.
 pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
     let sql = format!("{SHOWN} WHERE a.id = ?1 AND a.done IS NULL");
     let Some(row) = tx.one("find an activation", &sql, [id], read)? else {
@@ -155,8 +160,8 @@ pub struct Flip<'a> {
     pub seq: i64,
 }
 
-/// Writes down a change that has happened without a request: the release is live, the audit log, the timeline and the
-/// callbacks say so.
+/// Writes down a change that has happened without a request: the release is live, the audit log,
+/// the timeline and the callbacks say so.
 pub fn record(tx: &Tx<'_>, flip: &Flip<'_>) -> Result<(), Error> {
     let from = releases::set_live(tx, flip.key, flip.reason)?;
     let request = Request {
@@ -174,7 +179,8 @@ pub fn record(tx: &Tx<'_>, flip: &Flip<'_>) -> Result<(), Error> {
     tell(tx, flip, from.as_ref(), tx.now_ms())
 }
 
-/// Returns the live version of a name, unless a push or a request at work would make another one live.
+/// Returns the live version of a name, unless a push or a request at work would make another one
+/// live.
 pub fn settled_live(
     reader: &Reader<'_>,
     app: &AppId,
@@ -188,8 +194,8 @@ pub fn settled_live(
     Ok(settled.then_some(live))
 }
 
-/// Notes that `current` points to this version, where the table says otherwise: the disk is the truth. Returns whether the
-/// version is known and was not live.
+/// Notes that `current` points to this version, where the table says otherwise: the disk is the
+/// truth. Returns whether the version is known and was not live.
 pub fn trust_link(tx: &Tx<'_>, key: &Key) -> Result<bool, Error> {
     let Some(release) = releases::get(tx, key)? else {
         return Ok(false);
@@ -208,7 +214,8 @@ pub fn trust_link(tx: &Tx<'_>, key: &Key) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Tells whether a change with this turn may still happen: none with a later turn has happened or waits.
+/// Tells whether a change with this turn may still happen: none with a later turn has happened or
+/// waits.
 pub fn may_activate(
     reader: &Reader<'_>,
     app: &AppId,
@@ -223,8 +230,8 @@ pub fn may_activate(
     Ok(newer == 0)
 }
 
-/// Tells whether the version of a job may become live when it is published; see [`may_activate`]. A job that was pushed
-/// again while it ran has the turn of that later push.
+/// Tells whether the version of a job may become live when it is published; see [`may_activate`]. A
+/// job that was pushed again while it ran has the turn of that later push.
 pub fn job_may_activate(reader: &Reader<'_>, key: &Key, job: JobId) -> Result<bool, Error> {
     may_activate(reader, &key.app, &key.name, files::seq(reader, job)?)
 }
@@ -238,7 +245,8 @@ pub fn renew_turn(tx: &Tx<'_>, key: &Key, job: JobId) -> Result<(), Error> {
     files::set_seq(tx, job, seq)
 }
 
-/// Returns the audit log, newest first, of an application and a name or of all, without its first `offset` rows.
+/// Returns the audit log, newest first, of an application and a name or of all, without its first
+/// `offset` rows.
 pub fn log(
     reader: &Reader<'_>,
     app: Option<&str>,
@@ -248,7 +256,8 @@ pub fn log(
 ) -> Result<Vec<Activation>, Error> {
     let (condition, mut params) = columns::of_name(app, name);
     params.extend([limit.into(), offset.into()]);
-    // With a name, its rows are found by it and sorted: there are few. The plus keeps SQLite from walking all rows instead.
+    // With a name, its rows are found by it and sorted: there are few. The plus keeps SQLite from
+    // walking all rows instead.
     let order = if name.is_some() { "+a.id" } else { "a.id" };
     let sql = format!("{SHOWN} WHERE {condition} ORDER BY {order} DESC LIMIT ? OFFSET ?");
     reader.many("read the audit log", &sql, params_from_iter(params), read)

@@ -1,4 +1,5 @@
-//! How the node's types are stored: one column each, as the text that serde writes for them, or as several columns.
+//! How the node's types are stored: one column each, as the text that serde writes for them, or as
+//! several columns.
 
 use rusqlite::types::{
     FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value as Sql, ValueRef,
@@ -85,8 +86,8 @@ impl FromSql for Status {
     }
 }
 
-/// Reads the next column of a row. By position: to find a column by its name, SQLite compares all names in each row, which
-/// shows in long lists.
+/// Reads the next column of a row. By position: to find a column by its name, SQLite compares all
+/// names in each row, which shows in long lists.
 pub(super) fn next<T: FromSql>(row: &Row<'_>, at: &mut usize) -> Result<T> {
     *at += 1;
     row.get(*at - 1)
@@ -139,8 +140,9 @@ pub(super) fn read_content(row: &Row<'_>) -> Result<Content> {
     })
 }
 
-/// Returns the condition for rows of an application and a name, where they are given, and its parameters. A clause that
-/// also holds when nothing is given would keep SQLite from using an index.
+/// Returns the condition for rows of an application and a name, where they are given, and its
+/// parameters. A clause that also holds when nothing is given would keep SQLite from using an
+/// index.
 pub(super) fn of_name(app: Option<&str>, name: Option<&str>) -> (String, Vec<Sql>) {
     let mut condition = "1".to_owned();
     let mut params = Vec::new();

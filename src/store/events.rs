@@ -1,5 +1,5 @@
-//! The timeline: what happened to a job, a file or the node, in order, for people and for `watch`. It is bounded per job;
-//! everyone who subscribed hears of an event after its commit.
+//! The timeline: what happened to a job or a file, in order, for people and for `watch`. It is
+//! bounded per job; subscribers receive an event after its commit.
 
 use rusqlite::{Row, params};
 use serde_json::Value;
@@ -203,7 +203,8 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Keeps the timeline bounded: progress goes first, then whatever is oldest; how it began and how it ended stay longest.
+/// Keeps the timeline bounded: progress goes first, then whatever is oldest; how it began and how
+/// it ended stay longest.
 fn trim(tx: &Tx<'_>, file: Option<i64>, job: Option<JobId>, kind: &EventKind) -> Result<(), Error> {
     let most = tx.config().events_per_job;
     match (file, job) {

@@ -1,4 +1,5 @@
-//! Files: the keys that were ever pushed; and the one sequence of numbers that jobs and operators' requests share.
+//! Files: the keys that were ever pushed; and the one sequence of numbers that jobs and operators'
+//! requests share.
 
 use rusqlite::{Row, params};
 

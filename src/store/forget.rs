@@ -1,4 +1,5 @@
-//! What the database forgets, so that it stays bounded: old jobs of a file, and files that are not on the disk any more.
+//! What the database forgets, so that it stays bounded: old jobs of a file, and files that are not
+//! on the disk any more.
 
 use rusqlite::{Row, params};
 
@@ -10,8 +11,8 @@ use super::{Reader, Tx};
 /// Files forgotten by one call of housekeeping at most.
 const AT_ONCE: u32 = 500;
 
-/// Returns files to be forgotten: not on the disk, not at work, and not pushed for a long time, or more than are remembered.
-/// It looks at every file, so the writer should not wait for it.
+/// Returns files to be forgotten: not on the disk, not at work, and not pushed for a long time, or
+/// more than are remembered. It looks at every file, so the writer should not wait for it.
 pub(super) fn forgettable(
     reader: &Reader<'_>,
     config: &Config,

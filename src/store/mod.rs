@@ -1,7 +1,8 @@
 //! What the node knows: files and their jobs, releases and what is live, the timeline.
 //!
-//! The tables are families, one module each: functions over [`Tx`] or [`Reader`], to be joined in one closure when they
-//! belong together. [`crate::db`] owns the connection and promises that what was answered is on the disk.
+//! The tables are families, one module each: functions over [`Tx`] or [`Reader`], to be joined in
+//! one closure when they belong together. [`crate::db`] owns the connection and promises that what
+//! was answered is on the disk.
 
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -31,8 +32,8 @@ pub(crate) mod testing;
 
 /// `Epsh`, in the header of every database of a node.
 const APPLICATION_ID: i64 = 0x4570_7368;
-/// Every migration, oldest first. One is never changed after a release, only followed by another; an older program refuses
-/// a newer database instead of guessing.
+/// Every migration, oldest first. One is never changed after a release, only followed by another;
+/// an older program refuses a newer database instead of guessing.
 const MIGRATIONS: &[&str] = &[concat!(
     include_str!("../db/tables.sql"),
     include_str!("1.sql")
@@ -61,8 +62,8 @@ pub struct Config {
     pub gone_files: u32,
     /// Changes of what is live kept in the audit log, per name.
     pub audit_per_name: u32,
-    /// Callbacks waiting for delivery at most, over all endpoints. Beyond it the oldest progress is dropped first, then
-    /// the oldest `accepted`, then the oldest of all.
+    /// Callbacks waiting for delivery at most, over all endpoints. Beyond it the oldest progress is
+    /// dropped first, then the oldest `accepted`, then the oldest of all.
     pub outbox_rows: u32,
     /// Delivered and dead callbacks kept for `edgepush outbox`.
     pub outbox_settled: u32,
@@ -85,7 +86,8 @@ impl Default for Config {
     }
 }
 
-/// A handle of the node's database; clones share it. When the last is dropped the database is closed in order.
+/// A handle of the node's database; clones share it. When the last is dropped the database is
+/// closed in order.
 #[derive(Clone)]
 pub struct Store {
     db: Db,
@@ -181,13 +183,15 @@ impl Store {
         self.db.write_soon(move |db| node.run(db, f))
     }
 
-    /// Subscribes to the timeline: every event, after its commit. A subscriber that lags reads the rest from the table.
+    /// Subscribes to the timeline: every event, after its commit. A subscriber that lags reads the
+    /// rest from the table.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
         self.node.events.subscribe()
     }
 
-    /// Keeps the database bounded: forgets what is past the limits of [`Config`]. Call it now and then.
+    /// Keeps the database bounded: forgets what is past the limits of [`Config`]. Call it now and
+    /// then.
     pub async fn housekeep(&self) -> Result<(), Error> {
         let (node, now_ms) = (Arc::clone(&self.node), self.now_ms());
         let files = self

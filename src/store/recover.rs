@@ -31,7 +31,8 @@ pub struct Found {
     pub live: bool,
 }
 
-/// Enters a version that was found on the disk, for a rebuilt database. Nothing happens where the key is known already.
+/// Enters a version that was found on the disk, for a rebuilt database. Nothing happens where the
+/// key is known already.
 pub fn release(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
     let (key, live) = (&found.key, found.live);
     if releases::get(tx, key)?.is_some() {
@@ -58,8 +59,9 @@ pub fn release(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Enters a file that is on the disk as if a push of it had succeeded: for a rebuilt database. It keeps the number of the
-/// job that published it, so that old versions stay older than new ones; only a number that another job has is not used.
+/// Enters a file that is on the disk as if a push of it had succeeded: for a rebuilt database. It
+/// keeps the number of the job that published it, so that old versions stay older than new ones;
+/// only a number that another job has is not used.
 fn enter(tx: &Tx<'_>, found: &Found) -> Result<(i64, JobId), Error> {
     let (key, published) = (&found.key, &found.published);
     let file = files::enter(tx, key, JobState::Succeeded)?;

@@ -1,5 +1,5 @@
-//! The versions that are on the disk, whole: exactly one of a name is live, and each remembers what was live before it,
-//! so that a rollback goes where it should.
+//! The versions that are on the disk, whole: exactly one of a name is live, and each remembers what
+//! was live before it, so that a rollback goes where it should.
 
 use rusqlite::types::Value as Sql;
 use rusqlite::{Row, params, params_from_iter};
@@ -48,7 +48,8 @@ pub fn of_name(reader: &Reader<'_>, app: &AppId, name: &DataName) -> Result<Vec<
     reader.many("list releases", &sql, params![app, name], read)
 }
 
-/// Returns releases in the order of application, name and age (newest first), after the first `offset` of them.
+/// Returns releases in the order of application, name and age (newest first), after the first
+/// `offset` of them.
 pub fn list(
     reader: &Reader<'_>,
     app: Option<&str>,
@@ -128,8 +129,9 @@ pub fn all_live(reader: &Reader<'_>, limit: usize) -> Result<Vec<Key>, Error> {
     )
 }
 
-/// Returns the version that a rollback of a name goes to: the nearest one that was live before the present one, is still
-/// on the disk and is not known to be damaged; failing that, the newest good one published before it.
+/// Returns the version that a rollback of a name goes to: the nearest one that was live before the
+/// present one, is still on the disk and is not known to be damaged; failing that, the newest good
+/// one published before it.
 pub fn previous(
     reader: &Reader<'_>,
     app: &AppId,
@@ -210,8 +212,9 @@ pub(super) fn publish(
     .map(drop)
 }
 
-/// Makes a release the live one of its name and returns the version that was live before; the one place that does. A
-/// rollback leaves the chain of what was live before as it is, so that a second rollback goes further back.
+/// Makes a release the live one of its name and returns the version that was live before; the one
+/// place that does. A rollback leaves the chain of what was live before as it is, so that a second
+/// rollback goes further back.
 pub(super) fn set_live(
     tx: &Tx<'_>,
     key: &Key,
@@ -260,8 +263,8 @@ pub fn set_pinned(tx: &Tx<'_>, key: &Key, pinned: bool, actor: &str) -> Result<b
     Ok(true)
 }
 
-/// Notes what `verify` found wrong with a release, or that nothing is, and reports a change. A damaged release can be
-/// pushed again. False if it was known already.
+/// Notes what `verify` found wrong with a release, or that nothing is, and reports a change. A
+/// damaged release can be pushed again. False if it was known already.
 pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool, Error> {
     let changed = tx.run(
         "mark a release",

@@ -31,8 +31,9 @@ pub enum Removal {
     Pinned,
 }
 
-/// Removes the row of a release, tells the timeline and the callbacks. Those that are live, about to be, or pinned are refused. Commit this
-/// before the tree is deleted: a tree without a row is swept at the next start, a row without a tree would be a lie.
+/// Removes the row of a release, tells the timeline and the callbacks. Those that are live, about
+/// to be, or pinned are refused. Commit this before the tree is deleted: a tree without a row is
+/// swept at the next start, a row without a tree would be a lie.
 pub fn release(tx: &Tx<'_>, key: &Key, why: &str, actor: &str) -> Result<Removal, Error> {
     let Some(row) = releases::get(tx, key)? else {
         return Ok(Removal::Unknown);

@@ -1,4 +1,5 @@
-//! What the tests of the store, the intake and the reporter share: a database in a directory of its own, and files to push.
+//! What the tests of the store, the intake and the reporter share: a database in a directory of its
+//! own, and files to push.
 
 use std::sync::Arc;
 use std::time::Duration;

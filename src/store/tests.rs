@@ -7,7 +7,8 @@ use crate::job::{EventKind, JobState};
 
 mod outbox;
 
-/// Keeps the owner busy until the sender is dropped, so that what is written meanwhile forms one group.
+/// Keeps the owner busy until the sender is dropped, so that what is written meanwhile forms one
+/// group.
 fn occupy(store: &Store) -> std::sync::mpsc::SyncSender<()> {
     let (release, wait) = std::sync::mpsc::sync_channel::<()>(0);
     let (entered, inside) = std::sync::mpsc::sync_channel::<()>(0);

@@ -101,20 +101,6 @@ impl Via {
             Self::Recover => "recover",
         }
     }
-
-    /// Parses the stored name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        [
-            Self::Ens,
-            Self::Api,
-            Self::Inbox,
-            Self::Apply,
-            Self::Recover,
-        ]
-        .into_iter()
-        .find(|v| v.as_str() == text)
-    }
 }
 
 impl fmt::Display for Via {

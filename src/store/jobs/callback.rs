@@ -29,7 +29,8 @@ pub(super) fn report(
     outbox::enqueue(tx, kind, Some(file), &body(&row, code)?)
 }
 
-/// Fields of [`File`] that a callback leaves out: they matter on the node alone, or are told in another way.
+/// Fields of [`File`] that a callback leaves out: they matter on the node alone, or are told in
+/// another way.
 const NOT_REPORTED: [&str; 10] = [
     "id",
     "stated",
@@ -43,8 +44,8 @@ const NOT_REPORTED: [&str; 10] = [
     "release",
 ];
 
-/// Returns the `data` of a callback about a job: the job as it is shown, with time stamps and a flat content. [`crate::report`]
-/// documents it.
+/// Returns the `data` of a callback about a job: the job as it is shown, with time stamps and a
+/// flat content. [`crate::report`] documents it.
 fn body(file: &File, code: ResultCode) -> Result<Value, Error> {
     let content = file.published.as_ref().map_or(file.stated, |p| p.content);
     let mut body = db::to_value("callback", file)?;

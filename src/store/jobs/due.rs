@@ -13,10 +13,12 @@ use super::super::columns::{read_content, read_key};
 use crate::datafile::{Content, DataFile, Key, SourceUrl};
 use crate::job::{Job, JobId};
 
-/// No retry is put off longer than this; what claims to be is from before a jump of the clock, and is due.
+/// No retry is put off longer than this; what claims to be is from before a jump of the clock, and
+/// is due.
 pub(super) const LONGEST_WAIT_MS: i64 = 3_600_000;
 
-/// Returns up to `limit` jobs that may be started now, in the order of acceptance, without those of `running`.
+/// Returns up to `limit` jobs that may be started now, in the order of acceptance, without those of
+/// `running`.
 pub fn due(
     reader: &Reader<'_>,
     now_ms: i64,
@@ -128,8 +130,8 @@ pub fn open_content(reader: &Reader<'_>, key: &Key) -> Result<Option<(JobId, Con
     )
 }
 
-/// Reads a job for the runner. A row that cannot be read is left out and complained about, so that it cannot hold up the
-/// others for ever.
+/// Reads a job for the runner. A row that cannot be read is left out and complained about, so that
+/// it cannot hold up the others for ever.
 pub(super) fn readable(row: &Row<'_>) -> Option<Job> {
     let id = row.get::<_, i64>("id").unwrap_or(-1);
     read_job(row)

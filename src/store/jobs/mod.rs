@@ -1,6 +1,6 @@
-//! Files and their jobs. A file is a key that was ever pushed; a job is one accepted push of it, and its latest job is
-//! what the contract calls its status. At most one job of a file is open, and a job that has ended never changes again:
-//! the database itself refuses both otherwise.
+//! The life of a job: accepted, started, requeued, ended. A job is one accepted push of a file, and
+//! a file's latest job is what the contract calls its status. At most one job of a file is open,
+//! and a job that has ended never changes again: the database refuses both.
 
 use rusqlite::params;
 use serde::Serialize;
@@ -42,8 +42,8 @@ pub struct NewJob<'a> {
     pub activate: bool,
 }
 
-/// Accepts a file: writes its job, the timeline's `accepted` and the callback. The caller has made sure that no job of
-/// this key is open.
+/// Accepts a file: writes its job, the timeline's `accepted` and the callback. The caller has made
+/// sure that no job of this key is open.
 pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
     let (file, key, now) = (new.file, &new.file.key, tx.now_ms());
     let file_id = files::enter(tx, key, JobState::Queued)?;
@@ -79,7 +79,8 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
     Ok(id)
 }
 
-/// Starts a job and returns how often it was started, this time included; none if it has ended meanwhile.
+/// Starts a job and returns how often it was started, this time included; none if it has ended
+/// meanwhile.
 pub fn start(tx: &Tx<'_>, id: JobId, now_ms: i64) -> Result<Option<u32>, Error> {
     let changed = tx.run(
         "start a job",
@@ -100,13 +101,14 @@ pub fn start(tx: &Tx<'_>, id: JobId, now_ms: i64) -> Result<Option<u32>, Error> 
     let starts = u32::try_from(starts).unwrap_or(u32::MAX);
     let message = match starts {
         1 => "started".to_owned(),
-        n => format!("started, for the {n}th time"),
+        n => format!("started (attempt {n})"),
     };
     events::add(tx, id, Note::new(EventKind::Started, &message))?;
     Ok(Some(starts))
 }
 
-/// Puts a running job back until `not_before_ms`, at most an hour from now; `why` is a sentence for the timeline.
+/// Requeues a running job until `not_before_ms`, at most an hour from now; `why` is a sentence for
+/// the timeline.
 pub fn requeue(tx: &Tx<'_>, id: JobId, not_before_ms: i64, why: &str) -> Result<bool, Error> {
     let changed = tx.run(
         "put a job back",
@@ -122,10 +124,10 @@ pub fn requeue(tx: &Tx<'_>, id: JobId, not_before_ms: i64, why: &str) -> Result<
     Ok(true)
 }
 
-/// Puts a running job back that the agent's orderly end has stopped. Its start counts for nothing: only those that end
-/// with the agent itself speak against the file.
+/// Requeues a job that a shutdown has stopped. Its start does not count: only starts during which
+/// the agent died do.
 pub fn put_back(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
-    if !requeue(tx, id, tx.now_ms(), "the agent was ended")? {
+    if !requeue(tx, id, tx.now_ms(), "the agent shut down")? {
         return Ok(false);
     }
     tx.run(
@@ -136,7 +138,7 @@ pub fn put_back(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Makes a waiting job due at once, at an operator's wish. False if it does not wait.
+/// Makes a queued job due at once because an operator asked for it. False if it is not queued.
 pub fn hurry(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<bool, Error> {
     let changed = tx.run(
         "make a job due",
@@ -146,13 +148,13 @@ pub fn hurry(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<bool, Error> {
     if changed == 0 {
         return Ok(false);
     }
-    let message = format!("{actor} asked to try again at once");
+    let message = format!("{actor} asked for an immediate retry");
     events::add(tx, id, Note::new(EventKind::Hurried, &message))?;
     tx.touch(JOBS);
     Ok(true)
 }
 
-/// Puts every running job back, at the start of the agent: nobody works at them. Returns them.
+/// Requeues every job that is recorded as running, at the start of the agent, and returns them.
 pub fn interrupted(tx: &Tx<'_>) -> Result<Vec<Job>, Error> {
     let rows = tx.many(
         "find interrupted jobs",
@@ -167,14 +169,14 @@ pub fn interrupted(tx: &Tx<'_>) -> Result<Vec<Job>, Error> {
             tx,
             job.id,
             0,
-            "interrupted by the end of the agent; it goes on from what is on the disk",
+            "the agent ended unexpectedly; the job resumes from what is on disk",
         )?;
     }
     Ok(jobs)
 }
 
-/// Ends a job: in one transaction its final state, the timeline, the callback, and on success the release. Returns false,
-/// and changes nothing, if it has ended before: a job has exactly one end.
+/// Ends a job: in one transaction its final state, the timeline, the callback, and on success the
+/// release. Returns false, and changes nothing, if it has ended before: a job has exactly one end.
 pub fn finish(tx: &Tx<'_>, id: JobId, outcome: &Outcome, now_ms: i64) -> Result<bool, Error> {
     let (failure, published) = match outcome {
         Outcome::Published(p) => (None, Some(p)),
@@ -241,7 +243,7 @@ fn tell_end(tx: &Tx<'_>, id: JobId, of: &Subject, outcome: &Outcome) -> Result<(
             report(callbacks::FAILED, ResultCode::Refused)
         }
         Outcome::Canceled => {
-            write(Note::new(EventKind::Canceled, "ended by an operator"))?;
+            write(Note::new(EventKind::Canceled, "canceled by an operator"))?;
             report(callbacks::FAILED, ResultCode::Refused)
         }
     }
@@ -256,7 +258,7 @@ fn describe_published(published: &Published) -> String {
     format!("published {live}: {files} files, {size}")
 }
 
-/// What became of a wish to cancel.
+/// The result of a request to cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cancel {
@@ -270,7 +272,7 @@ pub enum Cancel {
     Requested,
 }
 
-/// Ends a job that waits, or asks the runner to stop it.
+/// Cancels a queued job, or asks the runner to stop a running one.
 pub fn cancel_request(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<Cancel, Error> {
     let state = tx.one(
         "find a job",
@@ -301,7 +303,7 @@ fn note_cancel(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<(), Error> {
         params![id, tx.now_ms()],
     )?;
     if changed == 1 {
-        let message = format!("{actor} asked to cancel it");
+        let message = format!("{actor} asked to cancel");
         events::add(tx, id, Note::new(EventKind::CancelRequested, &message))?;
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! What a running job has done so far, written down now and then: in its row, its timeline and its callbacks.
+//! What a running job has done so far, written down now and then: in its row, its timeline and its
+//! callbacks.
 
 use rusqlite::params;
 
@@ -17,8 +18,8 @@ use crate::wire::status::ResultCode;
 /// Progress of a job is reported at most this often, by the uptime clock.
 const PROGRESS_EVERY_MS: i64 = 10_000;
 
-/// Notes what a running job has taken of the network, before its state changes: what was noted on the way may be seconds
-/// old, or nothing.
+/// Notes what a running job has taken of the network, before its state changes: what was noted on
+/// the way may be seconds old, or nothing.
 pub fn note_spent(tx: &Tx<'_>, id: JobId, snapshot: Option<&Snapshot>) -> Result<(), Error> {
     let Some(snapshot) = snapshot else {
         return Ok(());
@@ -31,7 +32,8 @@ pub fn note_spent(tx: &Tx<'_>, id: JobId, snapshot: Option<&Snapshot>) -> Result
     .map(drop)
 }
 
-/// Notes how far a running job is, in its row, in the timeline, and at most every 10 s in a callback.
+/// Notes how far a running job is, in its row, in the timeline, and at most every 10 s in a
+/// callback.
 pub fn progress_event(
     tx: &Tx<'_>,
     id: JobId,

@@ -1,4 +1,5 @@
-//! Jobs as they are shown: one, the jobs of a file or a push, and lists of files by their latest job.
+//! Jobs as they are shown: one, the jobs of a file or a push, and lists of files by their latest
+//! job.
 
 use rusqlite::types::Value as Sql;
 use rusqlite::{Row, params, params_from_iter};
@@ -76,7 +77,8 @@ pub fn of_push(reader: &Reader<'_>, push: &str) -> Result<Vec<File>, Error> {
     reader.many("read the jobs of a push", &sql, [push], read)
 }
 
-/// Returns files by their latest job, in the order of their first push unless the page says otherwise.
+/// Returns files by their latest job, in the order of their first push unless the page says
+/// otherwise.
 pub fn list(reader: &Reader<'_>, filter: &Filter, page: Page) -> Result<Files, Error> {
     let total = total(reader, filter)?;
     let (sql, params) = listing(filter, page)?;
@@ -114,14 +116,15 @@ fn total(reader: &Reader<'_>, filter: &Filter) -> Result<u64, Error> {
     Ok(u64::try_from(total).unwrap_or(0))
 }
 
-/// The order of a list, in words that lead SQLite to the index that finds the first rows without looking at all of them.
+/// The order of a list, in words that lead SQLite to the index that finds the first rows without
+/// looking at all of them.
 fn order(filter: &Filter, newest_first: bool) -> &'static str {
     match (
         newest_first,
         filter.app.is_some() && !filter.names.is_empty(),
     ) {
-        // A name has few versions: they are found by their key and sorted (the plus keeps it from walking the whole
-        // application in this order instead).
+        // A name has few versions: they are found by their key and sorted (the plus keeps it from
+        // walking the whole application in this order instead).
         (false, true) => "+f.id",
         (false, false) => "f.id",
         (true, true) => "+j.id DESC",
@@ -140,7 +143,8 @@ pub fn counts(reader: &Reader<'_>) -> Result<Vec<(JobState, u64)>, Error> {
     )
 }
 
-/// Returns whether an application and a name were ever pushed, the name's versions aside: (application, name).
+/// Returns whether an application and a name were ever pushed, the name's versions aside:
+/// (application, name).
 pub fn known(reader: &Reader<'_>, app: &str, name: &str) -> Result<(bool, bool), Error> {
     let app_known = reader.number(
         "look for an application",
@@ -185,7 +189,8 @@ fn condition(filter: &Filter) -> Result<(String, Vec<Sql>), Error> {
     Ok((clauses.join(" AND "), params))
 }
 
-/// A clause that holds for any of `values`; of one value only, an index can give rows in the order of its next column.
+/// A clause that holds for any of `values`; of one value only, an index can give rows in the order
+/// of its next column.
 fn one_of<T: AsRef<str> + Serialize>(column: &str, values: &[T]) -> Result<(String, Sql), Error> {
     Ok(match values {
         [one] => (format!("{column} = #"), Sql::Text(one.as_ref().to_owned())),
@@ -196,8 +201,8 @@ fn one_of<T: AsRef<str> + Serialize>(column: &str, values: &[T]) -> Result<(Stri
     })
 }
 
-/// Declares the columns that a job is read from, in order: one list for the query and for the reader, so that they cannot
-/// differ. What is not one column has a reader of its own.
+/// Declares the columns that a job is read from, in order: one list for the query and for the
+/// reader, so that they cannot differ. What is not one column has a reader of its own.
 macro_rules! columns {
     (@read $row:ident, $at:ident) => { next($row, $at)? };
     (@read $row:ident, $at:ident, $reader:ident) => { $reader($row, $at)? };

@@ -693,8 +693,8 @@ async fn files_are_counted_as_they_come_change_and_go() {
     assert_eq!(check().await, left);
 }
 
-/// Each list finds its rows in the order they are shown in, or by their names: with a hundred thousand files there is no
-/// time to look at all of them.
+/// Each list finds its rows in the order they are shown in, or by their names: with a hundred
+/// thousand files there is no time to look at all of them.
 #[tokio::test]
 async fn no_list_looks_at_every_file() {
     let bench = Bench::new();

@@ -323,7 +323,8 @@ async fn events_of_the_node_have_no_order_to_wait_for() {
     assert_eq!(due_now(&bench, "hook").await.len(), 2);
 }
 
-/// The receiver comes back after a long outage: finding what is due must not look at all that waits.
+/// The receiver comes back after a long outage: finding what is due must not look at all that
+/// waits.
 #[tokio::test]
 async fn finding_what_is_due_stays_quick_in_a_long_queue() {
     let bench = Bench::new();
