@@ -1,7 +1,9 @@
-//! What each element of a push gets for an answer: the contract's 0, 100, 200 and 300 (docs/ens.md §3).
+//! What each element of a push gets for an answer: the contract's 0, 100, 200 and 300 (docs/ens.md
+//! §3).
 //!
-//! Pure rules over [`Known`], what is published and what is being pushed already. They look at no origin, so that an
-//! answer never waits for the network, and they write nothing: recording what is accepted is the caller's part.
+//! Pure rules over [`Known`]: what is published, and what is being pushed. They contact no origin,
+//! so that an answer never waits for the network, and write nothing: the caller records what is
+//! accepted.
 
 use std::collections::{HashMap, HashSet};
 
@@ -103,8 +105,8 @@ pub enum Verdict<R, J> {
     Refused(&'static Kind, String),
 }
 
-/// Decides one element. Two elements of one push with the same key are decided like two pushes: record the first one
-/// before the second one is decided.
+/// Decides one element. Two elements of one push with the same key are decided like two pushes:
+/// record the first one before the second one is decided.
 pub fn decide<K: Known>(
     known: &K,
     element: &Element,
@@ -139,8 +141,8 @@ pub fn decide<K: Known>(
     })
 }
 
-/// Returns the indices of the elements that are the last of their name among those that were not refused: of several
-/// versions of one name in one push, the last is the one to make live.
+/// Returns the indices of the elements that are the last of their name among those that were not
+/// refused: of several versions of one name in one push, the last is the one to make live.
 pub fn last_of_each_name<R, J>(elements: &[Element], verdicts: &[Verdict<R, J>]) -> HashSet<usize> {
     let mut last: HashMap<&DataName, usize> = HashMap::new();
     for (index, (element, verdict)) in elements.iter().zip(verdicts).enumerate() {
@@ -159,8 +161,9 @@ fn conflict(file: &DataFile, known: &Content, how: &str) -> Option<String> {
     ))
 }
 
-/// Returns what to answer when `file` states a SHA-256 and nothing else, and that of the published archive is neither
-/// known nor can be found out any more: the answer that it is the same would be a guess.
+/// Returns what to answer when `file` states a SHA-256 and nothing else, and that of the published
+/// archive is neither known nor can be found out any more: the answer that it is the same would be
+/// a guess.
 fn unproven(file: &DataFile, known: &Content) -> Option<String> {
     let proven = file.sha256.is_none() || known.sha256.is_some() || file.md5.is_some();
     (!proven).then(|| {
@@ -177,7 +180,8 @@ mod tests {
     use super::*;
     use crate::datafile::{AppId, ArchiveType, DataVersion, Digest, SourceUrl};
 
-    /// What a table says: the content of the published version, whether it is damaged, and the content being pushed.
+    /// What a table says: the content of the published version, whether it is damaged, and the
+    /// content being pushed.
     #[derive(Default)]
     struct Table {
         published: Option<(Content, bool)>,

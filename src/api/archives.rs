@@ -1,7 +1,7 @@
 //! Kept archives over HTTP, under the signed paths of `DescribeDataDownloadURL`.
 //!
-//! The signature is checked first, and every failure is the same 403, so the answer reveals nothing.
-//! The archive is opened before the response starts, so that a removal meanwhile does not cut it.
+//! The signature is checked first, and every failure is the same 403, so the answer reveals nothing
+//! about what exists.
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
-//! What the contract's actions do on a node: the [`ens::Actions`] over intake, store and kept
-//! archives.
+//! The contract's actions on a node: [`ens::Actions`] over intake, store and kept archives.
 
 use std::sync::Arc;
 
@@ -121,8 +120,8 @@ impl Node {
         }
     }
 
-    /// Tells whether the archive can be downloaded here, or why not. A name or version that was
-    /// never pushed is an error.
+    /// Returns whether the archive can be downloaded here, or why not; refuses a name or version
+    /// that was never pushed.
     async fn is_served(
         &self,
         query: &download::Query,
@@ -148,10 +147,10 @@ impl Node {
         match (known, pushed, released, kept) {
             (false, ..) => Err(unknown("DataName")),
             (true, false, ..) => Err(unknown("DataVersion")),
-            (true, true, false, _) => Ok(Err("no server has published it")),
+            (true, true, false, _) => Ok(Err("no server has published it yet")),
             (true, true, true, true) => Ok(Ok(())),
             (true, true, true, false) if self.deps.publisher.keeps_archives() => {
-                Ok(Err("its archive is not on this node any more"))
+                Ok(Err("its archive is no longer on this node"))
             }
             (true, true, true, false) => Ok(Err(
                 "archives are not kept on this node (keep_archives = false)",
@@ -217,12 +216,12 @@ fn row(job: &File, region: &str) -> Row {
 
 fn describe_state(job: &File) -> String {
     match (job.state, &job.failure, job.stage) {
-        (JobState::Queued, ..) => "waiting".to_owned(),
-        (JobState::Running, Some(failure), _) => format!("will be retried: {failure}"),
+        (JobState::Queued, ..) => "queued".to_owned(),
+        (JobState::Running, Some(failure), _) => format!("retrying: {failure}"),
         (JobState::Running, None, Some(stage)) => format!("in progress: {stage}"),
         (JobState::Running, None, None) => "in progress".to_owned(),
         (JobState::Succeeded, ..) if job.release.is_none() => {
-            "Success; removed from this node since".to_owned()
+            "Success; since removed from this node".to_owned()
         }
         (JobState::Succeeded, ..) => "Success".to_owned(),
         (JobState::Failed, Some(failure), _) => failure.to_string(),

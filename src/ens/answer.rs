@@ -46,7 +46,8 @@ pub fn refused(refusal: &Refusal, headers: &HeaderMap) -> Response {
     error(refusal, &request_id(), host(headers))
 }
 
-/// Makes the answer to a request that is no HTTP, or too long for a head: see [`crate::http::Unreadable`].
+/// Makes the answer to a request that is no HTTP, or too long for a head: see
+/// [`crate::http::Unreadable`].
 #[must_use]
 pub fn unreadable(status: StatusCode) -> hyper::Response<String> {
     let code = match status {

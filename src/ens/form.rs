@@ -1,4 +1,5 @@
-//! The body of a call: its form pairs and its digest, read as it arrives and never kept whole.
+//! The body of a call: its form pairs and its digest, computed as it arrives; the body itself is
+//! not buffered.
 
 use axum::body::Body;
 use hyper::HeaderMap;
@@ -12,7 +13,7 @@ use crate::wire::parameters::FormReader;
 /// Longest form body as it is sent: a `Data` of 8 MiB may be three times as long there.
 const MAX_FORM: usize = 28 << 20;
 
-/// A form body that was read, and its place among the big ones, held as long as it is kept.
+/// The content of a body, and the slot that a large one holds.
 pub(super) struct Form {
     pub(super) reader: FormReader,
     pub(super) sha256: [u8; 32],
@@ -82,7 +83,7 @@ mod tests {
         let data = "%7B".repeat(8 << 20);
         let big = format!("Data={data}").into_bytes();
         let read = read_body(form, big).await.unwrap();
-        assert!(read.place.is_some(), "one of the big ones");
+        assert!(read.place.is_some(), "it holds a slot for large bodies");
         let parameters = Parameters::with_form("", read.reader).unwrap();
         assert_eq!(parameters.required("Data").unwrap().len(), 8 << 20);
         let read = read_body("text/plain", b"Data=x".to_vec()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Access keys: who may sign, what for, and how often.
+//! Access keys: which may sign, for which applications and actions, and how often.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,8 +19,8 @@ use crate::wire::sign::Action;
 pub struct KeyConfig {
     /// The key's id, which requests name.
     pub id: String,
-    /// The file that holds its secret, with mode 0600 or 0400. A relative path is taken from the service manager's
-    /// credentials directory (`LoadCredential=`).
+    /// The file that holds its secret, with mode 0600 or 0400. A relative path is taken from the
+    /// service manager's credentials directory (`LoadCredential=`).
     pub secret_file: PathBuf,
     /// Which applications it may speak for: a list of ids, or "any".
     pub apps: Only<AppId>,
@@ -74,7 +74,8 @@ pub(super) struct Key {
 }
 
 impl Keys {
-    /// Reads the secrets of the configured keys; one that cannot be used makes all of them unusable.
+    /// Reads the secrets of the configured keys; one that cannot be used makes all of them
+    /// unusable.
     pub(super) fn load(configs: &[KeyConfig]) -> Result<Self, Error> {
         let mut keys = HashMap::new();
         for config in configs {
@@ -136,8 +137,8 @@ struct Bucket {
 }
 
 impl Rates {
-    /// Takes one request of `key`, or returns how long it should wait. Only keys that exist are ever counted, so the
-    /// table has no more rows than the configuration has keys.
+    /// Takes one request of `key`, or returns how long it should wait. Only keys that exist are
+    /// ever counted, so the table has no more rows than the configuration has keys.
     pub(super) fn take(&self, key: &str, rate: RateConfig, now: Instant) -> Result<(), Duration> {
         if rate.per_second == 0 {
             return Ok(());

@@ -1,8 +1,10 @@
-//! The ENS endpoint: reads a call, finds out who sent it, has it done, and answers in the contract's shapes.
+//! The ENS endpoint: parses a call, authenticates it, executes it, and responds as the contract
+//! says.
 //!
-//! What a call does is behind [`Actions`]; signatures, permissions, rates and the order of the checks (docs/ens.md §5.3)
-//! are here. A nonce is recorded only after the signature was found right. The message of a wrong signature repeats the
-//! request, so it goes to that client alone, and no query string is ever logged.
+//! What a call does is behind [`Actions`]; signatures, permissions, rates and the order of the
+//! checks (docs/ens.md §5.3) are here. A nonce is recorded only after the signature was found
+//! right. The message of a wrong signature repeats the request, so it goes to that client alone,
+//! and no query string is ever logged.
 
 mod answer;
 mod form;
@@ -36,21 +38,22 @@ use crate::wire::sign::{self, Action, Call, WINDOW_MS};
 pub use answer::{not_found, refused, unreadable};
 pub use keys::{Error, KeyConfig, RateConfig};
 
-/// The vendor's clients give up after ten seconds; an answer before that tells them more than silence.
+/// The vendor's clients time out after 10 s; an error before that says more than silence.
 const DEADLINE: Duration = Duration::from_secs(9);
 /// Parameters longer than this are processed off the async threads.
 const LONG: usize = 256 * 1024;
 
 /// What the endpoint does: the difference between a node and a control.
 pub trait Actions: Send + Sync + 'static {
-    /// Tells whether pushes are refused because the process is ending.
+    /// Returns whether pushes are refused because the process is shutting down.
     fn is_draining(&self) -> bool;
 
     /// Records the nonce of a call. `false` if it was used before.
     fn remember(&self, nonce: Nonce) -> impl Future<Output = Result<bool, Refusal>> + Send;
 
-    /// Admits a push and records its nonce in one piece of writing, so that it waits for the disk once. `None`, and
-    /// nothing of the push is taken, if the nonce was used before. After an error the nonce is not recorded.
+    /// Admits a push and records its nonce in one piece of writing, so that it waits for the disk
+    /// once. `None`, and nothing of the push is taken, if the nonce was used before. After an error
+    /// the nonce is not recorded.
     fn admit(
         &self,
         push: Push,
@@ -63,8 +66,8 @@ pub trait Actions: Send + Sync + 'static {
         query: &describe::Query,
     ) -> impl Future<Output = Result<Page, Refusal>> + Send;
 
-    /// Returns who serves an archive, and a sentence: `Success`, or why nobody does. `host` is where the client reached
-    /// this process.
+    /// Returns the servers of an archive, and `Success` or why there is none. `host` is the address
+    /// that the client used.
     fn servers(
         &self,
         query: &download::Query,
@@ -75,18 +78,18 @@ pub trait Actions: Send + Sync + 'static {
     fn answered(&self, refused: Option<&Code>);
 }
 
-/// Makes a signed call count once.
+/// Prevents the replay of a signed call.
 #[derive(Debug, Clone)]
 pub struct Nonce {
     /// The access key that signed it.
     pub key: String,
-    /// What the client chose.
+    /// The nonce itself.
     pub text: String,
-    /// When it may be forgotten: the call is too old by then.
+    /// From then on the call is too old to be replayed.
     pub expires_ms: i64,
 }
 
-/// Who may call.
+/// Who may call, and how often.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The access keys.
@@ -122,7 +125,8 @@ impl Live {
     }
 }
 
-/// Checks what a start would: that every access key has an id of its own and a secret that can be read.
+/// Checks what a start would: that every access key has an id of its own and a secret that can be
+/// read.
 pub fn check(keys: &[KeyConfig]) -> Result<(), Error> {
     Keys::load(keys).map(drop)
 }
@@ -206,8 +210,8 @@ impl<A: Actions> Endpoint<A> {
         Ok(answer?)
     }
 
-    /// Finds out which key signed the call, and returns its nonce, which the caller must record; `None` where a call need
-    /// not be signed.
+    /// Finds out which key signed the call, and returns its nonce, which the caller must record;
+    /// `None` where a call need not be signed.
     fn authenticate(
         &self,
         live: &Live,
@@ -297,7 +301,7 @@ impl<A: Actions> Endpoint<A> {
     }
 }
 
-/// A refusal, and how long to wait where waiting helps.
+/// A refusal, and when to retry where that helps.
 struct Denied {
     refusal: Refusal,
     retry_after: Option<Duration>,
@@ -346,8 +350,8 @@ async fn call<A: Actions>(
     }
 }
 
-/// Runs what takes long for a long request, whose eight mebibytes are hashed several times over, without holding up the
-/// other requests of this thread, where the runtime has others.
+/// Runs what takes long for a long request, whose eight mebibytes are hashed several times over,
+/// without holding up the other requests of this thread, where the runtime has others.
 fn heavy<T>(parameters: &Parameters, work: impl FnOnce() -> T) -> T {
     let threads = tokio::runtime::Handle::current().runtime_flavor();
     if parameters.length() > LONG && threads == RuntimeFlavor::MultiThread {
@@ -357,7 +361,7 @@ fn heavy<T>(parameters: &Parameters, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Refuses what the key may not do.
+/// Checks that the key may use this action for this application.
 fn authorize(
     live: &Live,
     key_id: Option<&str>,

@@ -1,5 +1,5 @@
-//! Request bodies: read within a time that grows with what arrives, never kept whole when they need not be, and only a
-//! few big ones at once.
+//! Request bodies: the time limit grows with what arrives, a body is not buffered where it need not
+//! be, and only a few large ones are buffered at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// What buys more time: a body may be long, but not slow. In bytes per second.
+/// Bytes per second that extend the time limit: a body may be long, but not slow.
 const SLOWEST: u32 = 64 * 1024;
-/// Bodies beyond this take one of the few places for big ones.
+/// Bodies beyond this need one of the slots for large ones.
 const BIG: usize = 64 * 1024;
-/// Big bodies that are kept at once.
+/// Large bodies buffered at once.
 const BIG_AT_ONCE: usize = 4;
 
-/// How bodies are taken: how long one may take that hardly arrives at all, and the places for big ones.
+/// The time limit of bodies, and the slots for large ones.
 #[derive(Debug, Clone)]
 pub struct Bodies {
     patience: Duration,
@@ -25,7 +25,7 @@ pub struct Bodies {
 }
 
 impl Bodies {
-    /// Gives a body that hardly arrives `patience`.
+    /// Limits a body to `patience`, plus one second per 64 KiB received.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
         Self {
@@ -44,7 +44,7 @@ pub enum BodyError {
         /// The limit.
         max: usize,
     },
-    /// It did not arrive in time.
+    /// It did not arrive within the time limit.
     #[error("the request body did not arrive in time")]
     Slow,
     /// It is not valid HTTP, or the connection broke.
@@ -69,7 +69,7 @@ pub async fn read_whole(
     Ok((whole.freeze(), chunks.place))
 }
 
-/// A body, read piece by piece.
+/// A body, read chunk by chunk.
 pub struct Chunks<'a> {
     body: Body,
     max: usize,
@@ -92,13 +92,13 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// Returns the place among the big bodies that this one takes, to be held as long as its content is kept.
+    /// Returns the slot that a large body holds. Keep it as long as the content is buffered.
     #[must_use]
     pub fn into_place(self) -> Option<OwnedSemaphorePermit> {
         self.place
     }
 
-    /// Returns the next piece; `None` at the end.
+    /// Returns the next chunk; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {
             let earned = Duration::from_secs(self.received as u64) / SLOWEST;

@@ -1,8 +1,9 @@
-//! One connection: hyper's own HTTP/1 reader with time limits on everything that a client may take its time for.
+//! One connection: hyper's HTTP/1 with a time limit on everything that a client can delay.
 //!
-//! Two things are added to it. What hyper answers by itself to a request that it cannot read (400, 414, 431, with an
-//! empty body) becomes an answer that the endpoint's clients can read. And a socket that was answered before its request
-//! had been read is emptied before it is closed, because the kernel otherwise resets it, and the answer with it.
+//! Two things are added. Where hyper itself answers a request that it cannot parse (400, 414, 431
+//! with an empty body), the endpoint's own error body is sent instead. And a request that was
+//! answered before it had been read is drained before the socket is closed, because the kernel
+//! would otherwise reset the connection, and the response would be lost.
 
 use std::io;
 use std::pin::Pin;
@@ -22,14 +23,15 @@ use tokio::time::{Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// Largest request line with headers: the longest URI that hyper takes, and as much again for the headers.
+/// Largest request line with headers: the longest URI that hyper takes, and as much again for the
+/// headers.
 const MAX_HEAD: usize = 128 * 1024;
-/// How long a closed connection is emptied, so that its answer arrives.
+/// Time limit for draining a closed connection, so that its response arrives.
 const LINGER: Duration = Duration::from_secs(3);
-/// How much of it.
+/// Most bytes drained.
 const MAX_LINGER: u64 = 32 << 20;
 
-/// Makes the answer to a request that cannot be read at all, from the status that hyper gives it.
+/// Makes the response to a request that cannot be parsed, from the status that hyper gives it.
 pub type Unreadable = fn(StatusCode) -> hyper::Response<String>;
 
 /// How a listener is served.
@@ -37,7 +39,8 @@ pub type Unreadable = fn(StatusCode) -> hyper::Response<String>;
 pub struct Settings {
     /// Connections at once. A further one waits in the kernel's backlog until one ends.
     pub connections: usize,
-    /// Time limit for the head of a request, the time before its first byte included: an idle connection ends by it.
+    /// Time limit for the head of a request, the time before its first byte included: an idle
+    /// connection ends by it.
     pub head: Duration,
     /// Time limit for a client to take the next bytes of an answer.
     pub write: Duration,
@@ -45,7 +48,7 @@ pub struct Settings {
     pub unreadable: Unreadable,
 }
 
-/// What a connection is doing; shared by its socket and its service.
+/// The state of a connection, shared by its socket and its service.
 #[derive(Debug, Default)]
 struct Phase(AtomicU8);
 
@@ -54,7 +57,7 @@ const BUSY: u8 = 1;
 const ENDING: u8 = 2;
 
 impl Phase {
-    /// Tells whether no request is being answered: nothing has arrived, or not yet a whole head.
+    /// Returns whether no request is in progress: at most a part of a head has arrived.
     fn is_idle(&self) -> bool {
         self.0.load(Ordering::Acquire) == IDLE
     }
@@ -63,7 +66,7 @@ impl Phase {
         self.0.store(phase, Ordering::Release);
     }
 
-    /// The answer has been handed over; it is idle once that is flushed.
+    /// The response was handed over; the connection is idle once it is flushed.
     fn end(&self) {
         let _ = self
             .0
@@ -113,7 +116,7 @@ pub(super) async fn serve<S>(
         }
     };
     let watched = connection.into_parts().io.into_inner();
-    // A client that took too long for its head is not waited for again.
+    // A client that exceeded the time limit of a head is not waited for again.
     if outcome.is_ok() || !watched.automatic.is_empty() {
         tokio::select! {
             _ = watched.close() => {}
@@ -122,13 +125,13 @@ pub(super) async fn serve<S>(
     }
 }
 
-/// A socket that keeps back what hyper answers by itself, and that gives up on a client that takes nothing.
+/// A socket that holds back what hyper answers by itself, and fails when a client stops reading.
 struct Watched<S> {
     stream: S,
     phase: Arc<Phase>,
     settings: Settings,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// What hyper wrote while there was no request to answer.
+    /// Written by hyper while no request was in progress.
     automatic: Vec<u8>,
     ended: bool,
 }
@@ -145,7 +148,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         }
     }
 
-    /// Answers what hyper could not read, and closes the socket so that the client still gets its answer.
+    /// Answers what hyper could not parse, and closes the socket so that the client still gets the
+    /// response.
     async fn close(mut self) -> io::Result<()> {
         let patience = self.settings.write;
         if let Some(status) = automatic_status(&self.automatic) {
@@ -161,7 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         Ok(())
     }
 
-    /// Fails once a write has waited longer than the patience.
+    /// Fails once a write has been blocked for the time limit.
     fn waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let patience = self.settings.write;
         let stalled = self
@@ -172,7 +176,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     }
 }
 
-/// Returns the status of an answer that hyper wrote by itself, such as `HTTP/1.1 414 URI Too Long`.
+/// Returns the status of a response that hyper wrote by itself, such as `HTTP/1.1 414 URI Too
+/// Long`.
 fn automatic_status(automatic: &[u8]) -> Option<StatusCode> {
     let digits = automatic.get(9..12)?;
     Some(StatusCode::from_bytes(digits).unwrap_or(StatusCode::BAD_REQUEST))
@@ -241,7 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-/// The body of an answer; when it is gone, the answer has been handed to hyper.
+/// A response body. Its drop means that hyper has the whole response.
 struct Tracked {
     body: Body,
     phase: Arc<Phase>,

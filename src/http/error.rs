@@ -1,4 +1,4 @@
-//! Errors as the native API answers them: a status, a stable code, and a sentence.
+//! Errors as HTTP responses: a status, a stable code, and a sentence.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +10,8 @@ use crate::sys::Chain;
 /// The body of an answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// A stable name for programs: `bad-request`, `not-found`, `conflict`, `forbidden`, `unavailable` or `internal`.
+    /// A stable name for programs: `bad-request`, `not-found`, `conflict`, `forbidden`,
+    /// `unavailable` or `internal`.
     pub code: String,
     /// What is wrong, for people.
     pub message: String,
@@ -38,7 +39,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", message)
     }
 
-    /// There is no such thing.
+    /// It does not exist.
     pub fn not_found(message: impl ToString) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", message)
     }

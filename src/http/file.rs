@@ -1,6 +1,6 @@
-//! A file as an HTTP answer: whole, a range of it, or the word that the client has it already.
+//! A file as an HTTP response: whole, one range of it, or 304 where the client has it already.
 //!
-//! The file is opened before it is answered, so a removal meanwhile does not cut the download.
+//! The file is opened first, so that its removal does not cut a download that has begun.
 
 use std::fs::File;
 use std::io;
@@ -25,11 +25,11 @@ pub struct Served {
     etag: String,
 }
 
-/// What of the file is sent.
+/// The part of the file to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Whole,
-    /// From the first to before the second.
+    /// From the first byte up to, but not including, the second.
     Range(u64, u64),
     Unsatisfiable,
 }
@@ -43,7 +43,8 @@ impl Served {
         Ok(Self { file, len, etag })
     }
 
-    /// Answers a GET or HEAD with the file, the range asked for, or 304 where the client has it already.
+    /// Answers a GET or HEAD with the file, the range asked for, or 304 where the client has it
+    /// already.
     #[must_use]
     pub fn answer(self, method: &Method, headers: &HeaderMap) -> Response {
         if self.is_known(headers) {
@@ -108,7 +109,8 @@ fn with(mut answer: Response, name: header::HeaderName, value: &str) -> Response
     answer
 }
 
-/// Reads a `Range` header. Several ranges at once, or a unit that is not bytes, are answered with the whole.
+/// Parses a `Range` header. Several ranges, or a unit other than bytes, are answered with the whole
+/// file.
 fn part(range: &str, len: u64) -> Part {
     let Some((first, last)) = range
         .trim()
@@ -132,7 +134,7 @@ fn part(range: &str, len: u64) -> Part {
     }
 }
 
-/// Streams bytes of a file. Each piece is read when it is asked for, so a slow client holds no thread.
+/// Streams bytes of a file. Each chunk is read on demand, so a slow client holds no thread.
 fn body(file: Arc<File>, start: u64, end: u64) -> Body {
     Body::from_stream(stream::unfold(
         (file, start),
@@ -153,7 +155,8 @@ fn body(file: Arc<File>, start: u64, end: u64) -> Body {
                 Ok(Err(error)) => Err(error),
                 Err(error) => Err(io::Error::other(error)),
             };
-            // After an error there is no next piece: the connection is cut, so that the client knows.
+            // After an error the stream ends, which breaks the connection: the client sees that
+            // bytes are missing.
             let next = if piece.is_ok() {
                 at + length as u64
             } else {

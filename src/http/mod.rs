@@ -1,8 +1,10 @@
-//! The HTTP server below every endpoint: connections, request bodies, error answers, ranges of files.
+//! The HTTP server below every endpoint: connections, request bodies, error answers, ranges of
+//! files.
 //!
-//! [`server`] accepts connections and bounds their number, [`connection`] puts time limits around hyper, [`body`]
-//! reads what is sent, [`error`] answers what cannot be done and [`mod@file`] sends a file or a part of it. Which path
-//! leads where is a router that is handed in; nothing here knows pushes, jobs or the store.
+//! [`server`] accepts connections and bounds their number, [`connection`] puts time limits around
+//! hyper, [`body`] reads what is sent, [`error`] answers what cannot be done and [`mod@file`] sends a
+//! file or a part of it. Which path leads where is decided by a router that is passed in; nothing
+//! here knows pushes, jobs or the store.
 
 pub mod body;
 mod connection;

@@ -1,7 +1,8 @@
 //! The listeners: accept connections, bound their number, and drain them.
 //!
-//! One semaphore bounds the connections of a listener; whoever comes when all are taken waits in the kernel's backlog. A
-//! silent client keeps its connection for the time limit of a head at most, and no request in progress is ever cut.
+//! One semaphore bounds the connections of a listener; a client beyond that waits in the kernel's
+//! backlog. A silent client keeps its connection no longer than the time limit of a request head,
+//! and no request in progress is cut.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,23 +24,23 @@ const GRACE: Duration = Duration::from_secs(8);
 /// Pause before accepting again after the system refused, mostly for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Who is at the other end of a connection.
+/// The client of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// Someone who may open the unix socket, with their user id where the system tells.
+    /// A client of the unix socket, with its user id where the system knows it.
     Local(Option<u32>),
-    /// An address.
+    /// A client over TCP.
     Address(SocketAddr),
 }
 
 impl Peer {
-    /// Tells whether the other end has come through the unix socket.
+    /// Returns whether the client came through the unix socket.
     #[must_use]
     pub fn is_local(self) -> bool {
         matches!(self, Self::Local(_))
     }
 
-    /// Returns who asks, for the timeline and the audit log.
+    /// Returns the client as timeline and audit log show it.
     #[must_use]
     pub fn actor(self) -> String {
         match self {
@@ -49,7 +50,7 @@ impl Peer {
         }
     }
 
-    /// Tells whether the other end is on this machine.
+    /// Returns whether the client is on this machine.
     #[must_use]
     pub fn is_on_this_machine(self) -> bool {
         match self {
@@ -59,9 +60,8 @@ impl Peer {
     }
 }
 
-/// What accepts connections: a TCP or a unix socket.
+/// A listening TCP or unix socket.
 pub trait Listener: Send + 'static {
-    /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// Waits for the next connection.
     fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
@@ -71,7 +71,7 @@ impl Listener for TcpListener {
     type Stream = TcpStream;
     async fn next(&self) -> io::Result<(TcpStream, Peer)> {
         let (stream, address) = self.accept().await?;
-        // Answers are written in one piece; waiting for more only delays them.
+        // A response is written in one piece; waiting for more to send only delays it.
         let _ = stream.set_nodelay(true);
         Ok((stream, Peer::Address(address)))
     }

@@ -5,30 +5,20 @@ use crate::datafile::AppId;
 use crate::store;
 use crate::sys::failure::{Class, Kind, Retry};
 
-/// Why a whole push is not taken. Nothing of it was written.
+/// Why a whole push is refused. Nothing of it was recorded.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The application is none of the known.
+    /// The application is not in `intake.apps`.
     #[error("AppId `{app}` is not known here")]
-    UnknownApp {
-        /// The application.
-        app: AppId,
-    },
+    UnknownApp { app: AppId },
     /// The strategy does not select the region of this node.
     #[error("the strategy does not select this node's region `{region}`")]
-    NotSelected {
-        /// This node's region.
-        region: String,
-    },
-    /// The push has more elements than are taken at once.
-    #[error("the push has {count} elements, at most {max} are taken at once (intake.max_items)")]
-    TooMany {
-        /// How many it has.
-        count: usize,
-        /// How many are allowed.
-        max: usize,
-    },
-    /// The push cannot be recorded now: the disk is full, or the agent is stopping. Push again later.
+    NotSelected { region: String },
+    /// The push has too many elements.
+    #[error("the push has {count} elements, at most {max} are accepted (intake.max_items)")]
+    TooMany { count: usize, max: usize },
+    /// The push cannot be recorded now: the disk is full, or the agent is stopping. Push again
+    /// later.
     #[error("record the push")]
     Unavailable(#[source] store::Error),
     /// The push cannot be recorded.

@@ -1,8 +1,9 @@
-//! Admits a push: already there, in flight, refused, or a new job, committed before the caller is answered.
+//! Admits a push: already there, in flight, refused, or a new job, committed before the caller is
+//! answered.
 //!
-//! Every way in ends here. A push is decided and written in one piece: either all its elements got their answers and the
-//! accepted ones their jobs, or nobody knows of it. Deciding looks at what is published and at what is running, never at
-//! an origin: the answer does not wait for the network. The rules are in [`admission`].
+//! Every push ends here, from whichever source. It is decided and recorded in one transaction:
+//! either all its elements have answers and the accepted ones their jobs, or nothing of it is
+//! recorded. The rules are in [`admission`].
 
 mod error;
 mod repeated;
@@ -96,7 +97,8 @@ pub struct Answer {
 
 /// What the intake asks of the node that it admits for.
 pub trait Site: Send + Sync + 'static {
-    /// Decides whether a file may be fetched by this node's policy; the text of a refusal is for the pusher.
+    /// Decides whether a file may be fetched by this node's policy; the text of a refusal is for
+    /// the pusher.
     fn check(&self, file: &DataFile) -> Result<(), String>;
 
     /// Reads a kept archive for its size and digests. Blocks.
@@ -145,20 +147,21 @@ impl Intake {
         self.config().region.clone()
     }
 
-    /// Tells whether an application may be pushed and asked for.
+    /// Returns whether an application may be pushed and queried.
     #[must_use]
     pub fn knows(&self, app: &AppId) -> bool {
         self.config().apps.holds(app)
     }
 
-    /// Admits a push: one answer per element, in their order, after everything accepted is on the disk.
+    /// Admits a push: one answer per element, in their order, after everything accepted is on the
+    /// disk.
     pub async fn admit(&self, push: Push, via: Via) -> Result<Vec<Answer>, Error> {
         let answers = self.admit_if(push, via, |_| Ok(true)).await?;
         Ok(answers.unwrap_or_default())
     }
 
-    /// As [`Intake::admit`], but only if `first` says so, in the same piece of writing: it and what is accepted are on the
-    /// disk together, and waited for once. `None` if it does not.
+    /// As [`Intake::admit`], but only if `first` says so, in the same piece of writing: it and what
+    /// is accepted are on the disk together, and waited for once. `None` if it does not.
     pub async fn admit_if(
         &self,
         push: Push,
@@ -193,8 +196,8 @@ impl Intake {
         Ok(answers)
     }
 
-    /// Finds out the SHA-256 of published archives that this push states one for and that arrived without: only their
-    /// bytes can tell whether the pushed content is another.
+    /// Computes the SHA-256 of published archives for which this push states one and that came
+    /// without: only the bytes can show whether the pushed content differs.
     async fn learn_digests(&self, elements: &[Element]) -> Result<(), Error> {
         let stating = elements
             .iter()
@@ -292,7 +295,8 @@ impl Admission {
             .collect()
     }
 
-    /// Does what a verdict asks for, and returns the job that publishes the element or has published it.
+    /// Does what a verdict asks for, and returns the job that publishes the element or has
+    /// published it.
     fn carry_out(
         &self,
         tx: &Tx<'_>,
@@ -364,7 +368,8 @@ impl Admission {
         })
     }
 
-    /// Flips back to a published version that is pushed again, unless a later element of this push wants another.
+    /// Flips back to a published version that is pushed again, unless a later element of this push
+    /// wants another.
     fn make_live(
         &self,
         tx: &Tx<'_>,

@@ -1,5 +1,5 @@
-//! Files that were pushed again although they are published: whoever keeps the published trees inspects them, in case
-//! somebody has changed them meanwhile.
+//! Files that were pushed again although they are published: whoever keeps the published trees
+//! inspects them, in case somebody has changed them meanwhile.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! What `DescribeDataPushResult` asks: filters, days and pages.
+//! The query of `DescribeDataPushResult`: filters, days and pages.
 
 use super::errors::Refusal;
 use super::parameters::Parameters;
@@ -10,28 +10,23 @@ const DAY_MS: i64 = 24 * 3600 * 1000;
 /// A query for the state of pushes. Filters are ANDed; an empty or absent one does not restrict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Of which application.
     pub app: AppId,
-    /// Exact names.
     pub names: Vec<String>,
-    /// Exact versions.
     pub versions: Vec<String>,
-    /// Exact regions.
     pub regions: Vec<String>,
-    /// Begun at or after this moment, in milliseconds.
+    /// Pushed at or after this moment, in milliseconds since the epoch.
     pub since_ms: Option<i64>,
-    /// Begun before this moment, in milliseconds.
+    /// Pushed before this moment.
     pub before_ms: Option<i64>,
-    /// Which page; absent means everything.
+    /// Absent: everything.
     pub page: Option<Paging>,
 }
 
 /// One page of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paging {
-    /// Which page, from 1.
+    /// From 1.
     pub number: usize,
-    /// Rows on a full page.
     pub size: usize,
 }
 
@@ -72,7 +67,7 @@ impl Query {
         parameters
     }
 
-    /// Tells whether the query is about `region` too.
+    /// Returns whether the query includes `region`.
     #[must_use]
     pub fn wants_region(&self, region: &str) -> bool {
         self.regions.is_empty() || self.regions.iter().any(|r| r == region)

@@ -1,13 +1,14 @@
-//! The push document: what `apply`, the inbox and `POST /v1/pushes` take, and what `edgepush push` makes.
+//! The push document: what `apply`, the inbox and `POST /v1/pushes` take, and what `edgepush push`
+//! makes.
 //!
 //! ```json
 //! {"AppId":"app","Data":[{"name":"maps","version":"1.0","archiveType":"tar.gz","md5":"..","url":"https://.."}],
 //!  "PushStrategy":{"name":"ScheduleToRegionId","parameters":{"operator":"In","values":["cn-wuxi-5"]}}}
 //! ```
 //!
-//! The keys are the contract's, so that what works here works there. Unlike the wire, which must ignore what it does not
-//! know, a document is written by a person: an unknown key, a wrong type or a bad URL is an error that names its place,
-//! and nothing of the document is taken.
+//! The keys are the contract's, so that what works here works there. Unlike the wire, which must
+//! ignore what it does not know, a document is written by a person: an unknown key, a wrong type or
+//! a bad URL is an error that names its position, and nothing of the document is taken.
 
 use std::fmt;
 use std::path::Path;
@@ -58,7 +59,7 @@ pub enum Sources<'a> {
     Beside(&'a Path),
 }
 
-/// What is wrong with a document, and where.
+/// A mistake in a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentError {
     /// Where, such as `Data[2].url`; empty for the document as a whole.
@@ -239,7 +240,7 @@ fn source(text: &str, sources: Sources<'_>) -> Result<SourceUrl, Invalid> {
 fn archive_type(value: &Value, url: &SourceUrl) -> Result<ArchiveType, Invalid> {
     match value {
         Value::Null => ArchiveType::from_file_name(url.url().path()).ok_or(Invalid::ArchiveType {
-            found: "neither stated nor told by the url's file name".to_owned(),
+            found: "missing, and the url's file name does not show it".to_owned(),
         }),
         stated => push::archive_type(stated),
     }

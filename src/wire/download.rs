@@ -19,25 +19,21 @@ use super::parameters::Parameters;
 use super::strategy::Strategy;
 use crate::datafile::AppId;
 
-/// How long a path is served when the call does not say.
+/// Validity of a download path, where the call states none.
 pub const DEFAULT_EXPIRE_S: u32 = 600;
-/// How long a path is served at most.
+/// Longest validity of a download path.
 pub const MAX_EXPIRE_S: u32 = 7 * 24 * 3600;
-/// Under which path archives are served.
+/// The path under which archives are served.
 pub const PREFIX: &str = "/file/1/";
 
 /// A query for a download path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Of which application.
     pub app: AppId,
-    /// The data file's name.
     pub name: String,
-    /// Its version.
     pub version: String,
-    /// Which servers to name; absent means all.
+    /// The servers to return; absent: all.
     pub servers: Option<Strategy>,
-    /// How long the path is served, in seconds.
     pub expire_s: u32,
 }
 
@@ -93,7 +89,7 @@ pub fn md5_hex(text: &str) -> String {
     hex::encode(Md5::digest(text.as_bytes()))
 }
 
-/// The key that signs download paths. Whoever has it can read every kept archive.
+/// The key that signs download paths. It gives access to every kept archive.
 pub struct FileKey(Vec<u8>);
 
 impl FileKey {
@@ -103,7 +99,8 @@ impl FileKey {
         Self(bytes)
     }
 
-    /// Returns `path` with its signed query, good until `expire_s` (Unix seconds). `key_id` tells for whom it was made.
+    /// Returns `path` with its signed query, valid until `expire_s` (Unix seconds). `key_id` names
+    /// the access key that it was made for.
     #[must_use]
     pub fn sign(&self, path: &str, key_id: &str, expire_s: i64) -> String {
         let sign = STANDARD.encode(self.mac(path, expire_s));
@@ -111,7 +108,7 @@ impl FileKey {
         format!("{path}?ak={ak}&ts={expire_s}&sign={sign}")
     }
 
-    /// Tells whether `query` is a signature of `path` that is good at `now_s` (Unix seconds).
+    /// Returns whether `query` is a signature of `path` that is valid at `now_s` (Unix seconds).
     #[must_use]
     pub fn allows(&self, path: &str, query: &str, now_s: i64) -> bool {
         let Some((expire_s, sign)) = read_signature(query) else {

@@ -1,4 +1,5 @@
-//! Percent-encoding as the contract has it: letters, digits and `-_.~` stay, everything else becomes `%XX`.
+//! Percent-encoding as the contract has it: letters, digits and `-_.~` stay, everything else
+//! becomes `%XX`.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 

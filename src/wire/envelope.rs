@@ -1,7 +1,8 @@
-//! How answers are spelt: the exact keys, their order, and the odd ones among them (`StatusStatS`, `ResultDescrip`).
+//! The contract's response bodies: the exact keys, in order, with their odd spellings
+//! (`StatusStatS`, `ResultDescrip`).
 //!
-//! What is written by the `*_answer` functions is read by their `read_*` counterparts. A reader ignores keys that it does
-//! not know, and needs those that it uses.
+//! What is written by the `*_answer` functions is read by their `read_*` counterparts. A reader
+//! ignores keys that it does not know, and needs those that it uses.
 
 use std::borrow::Cow;
 
@@ -18,52 +19,44 @@ pub const CONTENT_TYPE: &str = "application/json;charset=utf-8";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct PushResult {
-    /// The name as it was stated.
     pub name: String,
-    /// The version as it was stated.
     pub version: String,
-    /// 0, 100, 200 or 300.
+    /// See [`ResultCode`](super::status::ResultCode).
     pub result_code: u16,
-    /// Why; never blank.
+    /// Never blank.
     pub result_descrip: String,
 }
 
-/// How one file stands in one region.
+/// The state of one file in one region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegionState {
-    /// The region.
     pub region: String,
-    /// How the push stands there.
     pub status: Status,
-    /// When the push that led to this status began, in milliseconds.
+    /// Start of the push that led to this status, in milliseconds since the epoch.
     pub start_ms: i64,
-    /// When the status was reached, in milliseconds.
     pub update_ms: i64,
-    /// Why; never blank.
+    /// Never blank.
     pub descrip: String,
 }
 
-/// One file with its states.
+/// One file with its state in each region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The data file's name.
     pub name: String,
-    /// Its version.
     pub version: String,
-    /// Where it stands how; at least one.
+    /// At least one.
     pub regions: Vec<RegionState>,
 }
 
 /// A page of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Rows that the filters leave, on all pages.
+    /// Rows on all pages together.
     pub total: usize,
-    /// Which page this is, from 1.
+    /// From 1.
     pub number: usize,
     /// Rows on a full page.
     pub size: usize,
-    /// The rows on this page.
     pub rows: Vec<Row>,
 }
 
@@ -73,20 +66,18 @@ pub struct Page {
 pub struct Server {
     /// Host and port.
     pub host: String,
-    /// Its region.
     pub region_id: String,
 }
 
-/// Where an archive can be downloaded.
+/// The answer to a query for a download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
     /// Path and query, signed.
     pub url: String,
-    /// When it stops being served, in milliseconds.
+    /// In milliseconds since the epoch.
     pub expire_ms: i64,
-    /// Who serves it.
     pub servers: Vec<Server>,
-    /// `Success`, or why nobody serves it.
+    /// `Success`, or why no server has it.
     pub message: String,
 }
 
@@ -100,14 +91,14 @@ pub struct ErrorAnswer<'a> {
     /// The `Host` header of the request.
     #[serde(default)]
     pub host_id: Cow<'a, str>,
-    /// For programs, such as `InvalidParameter.Data`.
+    /// Such as `InvalidParameter.Data`.
     pub code: Cow<'a, str>,
-    /// For people. That of `SignatureDoesNotMatch` repeats the whole request.
+    /// That of `SignatureDoesNotMatch` repeats the whole request.
     #[serde(default)]
     pub message: Cow<'a, str>,
 }
 
-/// Spells the answer to `PushApplicationData`.
+/// Writes the answer to `PushApplicationData`.
 #[must_use]
 pub fn push_answer(request_id: &str, results: &[PushResult]) -> String {
     json(&PushSpelling {
@@ -124,7 +115,7 @@ pub fn read_push(text: &str) -> Result<Vec<PushResult>, serde_json::Error> {
     Ok(answer.push_results.push_result.into_owned())
 }
 
-/// Spells the answer to `DescribeDataPushResult`.
+/// Writes the answer to `DescribeDataPushResult`.
 #[must_use]
 pub fn describe_answer(request_id: &str, page: &Page) -> String {
     let rows: Vec<RowSpelling<'_>> = page.rows.iter().map(RowSpelling::from).collect();
@@ -151,7 +142,8 @@ pub fn read_describe(text: &str) -> Result<Page, serde_json::Error> {
     })
 }
 
-/// Spells the answer to `DescribeDataDownloadURL`. `Code` is the number 0: one client takes anything else for an error.
+/// Writes the answer to `DescribeDataDownloadURL`. `Code` is the number 0: one client takes
+/// anything else for an error.
 #[must_use]
 pub fn download_answer(request_id: &str, download: &Download) -> String {
     json(&DownloadSpelling {
@@ -177,7 +169,7 @@ pub fn read_download(text: &str) -> Result<Download, serde_json::Error> {
     })
 }
 
-/// Spells an error; `host` is the request's `Host` header.
+/// Writes an error; `host` is the request's `Host` header.
 #[must_use]
 pub fn error_answer(request_id: &str, host: &str, refusal: &Refusal) -> String {
     json(&ErrorAnswer {

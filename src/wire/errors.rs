@@ -1,8 +1,9 @@
-//! Every way in which a call is refused: the contract's code, HTTP status and message (docs/ens.md §7).
+//! The error codes of the contract, with HTTP status and message (docs/ens.md §7).
 //!
-//! The status decides what the vendor's clients raise, the code what their users look at. A [`Refusal`] may add a
-//! sentence of its own after the contract's message; the text of `SignatureDoesNotMatch` repeats the client's request and
-//! goes to that client only, so a `Refusal`'s `Debug` and `Display` leave the message out.
+//! The status decides what the vendor's clients raise, the code what their users see. A [`Refusal`]
+//! may add a sentence of its own after the contract's message; the text of `SignatureDoesNotMatch`
+//! repeats the client's request and goes to that client only, so a `Refusal`'s `Debug` and
+//! `Display` leave the message out.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,23 +11,23 @@ use std::fmt;
 /// A code of the contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Code {
-    /// No such action, or a path where there is none.
+    /// Unknown action, or a path without one.
     ActionNotFound,
     /// Not version 2017-11-10.
     InvalidVersion,
     /// A required parameter is missing or blank.
     Missing(&'static str),
-    /// No such access key.
+    /// Unknown access key.
     AccessKeyNotFound,
-    /// The access key is switched off.
+    /// The access key is disabled.
     AccessKeyInactive,
-    /// The `Authorization` header cannot be read, or does not sign what it must.
+    /// The `Authorization` header cannot be parsed, or does not sign what it must.
     IncompleteSignature,
-    /// A way of signing that is not offered.
+    /// An unsupported signature method.
     InvalidSignatureMethod,
     /// The signature is not the one that the secret gives.
     SignatureDoesNotMatch,
-    /// The time stamp is none.
+    /// The time stamp is malformed.
     TimeStampFormat,
     /// The time stamp is too far from this machine's clock.
     TimeStampExpired,
@@ -34,7 +35,7 @@ pub enum Code {
     NonceUsed,
     /// A security token, which static keys do not have.
     TokenMalformed,
-    /// A parameter's value is not usable.
+    /// A parameter's value is invalid.
     InvalidParameter(Cow<'static, str>),
     /// The key may not use this action or application.
     NoPermission,
@@ -50,11 +51,11 @@ pub enum Code {
     HeadTooLarge,
     /// The request did not arrive in time.
     RequestTimeout,
-    /// The request is no HTTP that can be read.
+    /// The request is not valid HTTP.
     BadRequest,
-    /// Something is wrong on this side.
+    /// An internal error.
     Internal,
-    /// Draining, or out of room.
+    /// Draining, or out of disk space.
     Unavailable,
 }
 
@@ -169,7 +170,7 @@ impl Code {
 pub struct Refusal {
     /// The code.
     pub code: Code,
-    /// The message for this client, and for nobody else.
+    /// The message. It goes to this client only.
     pub message: String,
 }
 

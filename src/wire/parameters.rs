@@ -1,8 +1,8 @@
-//! The parameters of a call: the pairs of its query and of its form body together, decoded when they arrive and encoded
-//! when they are sent.
+//! The parameters of a call: the pairs of its query and of its form body together, decoded when
+//! they arrive and encoded when they are sent.
 //!
-//! Values stay bytes until they are asked for, because signatures are made over bytes. A blank value counts as absent, a
-//! name given twice is refused, and so is what is no UTF-8.
+//! Values stay bytes until they are read, because signatures cover bytes. A blank value counts as
+//! absent; a name that occurs twice and text that is not UTF-8 are refused.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,9 +10,10 @@ use std::collections::HashSet;
 use super::encode::encode_into;
 use super::errors::{Code, Refusal};
 
-/// Most pairs of one call; no action has more than a dozen parameters, clients add as many of their own.
+/// Most pairs of one call; no action has more than a dozen parameters, clients add as many of their
+/// own.
 const MAX_PAIRS: usize = 500;
-/// Most bytes of decoded names and values: a `Data` of 8 MiB and room for the rest.
+/// Most bytes of decoded names and values: a `Data` of 8 MiB, and 1 MiB for the rest.
 const MAX_DECODED: usize = 9 << 20;
 
 /// One name and its value, percent-decoded.
@@ -87,7 +88,7 @@ impl Parameters {
             return Ok(None);
         };
         if found.next().is_some() {
-            return Err(Refusal::parameter(name, "It is given twice."));
+            return Err(Refusal::parameter(name, "It occurs twice."));
         }
         let value = std::str::from_utf8(&pair.value)
             .map_err(|_| Refusal::parameter(name, "It is not UTF-8."))?;
@@ -111,19 +112,20 @@ impl Parameters {
             Ok(number) if digits => Ok(Some(number)),
             _ => Err(Refusal::parameter(
                 name,
-                "It is no whole number of at most nine digits.",
+                "Expected a whole number of at most nine digits.",
             )),
         }
     }
 
-    /// Returns the comma-separated values of `name`; none when it is absent or holds nothing but commas.
+    /// Returns the comma-separated values of `name`; none when it is absent or holds nothing but
+    /// commas.
     pub fn list(&self, name: &'static str) -> Result<Vec<String>, Refusal> {
         let text = self.optional(name)?.unwrap_or("");
         let values = text.split(',').filter(|value| !value.is_empty());
         Ok(values.map(str::to_owned).collect())
     }
 
-    /// Refuses what no action can take: an answer in XML, and a name that is given twice.
+    /// Refuses what no action accepts: answers in XML, and a name that occurs twice.
     pub fn check_common(&self) -> Result<(), Refusal> {
         self.check_names()?;
         match self.optional("Format")? {
@@ -134,14 +136,15 @@ impl Parameters {
         }
     }
 
-    /// Refuses a name that is given twice, whether anyone asks for it or not: two readers could see two values.
+    /// Refuses a name that occurs twice, even one that is never read: two readers could see two
+    /// values.
     fn check_names(&self) -> Result<(), Refusal> {
         let mut seen = HashSet::new();
         match self.pairs.iter().find(|pair| !seen.insert(&pair.name)) {
             None => Ok(()),
             Some(pair) => Err(Refusal::parameter(
                 shown_name(&pair.name),
-                "It is given twice.",
+                "It occurs twice.",
             )),
         }
     }
@@ -157,8 +160,8 @@ impl Parameters {
     }
 }
 
-/// Decodes `name=value&..` while it arrives: `%XX` and `+`; an escape that is none stays as it is. What is kept is the
-/// decoded text only, since a body may be three times as long.
+/// Decodes `name=value&..` while it arrives: `%XX` and `+`; an invalid escape stays as it is. What
+/// is kept is the decoded text only, since a body may be three times as long.
 #[derive(Default)]
 pub struct FormReader {
     pairs: Vec<Pair>,
@@ -170,7 +173,7 @@ pub struct FormReader {
 }
 
 impl FormReader {
-    /// Takes the next bytes, cut anywhere.
+    /// Adds the next bytes; they may be split anywhere.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let mut rest = bytes;
         while let Some(first) = rest.first() {
@@ -268,7 +271,8 @@ fn digit(byte: u8) -> Option<u8> {
         .and_then(|value| u8::try_from(value).ok())
 }
 
-/// Returns a client's own parameter name as it may stand in a code: letters and digits, not too many.
+/// Returns a client's own parameter name as it may stand in a code: letters and digits, not too
+/// many.
 fn shown_name(name: &[u8]) -> Cow<'static, str> {
     let plain = name
         .iter()

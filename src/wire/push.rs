@@ -1,8 +1,8 @@
-//! What `PushApplicationData` pushes: the elements of `Data`.
+//! The request `PushApplicationData`, and the elements of its `Data`.
 //!
-//! Two kinds of wrong are told apart. What cannot be answered element by element (no JSON, no array, an element without a
-//! name) fails the whole call, and nothing of it is taken. What is wrong with one file only (its URL, its digest) stays
-//! with that [`Item`], and the others go on.
+//! There are two kinds of mistakes. What cannot be answered element by element (no JSON, no array,
+//! an element without a name) fails the whole call, and nothing of it is taken. What is wrong with
+//! one file only (its URL, its digest) stays with that [`Item`], and the others go on.
 
 use std::fmt;
 use std::time::Duration;
@@ -22,23 +22,22 @@ use super::json::show;
 use super::parameters::Parameters;
 use super::strategy::Strategy;
 
-/// Most elements of one `Data`; what the largest request body could hold beyond that is refused before it takes memory.
+/// Most elements of one `Data`. More are refused before they take memory.
 pub const MAX_ITEMS: usize = 20_000;
 
-/// One push, whichever way it came in.
+/// One push, from any source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Push {
-    /// For which application.
     pub app: AppId,
-    /// What is pushed, in the order of `Data`.
+    /// In the order of `Data`.
     pub items: Vec<Item>,
-    /// To which regions; absent means every region.
+    /// Absent: every region.
     pub strategy: Option<Strategy>,
 }
 
 impl Push {
-    /// Reads the parameters of `PushApplicationData`. Whether the strategy selects a region that exists is the caller's
-    /// to judge.
+    /// Reads the parameters of `PushApplicationData`. Whether the strategy selects a region that
+    /// exists is the caller's to judge.
     pub fn read(parameters: &Parameters) -> Result<Self, Refusal> {
         let app = describe::app(parameters)?;
         let items = parse_data(&app, parameters.required("Data")?)
@@ -73,7 +72,7 @@ impl Push {
     }
 }
 
-/// By which way a push came in.
+/// The source of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
@@ -85,7 +84,7 @@ pub enum Via {
     Inbox,
     /// `edgepush apply` in one process.
     Apply,
-    /// Not at all: found on the disk when the database was rebuilt.
+    /// None: found on disk when the database was rebuilt.
     Recover,
 }
 
@@ -112,11 +111,9 @@ impl fmt::Display for Via {
 /// One element of `Data`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// The name as stated, for the answer.
     pub name: String,
-    /// The version as stated, for the answer.
     pub version: String,
-    /// The file to take, or why it cannot be taken.
+    /// The file, or why it cannot be pushed.
     pub file: Result<DataFile, Invalid>,
 }
 
@@ -157,9 +154,10 @@ impl From<&DataFile> for Stated {
 #[error("{0}")]
 pub struct DataError(String);
 
-/// Parses the `Data` of `PushApplicationData`: a JSON array of objects, each with a `name` and a `version`.
+/// Parses the `Data` of `PushApplicationData`: a JSON array of objects, each with a `name` and a
+/// `version`.
 ///
-/// Keys that nobody knows are ignored, as the contract demands.
+/// Unknown keys are ignored, as the contract demands.
 pub fn parse_data(app: &AppId, json: &str) -> Result<Vec<Item>, DataError> {
     let mut reader = serde_json::Deserializer::from_str(json);
     let items = reader
@@ -172,7 +170,8 @@ pub fn parse_data(app: &AppId, json: &str) -> Result<Vec<Item>, DataError> {
     Ok(items)
 }
 
-/// Reads the array element by element, so that a request body full of brackets never becomes a tree in memory.
+/// Reads the array element by element, so that a request body full of brackets never becomes a tree
+/// in memory.
 struct Elements<'a>(&'a AppId);
 
 impl<'de> Visitor<'de> for Elements<'_> {
@@ -197,7 +196,8 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 }
 
-/// An element that must be a JSON object: a derived struct would also take an array of values in its field order.
+/// An element that must be a JSON object: a derived struct would also take an array of values in
+/// its field order.
 struct Object(Element);
 
 impl<'de> Deserialize<'de> for Object {
@@ -216,7 +216,8 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// The keys of an element that mean something. Each may hold any JSON: what it should hold is judged per file.
+/// The keys of an element that mean something. Each may hold any JSON: what it should hold is
+/// judged per file.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Element {
@@ -317,8 +318,8 @@ pub(super) fn url_text(value: &Value) -> Result<&str, Invalid> {
     }
 }
 
-/// The unit is not documented; taken as seconds. 0 states nothing, and what is out of reach means "as long as you may":
-/// a client that counts in milliseconds must not be refused for that.
+/// The unit is not documented; taken as seconds. 0 states nothing, and what is out of reach means
+/// "as long as you may": a client that counts in milliseconds must not be refused for that.
 fn timeout(value: &Value) -> Result<Duration, Invalid> {
     match (value, value.as_u64()) {
         (Value::Null, _) | (_, Some(0)) => Ok(DEFAULT_TIMEOUT),

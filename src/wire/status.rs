@@ -1,4 +1,4 @@
-//! The contract's words for how a push is answered and how a file is doing.
+//! The contract's result codes and file states.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
-    /// Accepted, not finished.
+    /// Accepted, not ended.
     Pushing,
     /// Published.
     Success,
@@ -33,7 +33,7 @@ pub enum ResultCode {
     Accepted,
     /// 100: published before; nothing is fetched.
     AlreadyPublished,
-    /// 200: accepted before and still at work.
+    /// 200: accepted before and still in progress.
     InProgress,
     /// 300: refused; the reason is in `ResultDescrip`.
     Refused,

@@ -1,11 +1,12 @@
-//! Which regions a call is for: the grammar that `PushStrategy`, `ServerFilterStrategy` and `DistStrategy` share.
+//! The regions that a call selects: the grammar that `PushStrategy`, `ServerFilterStrategy` and
+//! `DistStrategy` share.
 //!
 //! ```json
 //! {"name":"ScheduleToRegionId","parameters":{"operator":"In","values":["cn-wuxi-5"]}}
 //! ```
 //!
-//! An array of such objects means all of them at once. Whether a strategy selects any region that exists is not for here:
-//! that takes the list of regions.
+//! In an array of such objects all must hold. Whether a strategy selects an existing region is
+//! decided by the caller, who knows the regions.
 
 use serde_json::{Value, json};
 
@@ -46,7 +47,7 @@ impl Strategy {
             read_strategy(strategy, &mut rules).map_err(StrategyError)?;
         }
         if rules.is_empty() {
-            return Err(StrategyError("no strategy is stated".to_owned()));
+            return Err(StrategyError("expected at least one strategy".to_owned()));
         }
         Ok(Self(rules))
     }
@@ -61,7 +62,7 @@ impl Strategy {
         }
     }
 
-    /// Tells whether `region` is selected.
+    /// Returns whether `region` is selected.
     #[must_use]
     pub fn selects(&self, region: &str) -> bool {
         self.0.iter().all(|rule| match rule {
@@ -105,7 +106,7 @@ fn read_expressions(parameters: &Value, rules: &mut Vec<Rule>) -> Result<(), Str
         .get("match_expressions")
         .and_then(Value::as_array)
         .filter(|list| !list.is_empty())
-        .ok_or("match_expressions is no array with an element")?;
+        .ok_or("match_expressions: expected an array with at least one element")?;
     for expression in expressions {
         let key = text(expression, "key")?;
         if key != "region_id" {
@@ -125,7 +126,7 @@ fn read_rule(rule: &Value) -> Result<Rule, String> {
         .get("values")
         .and_then(Value::as_array)
         .filter(|values| (1..=MAX_VALUES).contains(&values.len()))
-        .ok_or_else(|| format!("values is no array of 1 to {MAX_VALUES} region ids"))?;
+        .ok_or_else(|| format!("values: expected an array of 1 to {MAX_VALUES} region ids"))?;
     let values = values
         .iter()
         .map(|value| match value.as_str() {

@@ -1,8 +1,8 @@
-//! An ENS endpoint as its client sees it: calls are signed as the vendor's SDKs sign them, sent, and sent again while the
-//! trouble is transient.
+//! The client of an ENS endpoint: it signs calls as the vendor's SDKs do, sends them, and retries
+//! transient failures.
 //!
-//! A retry is signed anew, with a new nonce and time, so that it is never taken for a replay; that is safe for a push as
-//! well, since the same push again changes nothing (docs/ens.md §7).
+//! A retry has a new nonce and time, so that it is never rejected as a replay. Repeating a push is
+//! safe: the same push again changes nothing (docs/ens.md §7).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -78,7 +78,8 @@ impl Endpoint {
         })
     }
 
-    /// Calls `action` and returns what `read` makes of the answer; retries for as long as `patience` lasts.
+    /// Calls `action` and returns what `read` makes of the answer; retries for as long as
+    /// `patience` lasts.
     pub(super) async fn call<T>(
         &self,
         action: Action,
@@ -185,8 +186,8 @@ impl Endpoint {
         }
     }
 
-    /// Explains a refusal of the access key or its signature. The message of a wrong signature repeats the whole request,
-    /// secrets of the URLs included, and is never shown.
+    /// Explains a refusal of the access key or its signature. The message of a wrong signature
+    /// repeats the whole request, secrets of the URLs included, and is never shown.
     fn key_trouble(&self, action: Action, code: &str) -> Option<(String, &'static str)> {
         let (key, endpoint) = (&self.key_id, self.shown());
         Some(match code {
@@ -287,7 +288,8 @@ fn parse(to: &str) -> Result<Url, Error> {
     }
 }
 
-/// Returns the pause that the endpoint asks for, in the vendor's header (milliseconds) or the common one.
+/// Returns the pause that the endpoint asks for, in the vendor's header (milliseconds) or the
+/// common one.
 fn pause_asked(headers: &HeaderMap) -> Option<Duration> {
     let vendor = headers.get("x-acs-retry-after");
     let ms = vendor.and_then(|value| value.to_str().ok()?.parse().ok());

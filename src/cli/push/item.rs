@@ -31,16 +31,16 @@ enum Source {
 /// Why an item cannot be pushed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ItemError {
-    /// It is not in the form.
+    /// It does not have the form.
     #[error("`{0}`: expected {FORM}")]
     Form(String),
-    /// A part of it is not right.
+    /// A part of it is invalid.
     #[error("`{0}`")]
     Part(String, #[source] Invalid),
     /// The fragment of a URL pins something unknown.
     #[error("`{0}`: expected `#md5=..`, `#sha256=..`, `#size=..`, or several joined by `&`")]
     Pin(String),
-    /// Nobody can tell how it is packed.
+    /// Its archive type is unknown.
     #[error("`{0}`: its name does not end with .tar.gz, .tgz, .zip or .tar; say --type")]
     Type(String),
     /// The file cannot be read.
@@ -141,7 +141,7 @@ impl Source {
         Ok(Self::Url(url, content))
     }
 
-    /// Returns what may be shown of it.
+    /// Returns the source without secrets.
     fn shown(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),

@@ -1,5 +1,5 @@
-//! `edgepush push`: makes a push document from files and URLs, sends it to the agent on this machine or to an ENS endpoint
-//! elsewhere, and follows each file to its end.
+//! `edgepush push`: makes a push document from files and URLs, sends it to the agent on this
+//! machine or to an ENS endpoint elsewhere, and follows each file to its end.
 
 mod endpoint;
 mod item;
@@ -27,23 +27,23 @@ use crate::shown::File;
 use crate::shown::model::{Answer, Pushed, Verdict};
 use crate::wire::document::PushDocument;
 
-/// How often it is looked at whether a version that was there before has become live.
+/// Interval for checking whether a version that was published before has become live.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long that is waited for.
+/// Time limit for that.
 const FLIP: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Parser)]
 pub(super) struct Push {
-    /// For which application
+    /// The application
     app: AppId,
-    /// What to push: a file of this machine (its size and digests are computed) or a URL, which may pin what it holds:
-    /// `maps@1.0=https://cdn.example/maps.zip#md5=..&size=..`
+    /// What to push: a file of this machine (its size and digests are computed) or a URL, which may
+    /// pin what it holds: `maps@1.0=https://cdn.example/maps.zip#md5=..&size=..`
     #[arg(required = true, value_name = item::FORM)]
     items: Vec<String>,
-    /// How every archive is packed, where its name does not tell: tar.gz, zip or tar
+    /// The type of every archive, where its name does not show it: tar.gz, zip or tar
     #[arg(long = "type", value_name = "TYPE", value_parser = ArchiveType::parse)]
     archive_type: Option<ArchiveType>,
-    /// How long each file may take, such as 30m
+    /// Time limit for each file, such as 30m
     #[arg(long, value_name = "SPAN", default_value = "30m", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// Push to this ENS endpoint instead of the agent on this machine: http(s)://HOST[:PORT]
@@ -128,7 +128,8 @@ fn to_json(document: &PushDocument) -> Result<String, Error> {
     serde_json::to_string_pretty(document).map_err(|error| Error::new(exit::FAILED, error))
 }
 
-/// Returns the secrets of the files' URLs, as they are and percent-encoded: what an endpoint says is shown without them.
+/// Returns the secrets of the files' URLs, as they are and percent-encoded: what an endpoint says
+/// is shown without them.
 fn redacted(files: &[DataFile]) -> Vec<String> {
     /// Shorter values are no secrets, but would be found in many words.
     const SHORTEST: usize = 6;
@@ -174,7 +175,7 @@ async fn follow(
         }
         for id in jobs.keys() {
             let known = files.get(id);
-            // A file that was at work before belongs to another push.
+            // A file that was in progress before belongs to another push.
             if known.is_none_or(|f| !f.state.is_final() && Some(&f.push) != pushed.push.as_ref()) {
                 files.insert(*id, client.file(*id).await?);
             }
@@ -192,7 +193,8 @@ async fn follow(
         let left = jobs.keys().filter(|id| !ended(id)).count();
         tokio::time::sleep(pace.wait(left, took)).await;
     }
-    // What was there before is shown with what is known of it, and made live again meanwhile.
+    // A version that was published before is shown with what is known of it, and becomes live again
+    // meanwhile.
     for answer in &pushed.answers {
         if let (Verdict::AlreadyPublished, Some(id)) = (answer.result, answer.job) {
             files.insert(id, made_live(client, id).await?);
@@ -202,8 +204,8 @@ async fn follow(
     Ok(pushed.answers.iter().map(|a| row(a, file(a))).collect())
 }
 
-/// Waits a moment for a version that was there before to become live again: that follows the answer, and takes no
-/// download. On a node that leaves it to the operator it does not come.
+/// Waits for a version that was published before to become live again, which needs no download.
+/// With manual activation it does not become live.
 async fn made_live(client: &Client, id: JobId) -> Result<File, Error> {
     let end = tokio::time::Instant::now() + FLIP;
     loop {

@@ -1,14 +1,15 @@
-//! How often the agent is asked how far the files of a push are: soon where they end soon, seldom where they take long, so
-//! that a small file is told of at once and a thousand files do not keep the agent busy with answering.
+//! How often the state of a push is queried: often while files end quickly, rarely while they take
+//! long, so that the end of a small file shows at once and a thousand files do not keep the agent
+//! busy with answers.
 
 use std::time::{Duration, Instant};
 
-/// Between two questions over the socket, at least and at most.
+/// Shortest and longest pause between two queries over the socket.
 const LOCAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
-/// The same over the network, where each is a signed call.
+/// The same over the network, where each query is a signed call.
 const REMOTE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Decides when to ask next.
+/// Decides when to query next.
 pub(super) struct Pace {
     asked: Instant,
     left: Option<usize>,
@@ -18,12 +19,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// For questions over the agent's socket.
+    /// For queries over the agent's socket.
     pub(super) fn local() -> Self {
         Self::between(LOCAL)
     }
 
-    /// For questions over the network.
+    /// For queries over the network.
     pub(super) fn remote() -> Self {
         Self::between(REMOTE)
     }
@@ -38,8 +39,9 @@ impl Pace {
         }
     }
 
-    /// Returns how long to wait, given that `left` files have not ended and that the last question took so long: half of what
-    /// the rest will take at the rate so far, and with no rate to go by twice as long as the time before.
+    /// Returns how long to wait, given that `left` files have not ended and that the last question
+    /// took so long: half of what the rest will take at the rate so far, and with no rate to go by
+    /// twice as long as the time before.
     pub(super) fn wait(&mut self, left: usize, took: Duration) -> Duration {
         let since = self.asked.elapsed();
         self.wait_since(since, left, took)

@@ -1,5 +1,5 @@
-//! A push to an ENS endpoint elsewhere: an agent on another machine, or whatever else speaks the contract. It is followed
-//! by `DescribeDataPushResult` until every region of every file has ended.
+//! A push to an ENS endpoint elsewhere: an agent on another machine, or whatever else speaks the
+//! contract. It is followed by `DescribeDataPushResult` until every region of every file has ended.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use crate::wire::status::{ResultCode, Status};
 
 /// How long the push itself is retried.
 const PUSH_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the endpoint may be away while files are followed: an agent that restarts is back long before.
+/// How long the endpoint may be away while files are followed: an agent that restarts is back long
+/// before.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(120);
 /// Answers in a row that may lack an accepted file before it counts as lost.
 const MISSES: u32 = 10;
@@ -27,7 +28,8 @@ const MISSES: u32 = 10;
 /// A name and a version.
 type FileKey = (String, String);
 
-/// Pushes `files` and returns how each ended, in each region; with `no_wait`, how each was answered.
+/// Pushes `files` and returns how each ended, in each region; with `no_wait`, how each was
+/// answered.
 pub(super) async fn push(
     endpoint: &Endpoint,
     app: &AppId,
@@ -126,7 +128,8 @@ fn key(result: &PushResult) -> FileKey {
     (result.name.clone(), result.version.clone())
 }
 
-/// Asks for these files. Names and versions are separate filters, so that others may be answered as well.
+/// Asks for these files. Names and versions are separate filters, so that others may be answered as
+/// well.
 fn query(app: &AppId, keys: &BTreeSet<FileKey>) -> Query {
     let names: BTreeSet<&String> = keys.iter().map(|(name, _)| name).collect();
     let versions: BTreeSet<&String> = keys.iter().map(|(_, version)| version).collect();
@@ -159,7 +162,8 @@ fn moment(endpoint: &Endpoint, (name, version): &FileKey, regions: &[RegionState
     }
 }
 
-/// Returns the rows of one file: one for each region, or one where the endpoint says nothing of regions.
+/// Returns the rows of one file: one for each region, or one where the endpoint says nothing of
+/// regions.
 fn rows_of(
     endpoint: &Endpoint,
     result: &PushResult,
@@ -188,7 +192,7 @@ fn rows_of(
         return vec![whole];
     };
     let Some(regions) = states.get(&key(result)) else {
-        let message = "the endpoint accepted it, but does not report it any more".to_owned();
+        let message = "the endpoint accepted it, but no longer reports it".to_owned();
         return vec![Ended {
             result: EndResult::Failed,
             message: Some(message),

@@ -1,4 +1,5 @@
-//! The shell around hyper, spoken to over raw sockets: clients that are slow, rude, many, or too wordy.
+//! The shell around hyper, spoken to over raw sockets: clients that are slow, rude, many, or too
+//! wordy.
 
 use std::time::Instant;
 
@@ -274,7 +275,8 @@ async fn idle_connections_end_by_their_clock_and_those_at_work_do_not() {
         .write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         .await
         .unwrap();
-    // Three times as many as there are slots: each wave of silent clients ends by the time limit of a head.
+    // Three times as many as there are slots: each wave of silent clients ends by the time limit of
+    // a head.
     let mut crowd = Vec::new();
     for _ in 0..21 {
         crowd.push(served.connect().await);

@@ -1,6 +1,6 @@
-//! The texts that both schemes sign, and their signatures, for whoever checks one and whoever makes one.
+//! The strings to sign of both schemes and their signatures, for checking as well as for signing.
 //!
-//! A text can be as long as its request: it is hashed piece by piece and never put together.
+//! A string to sign can be as long as its request: it is hashed piece by piece and never built.
 
 use base64::Engine as _;
 use hmac::{Hmac, KeyInit, Mac};
@@ -69,7 +69,8 @@ impl<'a> Request<'a> {
         base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes())
     }
 
-    /// Writes the string to sign of the parameter scheme: the canonical pairs, percent-encoded once more.
+    /// Writes the string to sign of the parameter scheme: the canonical pairs, percent-encoded once
+    /// more.
     pub(super) fn parameter_text(&self, out: &mut dyn FnMut(&[u8])) {
         out(self.method.as_bytes());
         out(b"&%2F&");

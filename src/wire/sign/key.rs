@@ -36,11 +36,12 @@ pub enum Scheme {
 pub struct Once<'a> {
     /// The wall clock, in milliseconds since the epoch.
     pub now_ms: i64,
-    /// Text that no other request of this key has.
+    /// A text that no other request of this key uses.
     pub nonce: &'a str,
 }
 
-/// A request to be sent by POST to `/`. Its parameters are in the body: a URI has room for about a hundred elements.
+/// A request to be sent by POST to `/`. Its parameters are in the body: a URI holds about a hundred
+/// elements only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
     /// The headers besides `Host`, `Content-Length` and those that no signature covers.
@@ -135,7 +136,8 @@ fn header_map(headers: &[(&'static str, String)]) -> HeaderMap {
     headers
         .iter()
         .map(|(name, value)| {
-            // A value that cannot be sent makes a request that cannot be sent; the signature of it does not matter.
+            // A value that cannot be sent makes a request that cannot be sent; the signature of it
+            // does not matter.
             let value = HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static(""));
             (HeaderName::from_static(name), value)
         })

@@ -1,9 +1,11 @@
-//! Who asks: both signature schemes of the vendor's clients, checked in the contract's order (docs/ens.md §5).
+//! Both signature schemes of the vendor's clients, checked in the contract's order (docs/ens.md
+//! §5), and made by [`Key`].
 //!
-//! [`Call::read`] finds out what is asked and how it is signed, without believing any of it; [`Call::verify`] compares the
-//! signature with what the key's secret gives, in constant time; only then are its time and its nonce worth a look. Texts
-//! that are signed can be as long as the request: they are hashed piece by piece and never put together, but for the
-//! answer to a wrong signature, which is cut.
+//! [`Call::read`] finds out what is asked and how it is signed, without believing any of it;
+//! [`Call::verify`] compares the signature with what the key's secret gives, in constant time; only
+//! then are its time and nonce checked. Texts that are signed can be as long as the request: they
+//! are hashed piece by piece and never put together, but for the answer to a wrong signature, which
+//! is cut.
 
 mod canonical;
 mod key;
@@ -21,14 +23,15 @@ pub use key::{Key, Once, Scheme, Signed};
 
 /// The one version of the API.
 pub const VERSION: &str = "2017-11-10";
-/// How far a request's time may be from ours.
+/// Largest difference between a request's time and our clock.
 pub const WINDOW_MS: i64 = 15 * 60 * 1000;
 
 /// Longest nonce that is taken, in bytes.
 const MAX_NONCE: usize = 256;
-/// Longest text to sign that an answer repeats; a client that compares it has a longer one only by accident.
+/// Longest string to sign that an error repeats. Only real requests are compared by clients, and
+/// those are shorter.
 const MAX_SHOWN: usize = 128 * 1024;
-/// What a header signature must cover, so that nobody can change what the call means or send it again.
+/// What a header signature must cover, so that a call can be neither altered nor replayed.
 const MUST_SIGN: [&str; 6] = [
     "host",
     "x-acs-action",
@@ -68,9 +71,8 @@ impl Action {
     }
 }
 
-/// What is asked, and how it says to be signed. Nothing of it is proven.
+/// A call and the signature that it claims to have. Nothing of it is verified yet.
 pub struct Call<'a> {
-    /// What is asked.
     pub action: Action,
     request: Request<'a>,
     signature: Option<Signature<'a>>,
@@ -92,8 +94,8 @@ enum SignedBy<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Reads action, version and signature fields, in this order. A call without any signature is for the caller to
-    /// judge: see [`Call::key_id`].
+    /// Reads action, version and signature fields, in this order. A call without any signature is
+    /// for the caller to judge: see [`Call::key_id`].
     pub fn read(request: Request<'a>) -> Result<Self, Refusal> {
         if !matches!(request.method, "GET" | "POST") {
             return Err(Code::UnsupportedMethod.into());
@@ -128,7 +130,7 @@ impl<'a> Call<'a> {
         self.signed().map(|signature| signature.key_id)
     }
 
-    /// Tells whether the call carries a signature, right or wrong.
+    /// Returns whether the call carries a signature, valid or not.
     #[must_use]
     pub fn is_signed(&self) -> bool {
         self.signature.is_some()
@@ -157,7 +159,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Compares the signed time with `now_ms`, and returns it, in milliseconds. Ask only after [`Call::verify`].
+    /// Compares the signed time with `now_ms`, and returns it, in milliseconds. Ask only after
+    /// [`Call::verify`].
     pub fn time(&self, now_ms: i64) -> Result<i64, Refusal> {
         let time = time::parse(self.signed()?.time).ok_or(Code::TimeStampFormat)?;
         match (now_ms - time).abs() {
@@ -166,7 +169,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Returns the signed nonce. Store it only after [`Call::verify`], or forgers use up the nonces of others.
+    /// Returns the signed nonce. Store it only after [`Call::verify`], or forgers use up the nonces
+    /// of others.
     pub fn nonce(&self) -> Result<&'a str, Refusal> {
         self.signed().map(|signature| signature.nonce)
     }
@@ -176,8 +180,8 @@ impl<'a> Call<'a> {
         self.signature.as_ref().ok_or_else(missing)
     }
 
-    /// The vendor's older client splits this message at its first colon, compares what follows with its own text and
-    /// tells its user that the secret is wrong when they agree (docs/ens.md §7).
+    /// The vendor's older client splits this message at its first colon, compares what follows with
+    /// its own text and tells its user that the secret is wrong when they agree (docs/ens.md §7).
     fn mismatch(&self, scheme: &SignedBy<'_>) -> Refusal {
         let mut text = Vec::new();
         let mut show = |piece: &[u8]| {
@@ -205,8 +209,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// With the header scheme both come from signed headers, with the other from signed parameters; a header beside it is not
-/// signed and says nothing. An unsigned call may use either.
+/// With the header scheme both come from signed headers, with the other from signed parameters;
+/// other headers are not signed and are ignored. An unsigned call may use either.
 fn action_and_version(
     request: Request<'_>,
     in_header: bool,
