@@ -414,28 +414,33 @@ fn zip64_end(tape: &mut Tape<'_>, count: u16, start: u32, len: usize, out: &mut 
     out.extend_from_slice(&1u32.to_le_bytes());
 }
 
+/// An entry of a zip, whose local header and record are then written.
+struct Entry {
+    host: u8,
+    mode: u32,
+    name: Vec<u8>,
+    /// Flags, method and time.
+    fields: Vec<u8>,
+    /// Checksum and sizes.
+    sums: Vec<u8>,
+    extra: Vec<u8>,
+    stored: Vec<u8>,
+    /// Whether checksum and sizes follow the data.
+    described: bool,
+}
+
 fn entry(tape: &mut Tape<'_>, out: &mut Vec<u8>, directory: &mut Vec<u8>) {
-    const SEPARATORS: [u8; 2] = [b'/', b'\\'];
+    let offset = out.len() as u32;
+    let entry = make_entry(tape);
+    local_header(tape, &entry, out);
+    directory_record(tape, &entry, offset, directory);
+}
+
+fn make_entry(tape: &mut Tape<'_>) -> Entry {
     let kind = tape.byte();
     let mut name = tape.name();
     let host = tape.pick(&[3, 3, 3, 3, 0, 0, 19, 11, 7]);
-    let (mode, content) = match kind {
-        0..110 => (
-            tape.pick(&[0o100_644, 0o100_755, 0, 0o644, 0o104_777]),
-            tape.content(),
-        ),
-        110..160 => {
-            name.push(tape.pick(&SEPARATORS[..1 + usize::from(host == 0)]));
-            let content = if tape.rarely(20) {
-                tape.content()
-            } else {
-                Vec::new()
-            };
-            (tape.pick(&[0o040_755, 0, 0o040_700, 0o100_644]), content)
-        }
-        160..240 => (0o120_777, tape.target()),
-        _ => (tape.u32() % 0o200_000, tape.content()),
-    };
+    let (mode, content) = mode_and_content(tape, kind, host, &mut name);
     let deflated = tape.byte();
     let stored = match deflated {
         0..128 => content.clone(),
@@ -471,42 +476,86 @@ fn entry(tape: &mut Tape<'_>, out: &mut Vec<u8>, directory: &mut Vec<u8>) {
     sums.extend_from_slice(&crc.sum().to_le_bytes());
     sums.extend_from_slice(&(stored.len() as u32).to_le_bytes());
     sums.extend_from_slice(&(content.len() as u32).to_le_bytes());
-    let described = flags & 8 != 0;
-    let offset = out.len() as u32;
+    Entry {
+        host,
+        mode,
+        name,
+        fields,
+        sums,
+        extra,
+        stored,
+        described: flags & 8 != 0,
+    }
+}
+
+/// Returns the mode and the content of an entry; a directory's name gets its separator.
+fn mode_and_content(tape: &mut Tape<'_>, kind: u8, host: u8, name: &mut Vec<u8>) -> (u32, Vec<u8>) {
+    const SEPARATORS: [u8; 2] = [b'/', b'\\'];
+    match kind {
+        0..110 => (
+            tape.pick(&[0o100_644, 0o100_755, 0, 0o644, 0o104_777]),
+            tape.content(),
+        ),
+        110..160 => {
+            name.push(tape.pick(&SEPARATORS[..1 + usize::from(host == 0)]));
+            let content = if tape.rarely(20) {
+                tape.content()
+            } else {
+                Vec::new()
+            };
+            (tape.pick(&[0o040_755, 0, 0o040_700, 0o100_644]), content)
+        }
+        160..240 => (0o120_777, tape.target()),
+        _ => (tape.u32() % 0o200_000, tape.content()),
+    }
+}
+
+fn local_header(tape: &mut Tape<'_>, entry: &Entry, out: &mut Vec<u8>) {
+    let Entry {
+        name,
+        fields,
+        sums,
+        extra,
+        ..
+    } = entry;
     let mut local = b"PK\x03\x04\x14\0".to_vec();
-    local.extend_from_slice(&fields);
-    local.extend_from_slice(if described { &[0; 12] } else { &sums });
+    local.extend_from_slice(fields);
+    local.extend_from_slice(if entry.described { &[0; 12] } else { sums });
     local.extend_from_slice(&(name.len() as u16).to_le_bytes());
     local.extend_from_slice(&(extra.len() as u16).to_le_bytes());
-    local.extend_from_slice(&name);
+    local.extend_from_slice(name);
     if tape.rarely(24) {
         let at = usize::from(tape.byte()) % local.len();
         local[at] ^= tape.byte();
     }
-    local.extend_from_slice(&extra);
+    local.extend_from_slice(extra);
     out.extend_from_slice(&local);
-    out.extend_from_slice(&stored);
-    if described {
+    out.extend_from_slice(&entry.stored);
+    if entry.described {
         if tape.byte() < 200 {
             out.extend_from_slice(b"PK\x07\x08");
         }
-        out.extend_from_slice(&sums);
+        out.extend_from_slice(sums);
     }
     if tape.rarely(24) {
         out.extend_from_slice(tape.take(5));
     }
+}
+
+fn directory_record(tape: &mut Tape<'_>, entry: &Entry, offset: u32, directory: &mut Vec<u8>) {
+    let Entry { name, extra, .. } = entry;
     let from = directory.len();
     directory.extend_from_slice(b"PK\x01\x02\x14");
-    directory.extend_from_slice(&[host, 0x14, 0]);
-    directory.extend_from_slice(&fields);
-    directory.extend_from_slice(&sums);
+    directory.extend_from_slice(&[entry.host, 0x14, 0]);
+    directory.extend_from_slice(&entry.fields);
+    directory.extend_from_slice(&entry.sums);
     directory.extend_from_slice(&(name.len() as u16).to_le_bytes());
     directory.extend_from_slice(&(extra.len() as u16).to_le_bytes());
     directory.extend_from_slice(&[0; 6]);
-    directory.extend_from_slice(&(mode << 16).to_le_bytes());
+    directory.extend_from_slice(&(entry.mode << 16).to_le_bytes());
     directory.extend_from_slice(&offset.to_le_bytes());
-    directory.extend_from_slice(&name);
-    directory.extend_from_slice(&extra);
+    directory.extend_from_slice(name);
+    directory.extend_from_slice(extra);
     if tape.rarely(24) {
         let at = from + usize::from(tape.byte()) % 46;
         directory[at] ^= tape.byte();

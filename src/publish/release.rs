@@ -282,65 +282,59 @@ impl Publisher {
         keep: impl FnOnce(&Path) -> Result<(), durable::Error>,
         session: &Session,
     ) -> Result<Release, Error> {
-        let key = record.key;
         let head = head_of(record, verified);
-        let manifest = self.layout.manifest(key);
-        let written = durable::temporary_sibling(&manifest);
-        let version = self.layout.version_dir(key);
-        let kept = self.keeps_archives().then(|| self.layout.archive(key));
-        let exchange = match self.find(key) {
-            // There is no telling what a tree without a readable manifest holds: this one is known.
-            Err(error) if error.is_no_manifest() => {
-                tracing::warn!(event = "foreign-tree", data = %key, "there is a tree without a readable manifest in the place of this version; it is replaced");
-                true
-            }
-            Err(error) => return Err(error),
-            Ok(found) => match found {
-                // Published by an earlier life that could not record it: its content is this one.
-                Some(there) if !record.heal && there.head.source.md5 == head.source.md5 => {
-                    return Ok(there);
-                }
-                Some(there) if !record.heal => return Err(conflict(&there.head, &head)),
-                there => there.is_some(),
-            },
+        let exchange = match self.place(record, &head)? {
+            Place::Free => false,
+            Place::Replaced => true,
+            Place::Published(release) => return Ok(*release),
         };
-        for path in [Some(&manifest), Some(&version), kept.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            let parent = path.parent().unwrap_or(Path::new("/"));
-            make_dirs(parent)?;
-        }
-        let result = (|| {
-            manifest::write(&written, &head, record.entries.iter())?;
+        let places = Places::of(&self.layout, record.key, self.keeps_archives());
+        places.make_dirs()?;
+        let put = || {
+            manifest::write(&places.written, &head, record.entries.iter())?;
             open_up(&staging.path, staging.umask)?;
             session.wait().map_err(|source| self.sync_error(source))?;
-            durable::rename(&written, &manifest)?;
-            if let Some(kept) = &kept {
-                keep(kept)?;
+            durable::rename(&places.written, &places.manifest)?;
+            if let Some(archive) = &places.archive {
+                keep(archive)?;
             }
             if exchange {
-                durable::exchange(&staging.path, &version)?;
+                durable::exchange(&staging.path, &places.version)?;
             } else {
-                durable::rename_no_replace(&staging.path, &version)?;
+                durable::rename_no_replace(&staging.path, &places.version)?;
             }
             Ok(())
-        })();
-        if let Err(error) = result {
-            let _ = fs::remove_file(&written);
-            if fs::symlink_metadata(&version).is_err() {
-                for path in [Some(&manifest), kept.as_ref()].into_iter().flatten() {
-                    let _ = fs::remove_file(path);
-                }
-            }
+        };
+        if let Err(error) = put() {
+            places.undo();
             return Err(error);
         }
         // After an exchange the staging directory holds the damaged tree, and goes with it.
         staging.published = !exchange;
-        Ok(Release {
-            head,
-            path: version,
-        })
+        let path = places.version;
+        Ok(Release { head, path })
+    }
+
+    /// Finds out what is in the place of the version that is to be published.
+    fn place(&self, record: &Record<'_>, head: &Head) -> Result<Place, Error> {
+        let key = record.key;
+        let there = match self.find(key) {
+            // Nobody knows what a tree without a readable manifest holds; the new one is known.
+            Err(error) if error.is_no_manifest() => {
+                tracing::warn!(event = "foreign-tree", data = %key, "there is a tree without a readable manifest in the place of this version; it is replaced");
+                return Ok(Place::Replaced);
+            }
+            found => found?,
+        };
+        match there {
+            None => Ok(Place::Free),
+            Some(_) if record.heal => Ok(Place::Replaced),
+            // Published by an earlier life that could not record it: its content is this one.
+            Some(there) if there.head.source.md5 == head.source.md5 => {
+                Ok(Place::Published(there.into()))
+            }
+            Some(there) => Err(conflict(&there.head, head)),
+        }
     }
 
     /// Returns the version `key` if it is on the disk already: published by an earlier life of this process that could
@@ -533,6 +527,57 @@ impl Publisher {
     }
 }
 
+/// What is in the place of a version that is to be published.
+enum Place {
+    Free,
+    /// A tree that the new one takes the place of.
+    Replaced,
+    /// This very version.
+    Published(Box<Release>),
+}
+
+/// Where the parts of a version go.
+struct Places {
+    /// The manifest until it is synced.
+    written: PathBuf,
+    manifest: PathBuf,
+    version: PathBuf,
+    /// The archive, if archives are kept.
+    archive: Option<PathBuf>,
+}
+
+impl Places {
+    fn of(layout: &Layout, key: &Key, keeps_archives: bool) -> Self {
+        let manifest = layout.manifest(key);
+        Self {
+            written: durable::temporary_sibling(&manifest),
+            version: layout.version_dir(key),
+            archive: keeps_archives.then(|| layout.archive(key)),
+            manifest,
+        }
+    }
+
+    /// The sync round that follows makes the new directories last, so they need no sync of their own.
+    fn make_dirs(&self) -> Result<(), Error> {
+        let paths = [&self.manifest, &self.version].into_iter();
+        for path in paths.chain(&self.archive) {
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            fs::create_dir_all(parent).map_err(durable::at("make directory", parent))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a publication that failed has left; the manifest of a tree that is there stays.
+    fn undo(&self) {
+        let _ = fs::remove_file(&self.written);
+        if fs::symlink_metadata(&self.version).is_err() {
+            for path in [&self.manifest].into_iter().chain(&self.archive) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
 fn head_of(record: &Record<'_>, verified: Verified) -> Head {
     let sizes = record.entries.iter().filter_map(|e| match &e.kind {
         manifest::EntryKind::File { size, .. } => Some(*size),
@@ -563,12 +608,6 @@ fn conflict(published: &Head, pushed: &Head) -> Error {
         published: show(a),
         pushed: show(b),
     }
-}
-
-/// The sync round that follows makes the new directories last, so they need no sync of their own.
-fn make_dirs(path: &Path) -> Result<(), Error> {
-    fs::create_dir_all(path).map_err(durable::at("make directory", path))?;
-    Ok(())
 }
 
 /// A staging directory is private; a version directory may be read as the mask allows.
