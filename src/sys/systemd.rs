@@ -43,11 +43,6 @@ impl Notify {
         ]);
     }
 
-    /// Sets the line that `systemctl status` shows.
-    pub fn status(self, status: &str) {
-        send(&[NotifyState::Status(&one_line(status))]);
-    }
-
     /// Pings the watchdog.
     pub fn alive(self) {
         send(&[NotifyState::Watchdog]);
