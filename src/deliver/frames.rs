@@ -1,4 +1,5 @@
-//! Bytes on their way from the socket to the threads that hash and unpack: bounded in bytes, shared without a copy.
+//! The queue between the socket and the threads that hash, spool and unpack: bounded in bytes, and
+//! shared without a copy.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 /// Permits are counted in units of this many bytes.
 const UNIT: usize = 1024;
 
-/// What travels: bytes, and the place that they take in the budgets until the last reader has dropped them.
+/// Bytes in the queue. They count against the budgets until the last reader has dropped them.
 #[derive(Clone)]
 pub(super) struct Frame {
     pub(super) bytes: Bytes,
@@ -21,7 +22,7 @@ pub(super) struct Frame {
     _place: Arc<[OwnedSemaphorePermit; 2]>,
 }
 
-/// What all feeds together may have under way.
+/// A limit on bytes in flight, of one feed or of all together.
 #[derive(Clone)]
 pub(super) struct Budget {
     room: Arc<Semaphore>,
@@ -51,7 +52,7 @@ enum Message {
     End,
 }
 
-/// The sending side: any number of readers that all get every frame, in a budget of its own and in that of all.
+/// The sending side: every reader gets every frame, within the feed's own budget and the shared one.
 pub(super) struct Feed {
     own: Budget,
     all: Budget,
@@ -128,7 +129,7 @@ impl Feed {
         complete && !self.readers.is_empty()
     }
 
-    /// Tells every reader that the last frame was the last: without this, a reader takes the end for a break.
+    /// Marks the end: without it, a reader takes the end of the feed for a broken transfer.
     pub(super) async fn end(self) {
         for reader in self.readers {
             let _ = reader.sender.send(Message::End).await;

@@ -1,5 +1,5 @@
-//! Healing without a download: a damaged version is unpacked again from the archive that was kept, if that is still what
-//! was received.
+//! Repair without a download: a damaged version is unpacked again from its kept archive, if that still
+//! has the size and digests of what was received.
 
 use std::fs::File;
 use std::io::{self, Seek};

@@ -1,5 +1,5 @@
-//! The short way for small archives: they are held in memory, and hashed, unpacked and published in two steps, since for
-//! a few kilobytes the hand-overs between threads would cost more than the work.
+//! Small archives are held in memory, and hashed and unpacked in one step by a shared pool: for a few
+//! kilobytes, handing them from thread to thread would cost more than the work (W5).
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
@@ -184,8 +184,8 @@ impl Read for Frames {
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Threads for small archives. They live as long as the road and are confined to the data directory once, instead of one
-/// thread for each archive.
+/// The pool for small archives. Its threads are confined to the data directory once, instead of one
+/// new thread per archive.
 pub(super) struct Workers(mpsc::SyncSender<Work>);
 
 impl Workers {

@@ -1,5 +1,5 @@
-//! Room on the disk: what a file will need is promised to it before its first byte, beside what running files will
-//! still use, so that parallel files do not run into the same last gigabyte.
+//! Free space: what a file will need is reserved before its first byte, in addition to what running
+//! files will still use, so that parallel files do not run into the same last gigabyte.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! One `syncfs` for everyone who waits: pushes that end together share a round, instead of one sync per file.
+//! One `syncfs` for everyone who waits: pushes that end together share a round.
 //!
 //! A round that starts after a caller has asked covers all that the caller wrote before. While someone holds an early
 //! [`Session`], rounds also run on their own, so that the last one has little left to write. A failed sync fails every

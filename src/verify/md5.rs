@@ -1,6 +1,6 @@
-//! MD5 by the assembly that the TLS library links anyway: 1.3 times as fast as the portable code, and MD5 is what an
-//! incompressible archive waits for. These are the crate's few unsafe lines beside the service manager's sockets; a test
-//! holds them against the `md-5` crate.
+//! MD5 from the assembly of the TLS library, which is linked anyway. It is 1.3 times as fast as the
+//! portable code, and an incompressible archive (W3 in `docs/performance.md`) waits for MD5: 0.57 s of
+//! 1.1 s for 512 MiB. A test compares it with the `md-5` crate.
 
 use std::ffi::c_void;
 
