@@ -10,16 +10,16 @@ use edgepush::{deliver, fetch, intake, publish, report, store, unpack, verify};
 const STATIONS: [(&str, &str, &[Kind]); 9] = [
     (
         "intake",
-        "takes or refuses the elements of a push",
+        "accepts or refuses the elements of a push",
         intake::KINDS,
     ),
-    ("fetch", "brings the bytes", fetch::KINDS),
+    ("fetch", "downloads the bytes", fetch::KINDS),
     (
         "verify",
         "compares them with what was announced",
         verify::KINDS,
     ),
-    ("unpack", "makes a tree of the archive", unpack::KINDS),
+    ("unpack", "turns the archive into a tree", unpack::KINDS),
     (
         "publish",
         "makes the tree a version, and the version live",
@@ -27,43 +27,44 @@ const STATIONS: [(&str, &str, &[Kind]); 9] = [
     ),
     (
         "the road",
-        "joins the stations, and keeps to the time",
+        "joins the stations and keeps the deadline",
         deliver::KINDS,
     ),
     (
         "this node",
-        "what any station that works on files may run into",
+        "faults of the disk that any station may meet",
         FAULTS,
     ),
-    ("store", "remembers", store::KINDS),
-    ("report", "tells the receivers", report::KINDS),
+    ("store", "records everything", store::KINDS),
+    ("report", "delivers callbacks", report::KINDS),
 ];
 
 const HEAD: &str = "\
 # Failures
 
-A file that failed names a `kind` (stable, for programs), a `stage`, a `class` (where to look) and a message. `edgepush
-show APP NAME VERSION` prints all of it, callbacks and the native API carry it in `failure`, and the ENS status puts it
-into `StatusDescrip`. This page lists every kind with what to do about it.
+Each failed file has a `kind` (stable, for programs), a `stage`, a `class` (where to look) and a
+message. `edgepush show APP NAME VERSION` prints all of them, callbacks and the native API carry them
+in `failure`, and the ENS status has them in `StatusDescrip`. This page lists every kind and what to
+do about it.
 
 | class | where to look |
 |---|---|
 | request | the push itself: a bad value, or a conflict with what is published |
-| policy | this node's configuration, which forbids it |
-| network | the way to the origin |
-| origin | the origin, which answered, but not with the file |
+| policy | this node's configuration, which denies it |
+| network | the route to the origin |
+| origin | the origin, which responded, but not with the file |
 | content | the bytes: not what was announced, or not what can be unpacked |
 | device | this node's disk, memory or kernel |
 
-A kind that is tried again is so within the file's `timeout`; the others end the file at once. A push of the same may
-then be answered like a new one.
+A kind marked \"retried\" is retried within the file's `timeout`; the others end the file at once. The
+same push may then be sent again, and is treated as a new one.
 ";
 
 fn page() -> String {
     let mut page = HEAD.to_owned();
     for (station, what, kinds) in STATIONS {
         page.push_str(&format!("\n## {station}: {what}\n\n"));
-        page.push_str("| kind | class | tried again | what to do |\n|---|---|---|---|\n");
+        page.push_str("| kind | class | retried | what to do |\n|---|---|---|---|\n");
         for kind in kinds {
             let again = match kind.retry {
                 Retry::Transient => "yes",
