@@ -1,4 +1,4 @@
-//! What can go wrong with the database, and which of it ends the process.
+//! What can go wrong with the database, and which errors end the process.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub enum Error {
         known: i64,
     },
     /// The file is a database of some other program.
-    #[error("open `{}`: application id is {found:#x}, this is no edgepush database", path.display())]
+    #[error("open `{}`: application id is {found:#x}, not an edgepush database", path.display())]
     Foreign {
         /// The database file.
         path: PathBuf,
@@ -112,13 +112,13 @@ const OPEN: Kind = Kind {
     name: "store-open",
     class: Class::Device,
     retry: Retry::Fatal,
-    help: "The database could not be opened: look at the path's owner, mode and file system.",
+    help: "The database could not be opened: check the path's owner, mode and file system.",
 };
 const IN_USE: Kind = Kind {
     name: "store-in-use",
     class: Class::Device,
     retry: Retry::Fatal,
-    help: "Another edgepush process works in this directory: ask it through its socket, or stop it.",
+    help: "Another edgepush process uses this directory: ask it through its socket, or stop it.",
 };
 const NEWER: Kind = Kind {
     name: "store-newer",
@@ -130,7 +130,7 @@ const DAMAGED: Kind = Kind {
     name: "store-damaged",
     class: Class::Device,
     retry: Retry::Fatal,
-    help: "The database failed its check: run `edgepush recover`, which sets it aside and rebuilds it from what is on the disk.",
+    help: "The database failed its check: run `edgepush recover`, which sets it aside and rebuilds it from the versions on disk.",
 };
 const FULL: Kind = Kind {
     name: "store-full",
@@ -148,7 +148,7 @@ const FAILED: Kind = Kind {
     name: "store-failed",
     class: Class::Device,
     retry: Retry::Fatal,
-    help: "A commit did not reach the disk; the process ends and recovers at its next start. Look at the disk.",
+    help: "A commit did not reach the disk; the process ends and recovers at its next start. Check the disk.",
 };
 const INTERNAL: Kind = Kind {
     name: "store-internal",
@@ -160,13 +160,13 @@ const BUSY: Kind = Kind {
     name: "store-busy",
     class: Class::Device,
     retry: Retry::Transient,
-    help: "The disk of the database is slower than the work that comes in: try again in a moment.",
+    help: "The disk of the database is slower than the incoming work: retry in a moment.",
 };
 const CLOSED: Kind = Kind {
     name: "store-closed",
     class: Class::Device,
     retry: Retry::Transient,
-    help: "The agent is stopping: try again when it has started.",
+    help: "The agent is shutting down: retry once it has restarted.",
 };
 
 impl Error {
@@ -214,7 +214,7 @@ impl Error {
         }
     }
 
-    /// Tells whether the same work may well be taken a moment later: the disk is full or read-only,
+    /// Returns whether the same work may well be accepted a moment later: the disk is full or read-only,
     /// the queue is full, or the process had no descriptor left to open a connection with. The
     /// store itself goes on.
     #[must_use]
