@@ -57,7 +57,19 @@ pub struct Setup {
     pub migrations: &'static [&'static str],
     /// Connections for queries.
     pub readers: u32,
-    pub outbox: outbox::Bounds,
+    pub outbox: OutboxBounds,
+}
+
+/// How many callbacks are kept, over all endpoints.
+#[derive(Debug, Clone)]
+pub struct OutboxBounds {
+    /// Pending ones. Beyond it the oldest of the first droppable type go first, then those of the
+    /// next; of the rest the oldest become dead letters.
+    pub pending: u32,
+    /// Delivered and dead ones, of each.
+    pub settled: u32,
+    /// Types whose pending callbacks may be dropped, because newer ones say more.
+    pub droppable: &'static [&'static str],
 }
 
 impl Setup {

@@ -110,18 +110,6 @@ pub struct Callback {
     pub data: Value,
 }
 
-/// How many callbacks are kept, over all endpoints.
-#[derive(Debug, Clone)]
-pub struct Bounds {
-    /// Pending ones. Beyond it the oldest of the first droppable type go first, then those of the
-    /// next; of the rest the oldest become dead letters.
-    pub pending: u32,
-    /// Delivered and dead ones, of each.
-    pub settled: u32,
-    /// Types whose pending callbacks may be dropped, because newer ones say more.
-    pub droppable: &'static [&'static str],
-}
-
 /// Replaces the table of endpoints with the configured ones. All are enabled again; callbacks
 /// pending for one that is gone become dead letters.
 pub fn register(tx: &Tx<'_>, endpoints: &[Endpoint]) -> Result<(), Error> {

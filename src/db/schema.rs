@@ -231,14 +231,14 @@ fn migrate(conn: &Connection, path: &Path, setup: &Setup, from: i64) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::super::outbox::Bounds;
+    use super::super::OutboxBounds;
     use super::*;
 
     const SETUP: Setup = Setup {
         application_id: 7,
         migrations: &[super::super::TABLES],
         readers: 1,
-        outbox: Bounds {
+        outbox: OutboxBounds {
             pending: 10,
             settled: 10,
             droppable: &[],

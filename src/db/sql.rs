@@ -8,9 +8,9 @@ use std::ops::Deref;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
+use super::OutboxBounds;
 use super::Topic;
 use super::error::Error;
-use super::outbox::Bounds;
 
 /// A consistent look at the database.
 pub struct Reader<'c> {
@@ -79,7 +79,7 @@ impl<'c> Reader<'c> {
 pub struct Tx<'c> {
     reader: Reader<'c>,
     now_ms: i64,
-    bounds: &'c Bounds,
+    bounds: &'c OutboxBounds,
     effects: RefCell<Effects>,
 }
 
@@ -98,7 +98,7 @@ impl Effects {
 }
 
 impl<'c> Tx<'c> {
-    pub(super) fn new(reader: Reader<'c>, now_ms: i64, bounds: &'c Bounds) -> Self {
+    pub(super) fn new(reader: Reader<'c>, now_ms: i64, bounds: &'c OutboxBounds) -> Self {
         Self {
             reader,
             now_ms,
@@ -124,7 +124,7 @@ impl<'c> Tx<'c> {
         self.effects.borrow_mut().after.push(Box::new(f));
     }
 
-    pub(super) fn bounds(&self) -> &Bounds {
+    pub(super) fn bounds(&self) -> &OutboxBounds {
         self.bounds
     }
 

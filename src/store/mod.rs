@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::db::{self, Db, Setup, outbox};
+use crate::db::{self, Db, OutboxBounds, Setup};
 pub use crate::db::{Error, KINDS, Reader, Topic};
 use crate::shown::{Event, callbacks};
 use crate::sys::clock::Clock;
@@ -144,7 +144,7 @@ impl Store {
             application_id: APPLICATION_ID,
             migrations: MIGRATIONS,
             readers: config.readers,
-            outbox: outbox::Bounds {
+            outbox: OutboxBounds {
                 pending: config.outbox_rows,
                 settled: config.outbox_settled,
                 droppable: &[callbacks::PROGRESS, callbacks::ACCEPTED],

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::jobs::{self, NewJob};
-use super::outbox::{self, Endpoint};
 use super::{Config, Store, Tx};
 use crate::datafile::{
     AppId, ArchiveType, Content, DataFile, DataName, DataVersion, Key, Md5, SourceUrl,
 };
+use crate::db::outbox::{self, Endpoint};
 use crate::job::{JobId, Outcome, Published};
 use crate::sys::clock::SetClock;
 use crate::wire::push::Via;

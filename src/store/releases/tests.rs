@@ -3,9 +3,10 @@
 use super::super::recover::{self, Found};
 use super::super::remove::{self, Removal};
 use super::super::testing::{Bench, NOW, file, key, published};
-use super::super::{activations, jobs, outbox};
+use super::super::{activations, jobs};
 use super::*;
 use crate::datafile::ArchiveType;
+use crate::db::outbox;
 use crate::job::Outcome;
 use crate::shown::callbacks;
 
