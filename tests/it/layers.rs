@@ -98,7 +98,6 @@ fn lib_re_exports_nothing() {
 
 /// Files that import each other in a circle are one file in pieces: neither can be read alone.
 #[test]
-#[ignore = "the house is being untied"]
 fn no_files_import_each_other_in_a_circle() {
     for root in ["src", "fuzz/src"] {
         let circles = source::circles(&source::read(root));
@@ -108,7 +107,6 @@ fn no_files_import_each_other_in_a_circle() {
 
 /// A function that fits on a screen is read at once.
 #[test]
-#[ignore = "the house is being untied"]
 fn no_function_is_longer_than_a_screen() {
     const LONGEST: usize = 60;
     let mut long = Vec::new();
