@@ -1,6 +1,7 @@
-/* Preloaded into a tool, it makes the tool start once and run many times: when everything is loaded it waits, and for each
- * byte on standard input it forks a child that goes on as the tool would have, and answers with the child's status. Starting
- * a tool costs several times what it takes to unpack a small archive. */
+/* Preloaded into a tool, makes it start once and run many times. After loading, the tool waits; for
+ * each byte on standard input it forks a child that continues as the tool itself would, and replies
+ * with the child's status. Starting a tool takes several times as long as unpacking a small
+ * archive. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -27,7 +28,7 @@ __attribute__((constructor)) static void serve(void)
             become(0, "/dev/null", O_RDONLY);
             become(1, "/dev/null", O_WRONLY);
             become(2, errors, O_WRONLY | O_CREAT | O_TRUNC);
-            /* What the tool starts in turn is no server. */
+            /* Programs that the tool starts must run normally. */
             unsetenv("LD_PRELOAD");
             unsetenv("EDGEPUSH_FUZZ_ERRORS");
             return;

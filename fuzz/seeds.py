@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Makes the inputs that fuzzing starts from, out of archives that are there: seeds.py OUTDIR DIR...
+"""Makes the seeds of the fuzzer from existing archives: seeds.py OUTDIR DIR...
 
-Takes the small archives of each DIR, each as it is and, where that makes a difference, out of its gzip and with checksums
-to be repaired. Two bytes in front say how an input is read, see src/input.rs. Equal inputs become one."""
+Takes the small archives of each DIR: unchanged and, where that makes a difference, also without
+their gzip and with checksums to be repaired. The first two bytes say how an input is read, see
+src/input.rs. Duplicates are dropped."""
 import gzip
 import hashlib
 import os
@@ -15,7 +16,7 @@ TAR, TAR_GZ, ZIP = 0, 1, 2
 
 
 def shorter(tar):
-    """Without most of the zeros that fill up the last record."""
+    """Returns the tar without most of the zeros that pad its last record."""
     end = len(tar.rstrip(b"\0"))
     return tar[: (end + 511) // 512 * 512 + 1024]
 
@@ -41,7 +42,7 @@ def inputs(data):
 
 
 def built():
-    """A member or entry of each kind, for what is built from single bytes."""
+    """Yields a member or entry of each kind, as instructions for src/build.rs."""
     for kind in range(0, 256, 5):
         for format in (TAR, TAR_GZ, ZIP):
             body = bytes([kind, 0, kind // 5, 40, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0, 0, 0])
@@ -49,7 +50,7 @@ def built():
 
 
 def full():
-    """Files behind a filler, up to the most that a tree may hold and a little more."""
+    """Yields files after a filler, up to the size limit of a tree and a little beyond."""
     for count in range(2, 6):
         files = b"".join(bytes([0, 0, name, 0, 255, 7, 0, 0]) for name in range(count))
         for format in (TAR, TAR_GZ):

@@ -1,4 +1,5 @@
-//! However a tar arrives, it is the same tar: whole, or in pieces that end wherever the input says, or broken off.
+//! A tar gives the same result however it arrives: whole, in pieces that end wherever the input
+//! says, or cut off by a broken connection.
 
 #![no_main]
 
@@ -9,19 +10,19 @@ use edgepush_fuzz::unpack::{Error, Target, Tree, unpack_stream};
 use edgepush_fuzz::{check, fixed, options};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
-/// Bytes at the end of an archive that arrive in pieces.
+/// Bytes at the end of the archive that arrive in pieces.
 const MOST_CUT: usize = 36 << 10;
 
-/// Hands bytes over in pieces.
+/// A reader that returns the archive in pieces.
 struct Pieces<'a> {
     bytes: &'a [u8],
     lengths: &'a [u8],
     at: usize,
-    /// Bytes of the piece in hand.
+    /// Bytes left of the current piece.
     left: usize,
-    /// Whether the piece was announced by an interruption, as a signal makes one.
+    /// Whether the current piece was preceded by an `Interrupted` error, as after a signal.
     interrupted: bool,
-    /// The error after the last byte, if there is to be one.
+    /// Whether an error follows the last byte.
     breaks: bool,
 }
 
@@ -47,7 +48,7 @@ impl BufRead for Pieces<'_> {
             }
             self.interrupted = false;
             self.at += 1;
-            // Short pieces cut fields, those around a block's length cut blocks.
+            // Short pieces cut fields; those close to a block's length cut blocks.
             self.left = match length {
                 0 => 4096,
                 1..64 => usize::from(length),
@@ -77,13 +78,14 @@ fuzz_target!(|data: &[u8]| {
     if head % 4 > 1 {
         return;
     }
-    // The end says how it is cut, and stays a part of the archive: behind an end mark it may be anything.
+    // The last bytes say where to cut, and stay part of the archive: after the end mark any bytes
+    // are valid.
     let lengths = &data[data.len().saturating_sub(1 + usize::from(count % 16))..];
     let Some(input) = Input::parse(data) else {
         return;
     };
     let options = options(&input);
-    // A long archive has a filler in front, which arrives in one piece.
+    // A long archive starts with a filler, which arrives in one piece.
     let filler = input.archive.len().saturating_sub(MOST_CUT);
     let pieces = |bytes, breaks| Pieces {
         bytes,
@@ -101,7 +103,8 @@ fuzz_target!(|data: &[u8]| {
         &options,
     );
     compare(&whole, &cut);
-    // A connection that breaks is never taken for the end, and never for a flaw of the archive that was not there yet.
+    // A broken connection must never be reported as the end of the archive, nor as a flaw of bytes
+    // that had not arrived.
     let at = input.archive.len() * usize::from(*count) / 255;
     let broken = unpack_stream(
         input.format,

@@ -1,10 +1,12 @@
-//! What is accepted is read by other tools in the same way: where readers disagree, one of them can be lied to.
+//! Other tools read an accepted archive as edgepush does: where readers disagree, one of them can
+//! be deceived.
 //!
-//! A tool that refuses an archive is no finding, and neither is one that differs as the policy says it may: see `differs`.
-//! With an archive that is written as writers write them, all tools that take it have to make the same tree. With another,
-//! which has bytes that no writer leaves so, it is enough for each entry that one of them does: then edgepush reads it as a
-//! common reader does, and the other one is odd. A tool that complains counts with what it made nevertheless: GNU tar unpacks
-//! a file whose mode is no number, and ends with an error. To be alone with an entry is always a finding.
+//! A tool that refuses an archive is no finding, and neither is a known difference: see `differs`.
+//! All tools must make the same tree of a plain archive (`plain`). Of any other, one tool per entry
+//! has to agree: then edgepush reads it as a common reader does, and the other tool is odd. An
+//! entry that no tool reads like edgepush is always a finding. What a tool wrote counts even if it
+//! exits with an error: GNU tar unpacks a file whose mode is not a number, and then reports
+//! failure.
 
 #![no_main]
 
@@ -31,7 +33,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         return Corpus::Reject;
     };
     let options = options(&input);
-    // Most inputs are refused, which is quickly found out.
+    // Most inputs are refused, and checking them is fast.
     if unpack(&input, Target::Check, &options).is_err() {
         return Corpus::Keep;
     }
@@ -43,7 +45,8 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     for tool in Tool::all(input.format) {
         let content = tool.unpack(&archive, place);
         let found = place.found();
-        // It guesses what an archive is, and finds nothing in one whose first header has an odd number.
+        // bsdtar guesses the format, and finds nothing in an archive whose first header has an odd
+        // number.
         let content = content && (tool != Tool::Bsdtar || !found.is_empty() || plain::is(&input));
         let differences = others::differences(tool, &tree, &found);
         readers.push((tool, content, differences));
@@ -68,13 +71,13 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// Tells whether there is a sparse file in a tar.
+/// Returns whether a tar contains a sparse file.
 fn has_sparse(tar: &[u8]) -> bool {
     let named = b"GNU.sparse.";
     tar.windows(named.len()).any(|w| w == named) || headers(tar, b'S') > 0
 }
 
-/// Tells whether a link of a tar was replaced by a later member.
+/// Returns whether a later member of a tar replaced a link.
 fn has_replaced_link(tar: &[u8], tree: &Tree) -> bool {
     let is_link = |entry: &&Entry| matches!(entry.kind, EntryKind::Symlink { .. });
     headers(tar, b'2') > tree.entries.iter().filter(is_link).count()
@@ -86,13 +89,14 @@ fn headers(tar: &[u8], kind: u8) -> usize {
     blocks.filter(|header| header[156] == kind).count()
 }
 
-/// Tells whether `is` holds for a record of a zip's directory.
+/// Returns whether `is` holds for any record of a zip's directory.
 fn has_record(zip: &[u8], is: impl Fn(&[u8]) -> bool) -> bool {
     zip.windows(46)
         .any(|record| record.starts_with(b"PK\x01\x02") && is(record))
 }
 
-/// Tells now and then how many trees were compared, since the fuzzer counts refused inputs too.
+/// Prints now and then how many trees were compared: the fuzzer's own count includes refused
+/// inputs.
 fn tell() {
     static COMPARED: AtomicU64 = AtomicU64::new(0);
     let compared = COMPARED.fetch_add(1, Ordering::Relaxed) + 1;
@@ -105,17 +109,18 @@ fn is_windows_root(path: &[u8]) -> bool {
     matches!(path, [b'\\', ..] | [b'a'..=b'z' | b'A'..=b'Z', b':', ..])
 }
 
-/// Tells whether `tool` is known to read such an archive in another way.
+/// Returns whether `tool` is known to read such an archive differently.
 fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
     match (tool, input.format) {
-        // It takes each piece of a sparse file from the start of a block, where others go on where the piece before has
-        // ended, and ends the file with its last piece, whatever its length is said to be. No writer makes such files.
-        // Links that lead up are made at the end, and of two of one name it makes the first.
+        // GNU tar reads each range of a sparse file from the start of a block, where others
+        // continue after the previous range, and ends the file with its last range, whatever its
+        // stated length. No writer makes such files. It creates links that lead upwards at the end,
+        // and of two with the same name the first.
         (Tool::Tar, _) => {
             let tar = plain::tar_of(input);
             has_sparse(&tar) || has_replaced_link(&tar, tree)
         }
-        // It takes drives and roots of Windows off, on every system.
+        // bsdtar strips Windows drives and roots on every system.
         (Tool::Bsdtar, _)
             if tree
                 .entries
@@ -124,8 +129,8 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
         {
             true
         }
-        // It guesses what an archive is, and takes a tar with an odd header and the end of a zip in it for a zip. It believes
-        // the real size in a header of GNU tar whether or not the file is a sparse one.
+        // bsdtar guesses the format, and reads a tar with an odd header and the end of a zip in it
+        // as a zip. It trusts the real size in a GNU tar header whether or not the file is sparse.
         (Tool::Bsdtar, ArchiveType::Tar | ArchiveType::TarGz) => {
             let tar = plain::tar_of(input);
             let zip = tar.windows(4).any(|w| w == b"PK\x05\x06");
@@ -133,7 +138,7 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
             let real_size = blocks.any(|b| b[257..265] == *b"ustar  \0" && b[483] != 0);
             (zip || real_size) && !plain::is(input)
         }
-        // Nobody could agree with edgepush about a name that bsdtar shortens.
+        // bsdtar shortens such a name, so no tool could agree with edgepush.
         (Tool::Unzip, ArchiveType::Zip)
             if tree
                 .entries
@@ -142,13 +147,14 @@ fn differs(tool: Tool, input: &Input, tree: &Tree) -> bool {
         {
             !plain::is(input)
         }
-        // Each has its own list of the systems that have Unix modes, beside Unix itself.
+        // Each has its own list of systems with Unix modes, in addition to Unix itself.
         (_, ArchiveType::Zip)
             if has_record(&input.archive, |record| !matches!(record[5], 0 | 3)) =>
         {
             true
         }
-        // Each tool has its own idea of names that are neither ASCII nor marked as UTF-8, and of backslashes.
+        // Each tool has its own reading of backslashes, and of names that are neither ASCII nor
+        // marked as UTF-8.
         (_, ArchiveType::Zip) => {
             let odd = |path: &[u8]| !path.is_ascii() || path.contains(&b'\\');
             tree.entries.iter().any(|entry| odd(&entry.path))

@@ -1,4 +1,5 @@
-//! A good archive becomes exactly its tree; a refused one leaves nothing; nothing outside is changed by either.
+//! A good archive becomes exactly its tree, a refused one leaves nothing, and neither changes
+//! anything outside.
 
 #![no_main]
 
@@ -39,7 +40,8 @@ fuzz_target!(|data: &[u8]| {
         (Err(checked), Err(error)) => {
             check::error(error);
             assert!(found.is_empty(), "left behind: {:?}", found.keys());
-            // Threads may meet another flaw first; one thread meets the same.
+            // With several threads another flaw may be found first; with one thread it is always
+            // the same.
             if !options.threads {
                 assert_eq!(check::text(checked), check::text(error), "the reason");
             }

@@ -1,4 +1,4 @@
-//! Any bytes are refused or become a tree that is safe.
+//! Any bytes are either refused or become a safe tree.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! Archives that are built as the fuzzer's bytes say: mostly well formed, and odd in one place or another. What plain
-//! mutation hardly ever makes, such as a link through a link or a member that is in two headers, is a few bytes here.
+//! Builds archives from the fuzzer's bytes: mostly well-formed, and odd in one place or another. A
+//! few bytes here make what plain mutation almost never does, such as a link through a link or a
+//! member with two extended headers.
 
 use flate2::Crc;
 
@@ -7,12 +8,12 @@ use crate::deflate::deflate;
 use crate::repair::set_checksum;
 
 const BLOCK: usize = 512;
-/// Members of one archive.
+/// Maximum number of members in one archive.
 const MOST: usize = 20;
-/// Length of a block of the reader under test, in blocks of a tar.
+/// Block size of the reader under test, in tar blocks.
 const READER_BLOCKS: usize = 512;
 
-/// The fuzzer's bytes, read one after the other; zeros behind the last one.
+/// The fuzzer's bytes, read one after the other; zeros after the last one.
 struct Tape<'a>(&'a [u8]);
 
 impl<'a> Tape<'a> {
@@ -26,7 +27,7 @@ impl<'a> Tape<'a> {
         u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
     }
 
-    /// One time in about `n`.
+    /// Returns true about once in `n` calls.
     fn rarely(&mut self, n: u8) -> bool {
         self.byte() >= u8::MAX - u8::MAX / n
     }
@@ -41,7 +42,7 @@ impl<'a> Tape<'a> {
         taken
     }
 
-    /// A short piece, or a longer one of one byte.
+    /// Returns a short piece of content, or a longer run of one byte.
     fn content(&mut self) -> Vec<u8> {
         let len = usize::from(self.byte());
         match len {
@@ -51,7 +52,7 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// A name from a small alphabet, so that names meet.
+    /// Returns a name from a small alphabet, so that names collide.
     fn name(&mut self) -> Vec<u8> {
         let depth = self.byte() % 4 + 1;
         let components: Vec<_> = (0..depth).map(|_| self.component()).collect();
@@ -87,7 +88,7 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// A link's target: up, down, or by a name.
+    /// Returns a link target: upwards, downwards, or a name.
     fn target(&mut self) -> Vec<u8> {
         let mut target = b"../".repeat(usize::from(self.byte() % 8 / 3));
         target.extend_from_slice(&self.name());
@@ -95,7 +96,7 @@ impl<'a> Tape<'a> {
     }
 }
 
-/// A member of `len` bytes that puts the end of the reader's first block `at` blocks behind it.
+/// Returns a member whose length puts the end of the reader's first block `at` tar blocks after it.
 pub fn filler(at: u8) -> Vec<u8> {
     let body = (READER_BLOCKS - 1 - usize::from(at)) * BLOCK;
     let mut out = Header::new(b"filler", b'0', body as u64).done();
@@ -195,7 +196,7 @@ fn body(content: &[u8], out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(BLOCK), 0);
 }
 
-/// Records of a pax header.
+/// Builds the records of a pax header.
 fn records(tape: &mut Tape<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     for _ in 0..=tape.byte() % 3 {
@@ -237,7 +238,8 @@ fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Pieces of a sparse file: offsets and lengths in turn, the real size, and what is stored.
+/// Returns the ranges of a sparse file: alternating offsets and lengths, the real size, and the
+/// stored bytes.
 fn pieces(tape: &mut Tape<'_>) -> (Vec<u64>, u64, Vec<u8>) {
     let (mut map, mut end, mut stored) = (Vec::new(), 0, Vec::new());
     for _ in 0..tape.byte() % 4 {
@@ -414,7 +416,7 @@ fn zip64_end(tape: &mut Tape<'_>, count: u16, start: u32, len: usize, out: &mut 
     out.extend_from_slice(&1u32.to_le_bytes());
 }
 
-/// An entry of a zip, whose local header and record are then written.
+/// An entry of a zip, from which its local header and directory record are written.
 struct Entry {
     host: u8,
     mode: u32,
@@ -488,7 +490,7 @@ fn make_entry(tape: &mut Tape<'_>) -> Entry {
     }
 }
 
-/// Returns the mode and the content of an entry; a directory's name gets its separator.
+/// Returns the mode and the content of an entry; appends the separator to a directory's name.
 fn mode_and_content(tape: &mut Tape<'_>, kind: u8, host: u8, name: &mut Vec<u8>) -> (u32, Vec<u8>) {
     const SEPARATORS: [u8; 2] = [b'/', b'\\'];
     match kind {
@@ -562,7 +564,7 @@ fn directory_record(tape: &mut Tape<'_>, entry: &Entry, offset: u32, directory: 
     }
 }
 
-/// A field with another name, which fits the entry's name or does not.
+/// Appends a Unicode path field, which may or may not belong to the entry's name.
 fn unicode_path(tape: &mut Tape<'_>, name: &[u8], extra: &mut Vec<u8>) {
     let unicode = tape.name();
     let mut crc = Crc::new();

@@ -1,14 +1,14 @@
-//! What has to hold for every tree that is accepted and every error, found out anew and by other means than the code
-//! under test.
+//! Invariants of every accepted tree and every error, computed independently of the code under
+//! test.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
 
 use crate::unpack::{Entry, EntryKind, Error, KINDS, Options, Tree};
 
-/// Steps of following one link; what takes more is not looked at further.
+/// Steps followed for one link; longer chains are not checked further.
 const MOST_STEPS: u32 = 5000;
-/// Longest link that Linux takes.
+/// Longest link target on Linux.
 const MOST_TARGET: usize = 4095;
 
 /// Checks that a tree can exist, stays inside itself and keeps to the limits.
@@ -97,7 +97,7 @@ fn hard_link(entry: &Entry, to: &[u8], entries: &BTreeMap<&[u8], &Entry>) {
     );
 }
 
-/// Follows a link as the kernel would, and sees that it never leaves the tree.
+/// Follows a link as the kernel would, and checks that it never leaves the tree.
 fn link(entry: &Entry, target: &[u8], entries: &BTreeMap<&[u8], &Entry>) {
     assert!(!target.is_empty() && target.len() <= MOST_TARGET, "target");
     assert!(!target.contains(&0), "NUL in a target");
@@ -121,7 +121,7 @@ fn link(entry: &Entry, target: &[u8], entries: &BTreeMap<&[u8], &Entry>) {
                         place.pop();
                         todo.extend(target.split(|b| *b == b'/').rev());
                     }
-                    // Nothing is there: the kernel stops, and `..` goes on by the letters.
+                    // Nothing exists there: the kernel stops, and `..` is resolved as text.
                     Some(EntryKind::Dir | EntryKind::File { .. }) | None => {}
                 }
             }
@@ -129,7 +129,7 @@ fn link(entry: &Entry, target: &[u8], entries: &BTreeMap<&[u8], &Entry>) {
     }
 }
 
-/// Checks that an error is one of the known, and can be shown: names in it are escaped.
+/// Checks that an error is of a known kind and safe to show: names in it are escaped.
 pub fn error(error: &Error) {
     assert!(
         !matches!(

@@ -1,6 +1,7 @@
-//! The compressor of the archives that are built here.
+//! The compressor for the archives built here.
 
-/// Deflates `bytes`; level 0 stores them, which is written here since a compressor takes its time to start.
+/// Deflates `bytes`. Level 0 writes stored blocks directly, since starting a compressor takes
+/// longer than that.
 pub fn deflate(bytes: &[u8], level: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + 16);
     if level > 0 {

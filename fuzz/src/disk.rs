@@ -1,4 +1,4 @@
-//! Trees on the disk: a place to make them in, and what is really there.
+//! Trees on disk: directories to unpack into, and what was really written.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -11,42 +11,40 @@ use sha2::{Digest, Sha256};
 
 use crate::unpack::{EntryKind, Mtime, Target, Tree};
 
-/// The variable that names the directory in which places are made; `fuzz/run` sets one in memory, and clears it away.
+/// The variable with the directory for all places; `fuzz/run` sets one in memory and removes it
+/// afterwards.
 const BASE: &str = "EDGEPUSH_FUZZ_DIR";
 
-/// A directory with an empty one in it, and bait beside that.
+/// A directory with an empty tree in it, and bait files next to that.
 pub struct Place {
     root: PathBuf,
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// A directory.
     Dir,
-    /// A file, by its length and digest.
+    /// Length and digest.
     File(u64, [u8; 32]),
-    /// A link, by its target.
+    /// Target.
     Link(Vec<u8>),
-    /// Something that should never be.
+    /// Anything that must not exist in a tree.
     Other,
 }
 
-/// One entry that is there.
+/// An entry found on disk.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// What it is.
     pub kind: Kind,
-    /// Its permission bits.
+    /// Permission bits.
     pub mode: u32,
-    /// When it was modified.
     pub mtime: Mtime,
-    /// Its number: names with the same one are hard links.
+    /// Equal for hard links of one file.
     pub inode: u64,
 }
 
 impl Place {
-    /// Makes a place of this process called `name`.
+    /// Makes a place named `name` for this process.
     pub fn new(name: &str) -> Self {
         let base = std::env::var_os(BASE).map_or_else(std::env::temp_dir, PathBuf::from);
         let root = base.join(format!("edgepush-fuzz-{}-{name}", std::process::id()));
@@ -61,30 +59,30 @@ impl Place {
         self.root.join("tree")
     }
 
-    /// Returns where an archive called `name` may lie: neither in the tree nor among the bait.
+    /// Returns where to put an archive named `name`: neither in the tree nor among the bait.
     pub fn archive(&self, name: &str) -> PathBuf {
         self.root.with_extension(name)
     }
 
-    /// Returns the target that stands for it.
+    /// Returns the tree's directory as an unpacking target.
     pub fn target(&self) -> Target {
         Target::Directory(File::open(self.tree()).expect("the directory").into())
     }
 
-    /// Returns what is in it.
+    /// Returns what the tree holds on disk.
     pub fn found(&self) -> BTreeMap<Vec<u8>, Found> {
         let mut found = BTreeMap::new();
         look(&self.tree(), b"", &mut found);
         found
     }
 
-    /// Empties it.
+    /// Empties the tree.
     pub fn clear(&self) {
         let tree = File::open(self.tree()).expect("the directory");
         crate::unpack::clear(tree.as_fd()).expect("an empty directory");
     }
 
-    /// Fails unless everything beside the tree is as it was.
+    /// Panics if anything next to the tree has changed.
     pub fn assert_untouched(&self) {
         assert_eq!(count(&self.root), 2, "something lies beside the tree");
         let outside = self.root.join("outside");
@@ -131,7 +129,8 @@ fn look(dir: &Path, prefix: &[u8], found: &mut BTreeMap<Vec<u8>, Found>) {
             let content = read(&path, mode);
             Kind::File(content.len() as u64, Sha256::digest(&content).into())
         } else {
-            // A special file, or one of a size that edgepush would not make: others may make a hole of any size.
+            // A special file, or a size that edgepush would refuse: other tools may make a hole of
+            // any size.
             Kind::Other
         };
         let found_entry = Found {
@@ -147,7 +146,7 @@ fn look(dir: &Path, prefix: &[u8], found: &mut BTreeMap<Vec<u8>, Found>) {
     }
 }
 
-/// Reads a file that may not be readable, and leaves its mode, which other names of it share.
+/// Reads a file that may lack read permission, and restores its mode, which its hard links share.
 fn read(path: &Path, mode: u32) -> Vec<u8> {
     let set = |mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
     if mode & 0o400 != 0 {
@@ -159,7 +158,7 @@ fn read(path: &Path, mode: u32) -> Vec<u8> {
     content
 }
 
-/// Fails unless what is on the disk is what the unpacker says it has made.
+/// Panics unless the disk holds exactly what the unpacker reported.
 pub fn assert_same(tree: &Tree, found: &BTreeMap<Vec<u8>, Found>) {
     let told: Vec<_> = tree.entries.iter().map(|e| &e.path).collect();
     let there: Vec<_> = found.keys().collect();
@@ -198,7 +197,7 @@ pub fn assert_same(tree: &Tree, found: &BTreeMap<Vec<u8>, Found>) {
     }
 }
 
-/// Times that the file system cannot hold are bent into what it can.
+/// Compares times that every file system can store; others may be clamped.
 fn assert_mtime(name: &str, told: Mtime, there: Mtime) {
     if (0..1 << 31).contains(&told.secs) {
         assert_eq!(told, there, "time of {name}");

@@ -1,6 +1,7 @@
-//! Inputs that are the same at each run and on each machine. What libFuzzer goes on from depends on the coverage it
-//! measures, which differs from one run to the next even with the same seed: threads, addresses and what the processor
-//! can do are in it. Where a run decides about a change it has to be the change that fails it, not chance.
+//! Inputs that are the same in every run and on every machine. libFuzzer chooses by measured
+//! coverage, which depends on threads, addresses and CPU features and so differs between runs even
+//! with the same seed. Where a run decides about a change, the change has to make it fail, not
+//! chance.
 
 use std::env;
 use std::fs;
@@ -10,17 +11,17 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::input::HEAD;
 
-/// The variable that names the directory of inputs to start from; without it libFuzzer has its way.
+/// The variable with the directory of seeds; if it is not set, libFuzzer chooses the inputs.
 const SEEDS: &str = "EDGEPUSH_FUZZ_FIXED";
-/// Inputs between two lines that tell whether two runs have had the same ones.
+/// Inputs between two progress lines, whose digest shows whether two runs had the same inputs.
 const TOLD: u64 = 10_000;
 const BLOCK: usize = 512;
-/// Changes to one input.
+/// Maximum number of changes to one seed.
 const MOST_CHANGES: u64 = 6;
-/// Longest tape of an archive that is built.
+/// Maximum length of the random bytes from which an archive is built.
 const MOST_TAPE: u64 = 600;
 
-/// Where a run of fixed inputs is.
+/// The position in a run of fixed inputs.
 struct Inputs {
     seeds: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
@@ -29,10 +30,11 @@ struct Inputs {
     digest: DefaultHasher,
 }
 
-/// Splitmix64.
+/// SplitMix64.
 struct Random(u64);
 
-/// Puts the next input into `data`, whose first `size` bytes are what libFuzzer has chosen to go on from.
+/// Puts the next input into `data`, whose first `size` bytes are the input that libFuzzer would
+/// mutate.
 pub fn next(data: &mut [u8], size: usize, max_size: usize) -> usize {
     match inputs() {
         None => libfuzzer_sys::fuzzer_mutate(data, size, max_size),
@@ -67,7 +69,7 @@ impl Inputs {
         }
     }
 
-    /// Returns each seed as it is, and then seeds that were changed and archives that are built from noise.
+    /// Returns each seed unchanged, then changed seeds and archives built from random bytes.
     fn next(&mut self, max_size: usize) -> Vec<u8> {
         let mut input = match self.seeds.get(self.count as usize) {
             Some(seed) => seed.clone(),
@@ -111,7 +113,8 @@ impl Inputs {
         let random = &mut self.random;
         let kind = random.below(12);
         if kind == 0 {
-            // How it is packed and unpacked; the making stays, since few bytes make sense in two ways.
+            // How the archive is packed and unpacked. The first byte stays: few inputs make sense
+            // under two ways of building them.
             input[1] = random.byte();
             return;
         }
@@ -122,7 +125,7 @@ impl Inputs {
         match kind {
             1 | 2 => set(input, at, |byte| byte ^ 1 << random.below(8)),
             3 => set(input, at, |_| random.byte()),
-            // A number that is one more or less.
+            // Increments or decrements a number.
             4 => set(input, at, |byte| byte.wrapping_add(1)),
             5 => set(input, at, |byte| byte.wrapping_sub(1)),
             6 => drop(input.drain(at..end)),
@@ -165,7 +168,7 @@ impl Inputs {
         input.splice(to..to, copied);
     }
 
-    /// Goes on as another seed does, from the start of a block or from anywhere.
+    /// Continues with the bytes of another seed, from the start of a block or from anywhere.
     fn cross(&mut self, input: &mut Vec<u8>) {
         let other = self.seed();
         let unit = if self.random.below(2) == 0 { BLOCK } else { 1 };
@@ -186,7 +189,7 @@ impl Random {
         z ^ z >> 31
     }
 
-    /// Nearly as often each number below `n`.
+    /// Returns a nearly uniform number below `n`.
     fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
@@ -202,7 +205,7 @@ fn set(input: &mut [u8], at: usize, to: impl FnOnce(u8) -> u8) {
     }
 }
 
-/// Reads a dictionary of libFuzzer: a word in quotes on each line, with `\\` and `\xNN` in it.
+/// Parses a libFuzzer dictionary: one quoted word per line, with `\\` and `\xNN` escapes.
 fn words(dictionary: &str) -> Vec<Vec<u8>> {
     let quoted = |line: &str| {
         let mut rest = line.strip_prefix('"')?.strip_suffix('"')?.as_bytes();

@@ -1,4 +1,5 @@
-//! A tool that is started once and run many times: see `fuzz/fork.c`, which `fuzz/run` compiles.
+//! A tool that is started once and run many times, with the library `fuzz/fork.c` that `fuzz/run`
+//! compiles.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -6,18 +7,18 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-/// The variable that names the compiled library; without it tools are started anew each time.
+/// The variable with the path of that library; if it is not set, each run starts the tool anew.
 const LIBRARY: &str = "EDGEPUSH_FUZZ_FORK";
 
-/// A tool that waits to be run.
+/// A started tool that waits for requests to run.
 pub struct Forked {
     server: Child,
     errors: PathBuf,
 }
 
 impl Forked {
-    /// Starts `command`, which runs in the same way each time; what it has to say goes to the file `errors`. `None` if there
-    /// is no library for it.
+    /// Starts `command`, which runs with the same arguments each time and writes its messages to
+    /// the file `errors`. `None` without the library.
     pub fn start(command: &mut Command, errors: &Path) -> Option<Self> {
         let library = std::env::var_os(LIBRARY)?;
         let server = command
@@ -33,7 +34,7 @@ impl Forked {
         })
     }
 
-    /// Runs it; returns how it ended, and what it had to say.
+    /// Runs the tool once; returns its status and its messages.
     pub fn run(&mut self) -> (ExitStatus, Vec<u8>) {
         let (to, from) = (&mut self.server.stdin, &mut self.server.stdout);
         let to = to.as_mut().expect("a pipe");
@@ -48,7 +49,7 @@ impl Forked {
 
 impl Drop for Forked {
     fn drop(&mut self) {
-        // It ends with its input.
+        // The server ends when its input is closed.
         drop(self.server.stdin.take());
         let _ = self.server.wait();
     }

@@ -1,5 +1,5 @@
-//! What the fuzzer's bytes mean. Two bytes say how the rest is made into an archive and how it is unpacked; with plain
-//! bytes alone, nearly every input would end at the first checksum.
+//! The meaning of the fuzzer's bytes. The first two say how the rest becomes an archive and how it
+//! is unpacked; if all inputs were raw archives, nearly all would fail at the first checksum.
 
 use flate2::Crc;
 
@@ -8,34 +8,32 @@ use crate::deflate::deflate;
 use crate::unpack::NameEncoding;
 use crate::{build, repair};
 
-/// Bytes in front of the archive's own.
+/// Bytes before the archive's own.
 pub const HEAD: usize = 2;
 
 /// An archive, and how to unpack it.
 pub struct Input {
-    /// What it says it is.
+    /// The type it is unpacked as.
     pub format: ArchiveType,
-    /// Its bytes.
     pub archive: Vec<u8>,
-    /// How names in a zip are read.
     pub encoding: NameEncoding,
-    /// Whether it may have a second thread.
+    /// Whether it may use a second thread.
     pub threads: bool,
 }
 
 /// How bytes become an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Making {
-    /// They are it.
+    /// Unchanged.
     Raw,
-    /// They are it, once checksums are right.
+    /// With corrected checksums.
     Repaired,
-    /// They say what is in it.
+    /// As instructions for `build`.
     Built,
 }
 
 impl Input {
-    /// Reads the fuzzer's bytes.
+    /// Parses the fuzzer's bytes.
     pub fn parse(data: &[u8]) -> Option<Self> {
         let (head, rest) = data.split_at_checked(HEAD)?;
         let format = match head[0] % 4 {
@@ -84,10 +82,10 @@ fn make(format: ArchiveType, making: Making, filled: bool, how: u8, bytes: &[u8]
     }
 }
 
-/// Packs `bytes` as `how` says: in one member or two, compressed or not, with zeros behind or not, and
-/// now and then with garbage behind those.
+/// Compresses `bytes` as `how` says: in one member or two, compressed or stored, with or without
+/// zeros at the end, and now and then with garbage after those.
 fn gzip(bytes: &[u8], how: u8) -> Vec<u8> {
-    // Compressing takes longer than all the rest, and the other side of it is what matters.
+    // Compressing would take longer than everything else, and only decompression is under test.
     let level = u32::from(how & 9 == 9);
     let split = if how & 2 == 0 { 0 } else { bytes.len() / 3 };
     let mut out = Vec::with_capacity(bytes.len() + 64);

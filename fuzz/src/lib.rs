@@ -1,5 +1,5 @@
-//! What the fuzz targets share. The parts of edgepush under test are compiled in from their sources, which keeps the rest
-//! of its dependencies out of the build.
+//! Code shared by the fuzz targets. The modules under test are compiled from their source files,
+//! which keeps the other dependencies of edgepush out of the build.
 
 #![allow(dead_code, unreachable_pub)]
 
@@ -27,11 +27,11 @@ use std::io::{Seek, Write};
 use input::Input;
 use unpack::{Error, Limits, Options, Target, Tree};
 
-/// What an archive may hold here: little, so that an input takes little time and every limit is met now and then.
+/// Small limits, so that inputs run fast and each limit is reached now and then.
 pub fn limits() -> Limits {
     Limits {
         max_entries: 48,
-        // A filler, and a few files more.
+        // Room for a filler and a few files more.
         max_total_bytes: 264 << 10,
         max_file_bytes: 256 << 10,
         max_path_bytes: 512,
@@ -44,7 +44,7 @@ pub fn limits() -> Limits {
     }
 }
 
-/// How `input` wants to be unpacked.
+/// Returns the options that `input` asks for.
 pub fn options(input: &Input) -> Options {
     Options {
         limits: limits(),
@@ -54,7 +54,7 @@ pub fn options(input: &Input) -> Options {
     }
 }
 
-/// Unpacks `input` as it would be from the disk.
+/// Unpacks `input` as if it came from disk.
 pub fn unpack(input: &Input, target: Target, options: &Options) -> Result<Tree, Error> {
     let format = input.format;
     if format.is_streamable() {
@@ -65,7 +65,7 @@ pub fn unpack(input: &Input, target: Target, options: &Options) -> Result<Tree, 
     })
 }
 
-/// Calls `f` with a file that holds `bytes` and lies on no disk.
+/// Calls `f` with a file that holds `bytes` in memory only.
 fn in_memory<T>(bytes: &[u8], f: impl FnOnce(&File) -> T) -> T {
     thread_local! {
         static FILE: RefCell<Option<File>> = const { RefCell::new(None) };

@@ -12,7 +12,7 @@ use crate::forked::Forked;
 use crate::input::Input;
 use crate::unpack::{EntryKind, Tree};
 
-/// A tool that unpacks.
+/// A tool that unpacks archives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tool {
     /// GNU tar.
@@ -32,7 +32,7 @@ impl Tool {
         }
     }
 
-    /// Unpacks `archive` into `place`; returns whether it says that all went well.
+    /// Unpacks `archive` into `place`; returns whether the tool reports success.
     pub fn unpack(self, archive: &Path, place: &Place) -> bool {
         thread_local! {
             static FORKED: RefCell<HashMap<(Tool, PathBuf), Option<Forked>>> = RefCell::default();
@@ -50,7 +50,7 @@ impl Tool {
                 .unwrap_or_else(|e| panic!("cannot run {self:?}, which has to be installed: {e}"));
             (output.status, output.stderr)
         });
-        // bsdtar leaves out what it calls damaged, and ends with 0 nevertheless.
+        // bsdtar skips what it calls damaged, and exits with 0 all the same.
         status.success() && !has(&errors, b"Damaged tar archive")
     }
 
@@ -84,7 +84,7 @@ fn has(text: &[u8], words: &[u8]) -> bool {
     text.windows(words.len()).any(|w| w == words)
 }
 
-/// Writes the archive of `input` where tools can read it.
+/// Writes the archive of `input` where the tools can read it.
 pub fn write(input: &Input, place: &Place) -> std::path::PathBuf {
     let name = match input.format {
         ArchiveType::Tar => "archive.tar",
@@ -96,7 +96,7 @@ pub fn write(input: &Input, place: &Place) -> std::path::PathBuf {
     path
 }
 
-/// Returns where and how the tree that `tool` made of the archive differs from `ours`: by path, in words.
+/// Describes where the tree that `tool` made differs from `ours`, by path.
 pub fn differences(
     tool: Tool,
     ours: &Tree,

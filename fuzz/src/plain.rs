@@ -1,6 +1,7 @@
-//! Whether an archive is written as writers write them, byte by byte. What it means does not count: two names of one member
-//! or a link over a link are plain, as long as each field has its form. Readers have to agree about plain archives. What
-//! they make of a field that no writer leaves so is their own affair, and no two of them do the same.
+//! Whether an archive is plain: written, byte by byte, as common writers do. Only the form of each
+//! field counts, not its meaning: two members of one name or a link over a link are plain. Readers
+//! must agree about plain archives. How they read a field that no writer writes that way is up to
+//! each, and no two do the same.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -12,7 +13,7 @@ use crate::input::Input;
 
 const BLOCK: usize = 512;
 
-/// Tells whether an archive that was accepted is plain.
+/// Returns whether an accepted archive is plain.
 pub fn is(input: &Input) -> bool {
     match input.format {
         ArchiveType::Tar | ArchiveType::TarGz => tar(&tar_of(input)),
@@ -20,13 +21,13 @@ pub fn is(input: &Input) -> bool {
     }
 }
 
-/// Returns the tar in an archive that was accepted.
+/// Returns the tar in an accepted archive.
 pub fn tar_of(input: &Input) -> Cow<'_, [u8]> {
     if input.format != ArchiveType::TarGz {
         return Cow::Borrowed(&input.archive);
     }
     let mut inflated = Vec::new();
-    // It cannot fail, and if it did, less would be compared.
+    // An accepted archive decompresses; if it did not, less would be compared.
     let _ = MultiGzDecoder::new(&input.archive[..]).read_to_end(&mut inflated);
     Cow::Owned(inflated)
 }
@@ -70,7 +71,7 @@ fn is_header(header: &[u8]) -> bool {
     };
     let octal = |range: std::ops::Range<usize>| is_octal(&header[range]);
     let zero = |range: std::ops::Range<usize>| header[range].iter().all(|b| *b == 0);
-    // Base 256, which begins with no other bytes than these.
+    // Base-256 numbers, which begin with one of these bytes.
     let number =
         |range: std::ops::Range<usize>| matches!(header[range.start], 0x80 | 0xff) || octal(range);
     let kind = header[156];
@@ -111,7 +112,7 @@ fn is_header(header: &[u8]) -> bool {
         }
 }
 
-/// Tells whether a field has octal digits, closed by NULs or blanks.
+/// Returns whether a field holds octal digits, closed by NULs or blanks.
 fn is_octal(field: &[u8]) -> bool {
     let start = field.iter().take_while(|b| **b == b' ').count();
     let digits = field[start..]
@@ -134,7 +135,7 @@ fn size(field: &[u8]) -> Option<usize> {
     usize::from_str_radix(text.trim_matches(['\0', ' ']), 8).ok()
 }
 
-/// Reads pax records; returns the size they set, and nothing if they are not plain.
+/// Parses pax records; returns the size they set, or `None` if they are not plain.
 fn records(mut bytes: &[u8]) -> Option<Option<usize>> {
     let mut size = None;
     while !bytes.is_empty() {
@@ -183,7 +184,8 @@ fn zip(bytes: &[u8]) -> Option<()> {
     is_between(&bytes[at..end])
 }
 
-/// What stands between the directory and the end: nothing, or the records of zip64 for an archive on one disk.
+/// Checks what lies between the directory and the end record: nothing, or zip64 records for an
+/// archive on one disk.
 fn is_between(bytes: &[u8]) -> Option<()> {
     require(
         bytes.is_empty()
@@ -194,7 +196,8 @@ fn is_between(bytes: &[u8]) -> Option<()> {
     )
 }
 
-/// The version that a reader has to know has a byte beside it that bsdtar takes for the system of the entry.
+/// Checks a local header. The high byte of the version needed must be plain too: bsdtar reads it as
+/// the host system of the entry.
 fn is_local(header: &[u8]) -> Option<()> {
     require(header.starts_with(b"PK\x03\x04") && header[5] == 0)
 }
@@ -204,9 +207,9 @@ fn is_record(record: &[u8], name: &[u8]) -> Option<()> {
     let dos = record[38];
     let is_dir = name.ends_with(b"/");
     require(u16_at(record, 8)? & !0x080e == 0)?;
-    // Of the bits inside the archive two have a meaning; with the third unzip forgets the mode.
+    // Two bits of the internal attributes have a meaning; with the third, unzip drops the mode.
     require(u16_at(record, 36)? & !3 == 0)?;
-    // The time in two halves, each of its parts in its bounds.
+    // Both halves of the time, with each part in range.
     let (time, date) = (u16_at(record, 12)?, u16_at(record, 14)?);
     require(time >> 11 < 24 && time >> 5 & 63 < 60 && time & 31 < 30)?;
     require((1..=12).contains(&(date >> 5 & 15)) && date & 31 > 0)?;
@@ -225,7 +228,7 @@ fn is_extra(mut bytes: &[u8]) -> Option<()> {
         let (id, len) = (u16_at(bytes, 0)?, u16_at(bytes, 2)?);
         let body = bytes.get(4..4 + len)?;
         require(match id {
-            // Times of Unix, one of which is in the directory.
+            // Unix times, of which the directory holds one.
             0x5455 => body.len() == 5 && body[0] & !7 == 0 && body[0] & 1 == 1,
             0x7875 => body.len() == 11 && body.starts_with(&[1, 4]),
             _ => false,

@@ -1,14 +1,15 @@
-//! Makes checksums right, so that what is behind them is reached. Everything else stays as the fuzzer made it.
+//! Corrects checksums so that the fuzzer reaches the code behind them. All other bytes stay
+//! unchanged.
 
 use flate2::{Crc, Decompress, FlushDecompress};
 
 const BLOCK: usize = 512;
-/// Zeros that are appended at most to a tar that was cut in a body.
+/// Maximum number of zeros appended to a tar that was cut inside a member.
 const MOST_FILL: u64 = 64 << 10;
-/// Bytes that an entry of a zip is inflated to at most.
+/// Maximum inflated size of a zip entry.
 const MOST_INFLATED: usize = 1 << 20;
 
-/// Sets the checksum of each header that a walk by the headers' sizes finds.
+/// Sets the checksum of every header found by following the sizes.
 pub fn tar(bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
     let mut at = 0;
@@ -38,7 +39,7 @@ pub fn set_checksum(header: &mut [u8]) {
     header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
 }
 
-/// Reads a size leniently; what is no sensible size is taken for 0.
+/// Parses a size leniently; anything implausible counts as 0.
 fn size(field: &[u8]) -> u64 {
     if field[0] == 0x80 {
         return field[4..]
@@ -52,10 +53,11 @@ fn size(field: &[u8]) -> u64 {
         .fold(0, |n, b| n << 3 | u64::from(b - b'0'))
 }
 
-/// Sets the checksums, sizes and the end record's sums of a zip, where its directory can be walked.
+/// Sets the checksums and sizes of a zip and the numbers of its end record, as far as its directory
+/// can be read.
 pub fn zip(bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
-    // Without a result, the bytes are as broken as they were.
+    // On failure, the bytes are as broken as they were.
     let _ = zip_directory(&mut out);
     out
 }
@@ -68,7 +70,7 @@ fn zip_directory(out: &mut [u8]) -> Option<()> {
     let start = u32_at(out, end + 16)? as usize;
     let (mut at, mut count) = (start, 0u16);
     while out.get(at..at + 46)?.starts_with(b"PK\x01\x02") {
-        // An entry that cannot be read does not keep the next one from being repaired.
+        // An unreadable entry does not keep the next one from being repaired.
         let _ = zip_entry(out, at);
         let lens = [28, 30, 32].map(|field| u16_at(out, at + field).map(usize::from));
         at += 46 + lens[0]? + lens[1]? + lens[2]?;
@@ -86,7 +88,7 @@ fn zip_directory(out: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Sets what the directory's entry at `at` and its local header say of the content.
+/// Sets the checksum and sizes in the directory record at `at` and in its local header.
 fn zip_entry(out: &mut [u8], at: usize) -> Option<()> {
     let local = u32_at(out, at + 42)? as usize;
     if !out.get(local..local + 30)?.starts_with(b"PK\x03\x04") {

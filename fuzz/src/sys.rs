@@ -1,4 +1,4 @@
-//! What unpacking needs of `sys`.
+//! The parts of `sys` that unpacking needs.
 
 #[path = "../../src/sys/beneath.rs"]
 pub mod beneath;

@@ -1,11 +1,11 @@
-//! Reads a file block by block: the one loop of all that hashes what is on the disk.
+//! Reads a file block by block; everything that hashes files on disk uses this loop.
 
 use std::io::{self, Read};
 
-/// How much is read at once.
+/// Read size.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// Reads `input` to its end and calls `each` with one block after the other, until it fails.
+/// Reads `input` to its end and calls `each` for every block, until it fails.
 pub fn read_blocks(
     mut input: impl Read,
     mut each: impl FnMut(&[u8]) -> io::Result<()>,

@@ -1,6 +1,6 @@
-//! The bytes of a tar archive as blocks of 256 KiB that are filled once and then only read: the writers work on ranges of
-//! the same memory that the decoder filled. The number of blocks bounds the memory of a push, and makes the decoder wait
-//! for the disk.
+//! The bytes of a tar as blocks of 256 KiB, filled once and then only read: writers use ranges of
+//! the memory that the decoder filled, without a copy. The number of blocks limits the memory of a
+//! push and makes the decoder wait for a slow disk.
 
 use std::io::BufRead;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,19 +12,20 @@ use super::header::{BLOCK, Header};
 use super::limits::Limits;
 use super::stop::Stop;
 
-/// Length of a block. Smaller ones cost time, larger ones the cache; a multiple of a tar's unit.
+/// Size of a block, a multiple of the tar header size. Smaller ones cost time per block, larger
+/// ones miss the cache.
 pub(super) const BLOCK_BYTES: usize = 256 * 1024;
-/// Blocks in use at a time: so many in any case, and at most so many where there are spare ones.
+/// Every archive gets `LEAST_BLOCKS`, and up to `BLOCKS` while spares last.
 const LEAST_BLOCKS: usize = 4;
 const BLOCKS: usize = 12;
 
-/// Blocks for several archives at once, beside the few that each may always have: what all of them hold in memory is
-/// bounded, however many are unpacked while the disk is slow.
+/// Blocks shared by several archives, in addition to the few that each always has. They limit the
+/// memory of all archives together, however many are unpacked while the disk is slow.
 #[derive(Debug)]
 pub struct SpareBlocks(AtomicUsize);
 
 impl SpareBlocks {
-    /// Makes as many as `archives` that are unpacked at full speed can use.
+    /// Makes as many blocks as `archives` can use at full speed.
     #[must_use]
     pub fn for_archives(archives: usize) -> Self {
         Self(AtomicUsize::new(
@@ -45,14 +46,14 @@ impl SpareBlocks {
     }
 }
 
-/// A filled block; goes back to its pool when the last range of it is dropped.
+/// A filled block; returns to its pool when the last slice of it is dropped.
 pub(super) struct Block {
     bytes: Vec<u8>,
     len: usize,
     pool: Arc<Pool>,
 }
 
-/// A range of a block, kept alive by it.
+/// A range of a block, which it keeps alive.
 #[derive(Clone)]
 pub(super) struct Slice {
     block: Arc<Block>,
@@ -60,7 +61,7 @@ pub(super) struct Slice {
     end: usize,
 }
 
-/// The free blocks.
+/// The free blocks of one archive.
 struct Pool {
     state: Mutex<PoolState>,
     freed: Condvar,
@@ -94,7 +95,7 @@ impl Pool {
         })
     }
 
-    /// Takes a free block, waiting for one if all are in use.
+    /// Takes a free block, and waits for one if all are in use.
     fn take(&self) -> Vec<u8> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -135,7 +136,7 @@ impl Drop for Block {
     }
 }
 
-/// A tar archive's bytes, decoded block by block.
+/// The decoded bytes of a tar, block by block.
 pub(super) struct Stream<'a, R> {
     source: Source<R>,
     pool: Arc<Pool>,
@@ -175,7 +176,7 @@ impl<R: BufRead> Source<R> {
 }
 
 impl<'a, R: BufRead> Stream<'a, R> {
-    /// Makes a stream of what `input` holds. `stop` is looked at before each block.
+    /// Makes a stream over `input`. `stop` is checked before each block.
     pub(super) fn new(
         input: R,
         gzip: bool,
@@ -199,7 +200,7 @@ impl<'a, R: BufRead> Stream<'a, R> {
         }
     }
 
-    /// Returns how many bytes lie before the place that is read next.
+    /// Returns the decoded offset of the next byte.
     pub(super) fn offset(&self) -> u64 {
         self.made - self.left() as u64
     }
@@ -208,8 +209,9 @@ impl<'a, R: BufRead> Stream<'a, R> {
         self.block.as_ref().map_or(0, |block| block.len - self.at)
     }
 
-    /// Refuses a file with `holes` bytes that stand nowhere, whose other `stored` bytes are still to come, if not even
-    /// `stored` bytes of input could justify it.
+    /// Checks a sparse file against the ratio limit before it is written: its `holes` bytes are not
+    /// in the archive, and its `stored` bytes are still to come. It is refused if even `stored`
+    /// bytes of input could not justify it.
     pub(super) fn check_holes(&self, holes: u64, stored: u64) -> Result<(), Refusal> {
         let made = self.made.saturating_add(self.holes);
         self.limits.check_ratio(
@@ -218,24 +220,24 @@ impl<'a, R: BufRead> Stream<'a, R> {
         )
     }
 
-    /// Counts the holes of a file that was read, as if they had come out of the input.
+    /// Counts the holes of a sparse file against the ratio limit, as if they had been decoded.
     pub(super) fn add_holes(&mut self, holes: u64) -> Result<(), Refusal> {
         self.holes = self.holes.saturating_add(holes);
         let made = self.made.saturating_add(self.holes);
         self.limits.check_ratio(self.source.taken(), made)
     }
 
-    /// Tells whether more than one block was needed so far.
+    /// Returns whether more than one block was needed so far.
     pub(super) fn is_long(&self) -> bool {
         self.made > BLOCK_BYTES as u64
     }
 
-    /// Tells whether the block in hand is used up, so that the next read makes another.
+    /// Returns whether the current block is used up, so that the next read decodes another one.
     pub(super) fn is_drained(&self) -> bool {
         self.left() == 0
     }
 
-    /// Makes sure that there are bytes in hand; returns whether there are, or the stream has ended.
+    /// Makes sure that the current block has unread bytes; returns false at the end of the stream.
     fn fill(&mut self) -> Result<bool, Error> {
         if self.left() > 0 {
             return Ok(true);
@@ -243,7 +245,7 @@ impl<'a, R: BufRead> Stream<'a, R> {
         if self.stop.is_set() {
             return Err(Error::Canceled);
         }
-        // The old block goes first: with a single one in the pool this would wait for itself.
+        // Release the old block first: with a single block in the pool, `take` would wait forever.
         self.block = None;
         let mut block = Block {
             bytes: self.pool.take(),
@@ -266,7 +268,7 @@ impl<'a, R: BufRead> Stream<'a, R> {
         Ok(filled)
     }
 
-    /// Takes at most `most` bytes in one piece; `None` at the end of the stream.
+    /// Takes up to `most` bytes as one slice; `None` at the end of the stream.
     pub(super) fn take(&mut self, most: u64) -> Result<Option<Slice>, Error> {
         if !self.fill()? {
             return Ok(None);
@@ -307,7 +309,8 @@ impl<'a, R: BufRead> Stream<'a, R> {
         }
     }
 
-    /// Takes exactly `len` bytes and the padding behind them. `len` has been checked against a limit.
+    /// Takes exactly `len` bytes and the padding after them. The caller has checked `len` against a
+    /// limit.
     pub(super) fn payload(&mut self, len: u64) -> Result<Vec<u8>, Error> {
         let mut out = Vec::new();
         while (out.len() as u64) < len {
@@ -320,7 +323,7 @@ impl<'a, R: BufRead> Stream<'a, R> {
         Ok(out)
     }
 
-    /// Skips what fills the last unit of a member of `len` bytes.
+    /// Skips the padding after a member of `len` bytes.
     pub(super) fn skip_padding(&mut self, len: u64) -> Result<(), Error> {
         let mut rest = len.next_multiple_of(BLOCK as u64) - len;
         while rest > 0 {
@@ -332,7 +335,7 @@ impl<'a, R: BufRead> Stream<'a, R> {
         Ok(())
     }
 
-    /// Reads what is left and drops it, so that the last checksum is looked at.
+    /// Reads and drops the rest of the stream, so that the last gzip checksum is verified.
     pub(super) fn drain(&mut self) -> Result<(), Error> {
         while self.take(u64::MAX)?.is_some() {}
         Ok(())
@@ -366,7 +369,8 @@ mod tests {
             assert_eq!(slice.bytes(), &content[read..read + slice.len()]);
             read += slice.len();
             assert_eq!(stream.offset(), read as u64);
-            // One range is kept at a time; a stream that did not get blocks back would stop here.
+            // One slice is held at a time; a stream that did not get its blocks back would hang
+            // here.
             assert_eq!(kept.len(), kept.bytes().len());
             kept = slice;
         }

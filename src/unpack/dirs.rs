@@ -1,6 +1,7 @@
-//! Directories of the tree as open descriptors. Every name is below a descriptor that is held, and none of its components
-//! may be a link or a mount point. Where the kernel sees to that itself, a directory is opened in one step from the nearest
-//! one that is open; the names are the model's, which has no `..` and no name that is not a component.
+//! Directories of the tree as open descriptors. Every name is resolved below a descriptor that is
+//! already open, and no component may be a symbolic link or a mount point. With `openat2` a
+//! directory is opened in one call from the nearest open ancestor; the names come from the model,
+//! which holds no `..`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use super::tree::{Model, NodeKind, ROOT};
 pub(super) use crate::sys::beneath::Beneath;
 use crate::sys::beneath::open_beneath;
 
-/// Descriptors kept open by one cache: enough for the directories on the way to where the work is.
+/// Descriptors that one cache keeps open: enough for the ancestors of the current directory.
 const CACHED: usize = 24;
-/// Bytes that are given to the kernel in one step, which takes 4,095.
+/// Longest path for one system call, in bytes; the kernel takes 4,095.
 const MAX_STEP: usize = 4000;
 
-/// A cache of open directories of one tree, for one thread.
+/// The open directories of one tree, for one thread.
 pub(super) struct Dirs {
     root: Arc<OwnedFd>,
     how: Beneath,
@@ -36,7 +37,7 @@ impl Dirs {
         }
     }
 
-    /// Makes the directory `id`; its parent has been made before.
+    /// Creates the directory `id`, whose parent exists.
     pub(super) fn make(&mut self, model: &Model, id: u32) -> Result<(), Error> {
         let node = model.node(id);
         let NodeKind::Dir { mode, .. } = node.kind else {
@@ -47,18 +48,18 @@ impl Dirs {
             .map_err(|e| Error::disk("make directory", &model.path(id), e.into()))
     }
 
-    /// Opens the directory `id`, making it and what leads to it where they are not there yet.
+    /// Opens the directory `id`, creating it and its ancestors where they are missing.
     pub(super) fn get_or_make(&mut self, model: &Model, id: u32) -> Result<Arc<OwnedFd>, Error> {
         self.open(model, id, true)
     }
 
-    /// Opens the directory `id`, which is there.
+    /// Opens the existing directory `id`.
     pub(super) fn get(&mut self, model: &Model, id: u32) -> Result<Arc<OwnedFd>, Error> {
         self.open(model, id, false)
     }
 
     fn open(&mut self, model: &Model, id: u32, make: bool) -> Result<Arc<OwnedFd>, Error> {
-        // Up to the nearest directory that is open, then down again: no recursion, and each level once.
+        // Up to the nearest open directory, then down again: no recursion, and each level once.
         let mut missing = Vec::new();
         let mut at = id;
         let mut dir = loop {
@@ -83,9 +84,10 @@ impl Dirs {
         Ok(dir)
     }
 
-    /// Opens what lies several levels below `dir` in one step: as far down as a path may be long, or only to the last
-    /// directory but one, if the last is not there yet. Without it each level of a deep tree would have to be opened for
-    /// every member, however few of them are kept open. `None` if nothing was opened, which says nothing about why.
+    /// Opens a directory several levels below `dir` in one call: as far down as the longest path
+    /// allows, or only the parent of the last one if that does not exist yet. Otherwise every
+    /// member of a deep tree would cost one call per level. `None` on any failure; the caller then
+    /// opens level by level and reports the cause.
     fn step(
         &self,
         dir: BorrowedFd<'_>,
@@ -134,7 +136,8 @@ impl Dirs {
                     return Err(failed("open directory")(Errno::NOTDIR));
                 };
                 match make_in(dir, &node.name, mode) {
-                    // Another thread was faster: the tree is private, so it is the same directory.
+                    // Another thread created it first. The tree is private, so it is the same
+                    // directory.
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(e) => return Err(failed("make directory")(e)),
                 }

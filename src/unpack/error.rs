@@ -1,14 +1,14 @@
-//! Why an archive was not unpacked: each reason is a row of [`KINDS`], each error names one of them.
+//! Why an archive was not unpacked: each reason is a row of [`KINDS`], and each error names one.
 //!
-//! A refusal is about the archive and will be the same on every node; the rest is about this node or the way the bytes
-//! came. Names of members are bytes from outside: they are shown escaped and shortened, never raw.
+//! A refusal is about the archive and is the same on every node; other errors are about this node
+//! or its input. Member names are untrusted bytes: they are shown escaped and shortened, never raw.
 
 use std::fmt;
 use std::io;
 
 use crate::sys::failure::{Class, Fault, Kind, Retry};
 
-/// Longest part of a member's name that a message shows, in bytes.
+/// Bytes of a member's name that a message shows at most.
 const SHOWN: usize = 300;
 
 macro_rules! reasons {
@@ -114,54 +114,49 @@ const INPUT: Kind = Kind {
 /// Why an archive was not unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The archive is not accepted; nothing of it is left.
+    /// The archive is not acceptable; nothing of it is left on disk.
     #[error("{0}")]
     Refused(Box<Refusal>),
-    /// The bytes of the archive could not be read; the cause is the reader's own, unchanged.
+    /// The archive's bytes could not be read; the source is the reader's own error, unchanged.
     #[error("read the archive")]
     Input(#[source] io::Error),
-    /// This node could not write what the archive holds.
+    /// This node could not write a member.
     #[error("{verb} `{entry}`")]
     Disk {
-        /// What that means.
         why: DiskError,
-        /// What was tried, such as `create`.
+        /// The operation that failed, such as `create`.
         verb: &'static str,
-        /// The member it was tried for, escaped.
+        /// The member it failed for, escaped.
         entry: String,
-        /// What the system said.
         #[source]
         source: io::Error,
     },
-    /// The work was stopped from outside.
+    /// The caller stopped the work.
     #[error("stopped before the archive was unpacked")]
     Canceled,
 }
 
-/// What an error of the disk means.
+/// Whose fault a disk error is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskError {
-    /// This node lacks something.
+    /// This node lacks something, such as space.
     Fault(Fault),
-    /// The file system takes fewer names than the limits allow: a smaller `NAME_MAX`, or it folds
-    /// case.
+    /// The file system accepts fewer names than the limits allow: its `NAME_MAX` is smaller, or it
+    /// folds case.
     Name(Reason),
 }
 
 /// What is wrong with an archive, and where.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Why.
     pub reason: Reason,
-    /// The member at fault, escaped.
+    /// The offending member, escaped.
     pub entry: Option<String>,
     /// What is wrong, for people.
     pub detail: String,
-    /// The configuration key of the limit that was hit.
+    /// The configuration key of the limit that was exceeded.
     pub limit: Option<&'static str>,
-    /// What would have been right, where it is a value.
     pub expected: Option<String>,
-    /// What there was instead.
     pub found: Option<String>,
 }
 
@@ -182,7 +177,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// Makes a refusal that blames no member yet.
+    /// Makes a refusal that names no member yet.
     pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self {
             reason,
@@ -194,7 +189,7 @@ impl Refusal {
         }
     }
 
-    /// Makes a refusal for a limit: the configuration's key, the most it allows, and what there is.
+    /// Makes a refusal for a limit: its configuration key, the maximum, and the value found.
     pub(super) fn limit(
         reason: Reason,
         key: &'static str,
@@ -209,14 +204,14 @@ impl Refusal {
         }
     }
 
-    /// Adds what would have been right and what there is.
+    /// Adds the expected and the found value.
     pub(super) fn values(mut self, expected: impl fmt::Display, found: impl fmt::Display) -> Self {
         self.expected = Some(expected.to_string());
         self.found = Some(found.to_string());
         self
     }
 
-    /// Blames the member `name`, unless one is blamed already.
+    /// Names the offending member, unless one is named already.
     pub(super) fn at(mut self, name: &[u8]) -> Self {
         self.entry.get_or_insert_with(|| escape(name));
         self
@@ -245,7 +240,7 @@ impl From<Refusal> for Error {
 }
 
 impl Error {
-    /// Returns the row of [`KINDS`] that names this failure.
+    /// Returns the row of [`KINDS`] for this error.
     #[must_use]
     pub fn kind(&self) -> &'static Kind {
         match self {
@@ -259,7 +254,7 @@ impl Error {
         }
     }
 
-    /// Returns the member at fault, escaped.
+    /// Returns the offending member, escaped.
     #[must_use]
     pub fn entry(&self) -> Option<&str> {
         match self {
@@ -269,7 +264,7 @@ impl Error {
         }
     }
 
-    /// Returns the configuration key of the limit that was hit.
+    /// Returns the configuration key of the limit that was exceeded.
     #[must_use]
     pub fn limit(&self) -> Option<&'static str> {
         match self {
@@ -278,7 +273,7 @@ impl Error {
         }
     }
 
-    /// Returns what would have been right, where it is a value.
+    /// Returns the expected value, for errors that compare values.
     #[must_use]
     pub fn expected(&self) -> Option<&str> {
         match self {
@@ -287,7 +282,7 @@ impl Error {
         }
     }
 
-    /// Returns what there was instead of [`Error::expected`].
+    /// Returns the value found instead of [`Error::expected`].
     #[must_use]
     pub fn found(&self) -> Option<&str> {
         match self {
@@ -296,7 +291,7 @@ impl Error {
         }
     }
 
-    /// Blames the member `name` for a refusal that blames none yet.
+    /// Names the offending member of a refusal, unless it names one already.
     pub(super) fn at(self, name: &[u8]) -> Self {
         match self {
             Self::Refused(refusal) => Self::Refused(Box::new(refusal.at(name))),
@@ -304,7 +299,7 @@ impl Error {
         }
     }
 
-    /// Makes the error of a system call: `verb` was tried for the member `entry`.
+    /// Makes the error of a system call: `verb` failed for the member `entry`.
     pub(super) fn disk(verb: &'static str, entry: &[u8], source: io::Error) -> Self {
         use rustix::io::Errno;
         let why = match source.raw_os_error().map(Errno::from_raw_os_error) {
@@ -320,7 +315,7 @@ impl Error {
         }
     }
 
-    /// Turns "no space" into "no inodes", for a file system that has space and no inodes left.
+    /// Turns "no space" into "no inodes", for a file system that has space but no inodes left.
     pub(super) fn out_of_inodes(mut self) -> Self {
         if let Self::Disk { why, .. } = &mut self {
             *why = DiskError::Fault(Fault::NoInodes);
@@ -328,7 +323,7 @@ impl Error {
         self
     }
 
-    /// Returns what this node lacks, if that is why.
+    /// Returns what this node lacks, if that is the cause.
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
         match self {
@@ -340,8 +335,8 @@ impl Error {
         }
     }
 
-    /// Returns whether the bytes cannot be read as an archive at all, which also happens when they
-    /// are damaged or belong to another file.
+    /// Returns whether the bytes are not a readable archive. Damaged bytes or the wrong file look
+    /// the same, so the digest decides which error to report.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         let Self::Refused(refusal) = self else {
@@ -362,7 +357,8 @@ impl Error {
     }
 }
 
-/// Shows a name from an archive: printable characters as they are, everything else escaped, shortened to 300 bytes.
+/// Renders an untrusted name for a message: printable characters as they are, everything else
+/// escaped, shortened to 300 bytes.
 #[must_use]
 pub fn escape(name: &[u8]) -> String {
     let shown = &name[..name.len().min(SHOWN)];
@@ -374,7 +370,7 @@ pub fn escape(name: &[u8]) -> String {
                 _ => out.extend(c.escape_debug()),
             }
         }
-        // A character that was cut by the shortening is not shown as broken.
+        // A character cut in two by the shortening is not an invalid byte of the name.
         let cut = name.len() > SHOWN && out.len() + 4 > SHOWN && chunk.invalid().len() > 1;
         if !cut {
             for byte in chunk.invalid() {

@@ -1,5 +1,6 @@
-//! What is written once all members are known: symbolic links, which must not be there while files are written, and the
-//! modes and times of directories, which change while something is made in them.
+//! Writes what has to wait until all members are known: symbolic links, which must not exist while
+//! files are written, and the modes and times of directories, which change while entries are
+//! created in them.
 
 use std::os::fd::AsFd;
 
@@ -10,8 +11,9 @@ use super::error::Error;
 use super::tree::{Model, NodeKind};
 use super::write::{Modes, set_time, symlink};
 
-/// Writes what comes last. `made_with` holds the mode that each directory was made with, by its node; where it has none,
-/// the directory may not be there yet, and is made with the mode that it is to have.
+/// Writes symbolic links, then directory modes and times. `made_with` holds the mode each directory
+/// was created with, by node; a directory beyond its end may not exist yet and is created with its
+/// final mode.
 pub(super) fn finish(
     model: &Model,
     dirs: &mut Dirs,
@@ -26,7 +28,7 @@ pub(super) fn finish(
             symlink(dir.as_fd(), &model.path(id), target, *mtime)?;
         }
     }
-    // Deepest first, since what is made in a directory changes its time.
+    // Deepest first: creating an entry changes the time of its directory.
     for id in (1..count).rev() {
         let node = model.node(id);
         let NodeKind::Dir { mode, mtime } = node.kind else {

@@ -1,7 +1,8 @@
-//! A gzip stream, read to its very end: every member, every checksum, and the rule for what may follow.
+//! Decodes a gzip stream to its end: every member, every checksum, and only zeros after the last.
 //!
-//! The frame is read here and not by a library, so that each way of being wrong has its own reason, the bytes go from the
-//! network's buffer into ours without a copy between, and the last checksum is looked at although the tar ended before it.
+//! The framing is parsed here rather than by a library so that each flaw has its own reason, the
+//! bytes go from the network buffer into our block without a copy, and the last checksum is
+//! verified although the tar ended before it.
 
 use std::io::{self, BufRead};
 
@@ -9,7 +10,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 use super::error::{Error, Reason, Refusal};
 
-/// Longest header of a member: name, comment and extra field together.
+/// Longest header of a gzip member, in bytes: name, comment and extra field together.
 const MAX_HEADER: usize = 1 << 20;
 
 /// Decodes a gzip stream.
@@ -20,7 +21,7 @@ pub(super) struct Gunzip<R> {
     crc: Crc,
 }
 
-/// A reader that counts what is taken from it.
+/// A reader that counts the bytes consumed.
 pub(super) struct Counted<R> {
     inner: R,
     taken: u64,
@@ -39,14 +40,15 @@ impl<R: BufRead> Counted<R> {
         Self { inner, taken: 0 }
     }
 
-    /// Returns how many bytes were taken.
+    /// Returns the number of bytes consumed.
     pub(super) fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Returns the next bytes, none at the end.
+    /// Returns the next bytes; empty at the end.
     pub(super) fn peek(&mut self) -> Result<&[u8], Error> {
-        // Twice, because a borrow that is returned from a loop may not be taken again in it.
+        // `fill_buf` is called twice because the borrow checker rejects returning a borrow out of a
+        // loop.
         loop {
             match self.inner.fill_buf() {
                 Ok(_) => break,
@@ -81,12 +83,12 @@ impl<R: BufRead> Gunzip<R> {
         }
     }
 
-    /// Returns how many compressed bytes were taken.
+    /// Returns the number of compressed bytes consumed.
     pub(super) fn taken(&self) -> u64 {
         self.input.taken()
     }
 
-    /// Fills some of `out`; returns 0 only at the end of the stream, which is then wholly checked.
+    /// Fills part of `out`; returns 0 only at the end of the stream, when everything is verified.
     pub(super) fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
         loop {
             match self.state {
@@ -113,7 +115,7 @@ impl<R: BufRead> Gunzip<R> {
             .inflate
             .decompress(input, out, FlushDecompress::None)
             .map_err(|_| Refusal::new(Reason::GzipData, "the compressed data is not valid"))?;
-        // Both are bounded by the lengths of the slices.
+        // Both fit: they are limited by the lengths of the slices.
         let taken = (self.inflate.total_in() - before_in) as usize;
         let made = (self.inflate.total_out() - before_out) as usize;
         self.input.consume(taken);
@@ -154,7 +156,7 @@ impl<R: BufRead> Gunzip<R> {
         Ok(())
     }
 
-    /// What follows a member: the end, zeros up to the end, or another member.
+    /// After a member: the end, zeros up to the end, or another member.
     fn next_member(&mut self) -> Result<(), Error> {
         match self.input.peek()?.first() {
             None => self.state = State::End,
@@ -178,7 +180,7 @@ impl<R: BufRead> Gunzip<R> {
         Ok(())
     }
 
-    /// Reads the header of a member.
+    /// Parses the header of a member.
     fn start(&mut self, first: bool) -> Result<(), Error> {
         let mut header = HeaderReader {
             input: &mut self.input,
@@ -282,7 +284,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// Reads all of `input`, handed over in pieces of `step` bytes.
+    /// Decodes all of `input`, given in pieces of `step` bytes.
     fn read(input: &[u8], step: usize) -> Result<Vec<u8>, &'static str> {
         let pieces = io::BufReader::with_capacity(step, input);
         let mut gunzip = Gunzip::new(pieces);
@@ -318,7 +320,7 @@ mod tests {
         for end in 0..whole.len() {
             assert!(read(&whole[..end], 64).is_err(), "cut at {end}");
         }
-        // Modification time, extra flags and operating system in the header are nobody's business.
+        // Time, extra flags and operating system of the header are ignored.
         for at in (0..whole.len()).filter(|at| !(4..10).contains(at)) {
             let mut changed = whole.clone();
             changed[at] ^= 1 << (at % 8);

@@ -1,62 +1,63 @@
-//! One header block of a tar archive, field by field. Numbers are read strictly: where readers could disagree about a
-//! size, the archive is refused.
+//! One tar header block, field by field. Numbers are parsed strictly: where readers could disagree
+//! about a size, the archive is refused.
 
 use super::error::{Reason, Refusal};
 use super::tree::Mtime;
 
-/// The unit of a tar archive.
+/// Size of a tar block.
 pub(super) const BLOCK: usize = 512;
 
-/// One header block, as it stands in the archive.
+/// The raw bytes of one header block.
 #[derive(Clone)]
 pub(super) struct Header([u8; BLOCK]);
 
-/// What kind of member a header announces.
+/// The kind of member that a header announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Type {
     File,
     HardLink,
     Symlink,
     Dir,
-    /// An old GNU sparse file, whose map stands in the header.
+    /// An old GNU sparse file, with its map in the header.
     Sparse,
-    /// GNU: the next member's name.
+    /// GNU: the name of the next member.
     LongName,
-    /// GNU: the next member's link target.
+    /// GNU: the link target of the next member.
     LongLink,
     /// pax: records for the next member.
     Pax,
-    /// pax: records for all members that follow.
+    /// pax: records for all following members.
     PaxGlobal,
-    /// GNU: the name of the volume, no member.
+    /// GNU: the volume label, not a member.
     Label,
 }
 
-/// Which fields a header has behind the old ones.
+/// The header format, which decides the fields after the oldest ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Old,
     Gnu,
-    /// With a prefix of the name.
+    /// With a name prefix.
     Ustar,
-    /// With a shorter prefix, and times behind it.
+    /// With a shorter name prefix, followed by times.
     Star,
 }
 
 impl Header {
-    /// Takes a block as a header. Says nothing about whether it is one: see [`Header::check`].
+    /// Wraps a block. Whether it is a header at all, [`Header::check`] decides.
     pub(super) fn new(block: [u8; BLOCK]) -> Self {
         Self(block)
     }
 
-    /// Tells whether the block is all zero, as the blocks of an end mark are.
+    /// Returns whether the block is all zeros, as the two blocks of the end mark are.
     pub(super) fn is_zero(&self) -> bool {
         self.0 == [0; BLOCK]
     }
 
-    /// Checks the checksum. Old tars of Sun summed signed bytes, which is accepted as GNU tar does.
+    /// Verifies the checksum. Old Sun tars summed signed bytes; like GNU tar, we accept that.
     pub(super) fn check(&self) -> Result<(), Refusal> {
-        // Some writers leave other bytes behind the closing NUL or blank; no writer leaves that out or the field blank.
+        // Some writers leave other bytes after the closing NUL or blank, but none leaves that out
+        // or the field blank.
         let field = &self.0[148..156];
         let start = field.iter().position(|b| *b != b' ').unwrap_or(0);
         let field = &field[start..];
@@ -89,7 +90,7 @@ impl Header {
                 Reason::Checksum,
                 "the header's checksum is wrong",
             )),
-            // Nothing says that this ever was a header.
+            // Not even the magic suggests that this was ever a header.
             _ => Err(Refusal::new(
                 Reason::NotAnArchive,
                 "there is no tar header where one is expected",
@@ -97,21 +98,22 @@ impl Header {
         }
     }
 
-    /// Returns the kind of member, or the reason why it is not accepted.
+    /// Returns the kind of member, or why it is refused.
     pub(super) fn kind(&self) -> Result<Type, Refusal> {
         let old = self.format() == Format::Old;
         if old && self.0[257..262] == *b"ustar" {
-            // Some readers take it for ustar, with a prefix of the name, and some for a header of the oldest format.
+            // Some readers treat it as ustar, with a name prefix, and others as the oldest format.
             let detail = "a header that is neither of ustar nor of GNU tar, and says ustar";
             return Err(Refusal::new(Reason::UnknownType, detail));
         }
         if self.format() == Format::Star && !self.0[345..476].contains(&0) {
-            // Some readers end the prefix where the times of star begin, and some read on.
+            // Some readers end the prefix where star's times begin, and others read on.
             let detail = "a header of star with a prefix that has no end";
             return Err(Refusal::new(Reason::UnknownType, detail));
         }
         Ok(match self.0[156] {
-            // Extensions are of formats that have a magic; readers disagree about them elsewhere.
+            // Extensions belong to formats with a magic; in the oldest format readers disagree
+            // about them.
             extension @ (b'x' | b'g' | b'S') if old => {
                 return Err(Refusal::new(
                     Reason::UnknownType,
@@ -121,7 +123,8 @@ impl Header {
                     ),
                 ));
             }
-            // Other formats have other fields where GNU tar has the map; GNU tar itself takes such a member for a file.
+            // Other formats have other fields where GNU tar has the map; GNU tar itself treats such
+            // a member as a plain file.
             b'S' if self.format() != Format::Gnu => {
                 return Err(Refusal::new(
                     Reason::SparseUnsupported,
@@ -164,7 +167,7 @@ impl Header {
         }
     }
 
-    /// Returns the name in the header, the prefix included.
+    /// Returns the name in the header, including the prefix.
     pub(super) fn name(&self) -> Vec<u8> {
         let name = until_nul(&self.0[..100]);
         let prefix = match self.format() {
@@ -183,21 +186,21 @@ impl Header {
         until_nul(&self.0[157..257])
     }
 
-    /// Returns the length of what follows the header.
+    /// Returns the number of content bytes after the header.
     pub(super) fn size(&self) -> Result<u64, Refusal> {
         self.number(124..136)
             .filter(|size| *size <= i64::MAX as u64)
             .ok_or_else(|| Refusal::new(Reason::SizeInvalid, "the size is negative or no number"))
     }
 
-    /// Returns the permission bits and their like, or `default` where they are no number.
+    /// Returns the mode bits, or `default` if the field is not a number.
     pub(super) fn mode(&self, default: u32) -> u32 {
         self.number(100..108)
             .and_then(|mode| u32::try_from(mode & 0o7777).ok())
             .unwrap_or(default)
     }
 
-    /// Returns the time of modification, the epoch where it is no number.
+    /// Returns the modification time, or the epoch if the field is not a number.
     pub(super) fn mtime(&self) -> Mtime {
         let field = &self.0[136..148];
         let secs = match number(field) {
@@ -210,7 +213,8 @@ impl Header {
         }
     }
 
-    /// Returns the map in the header of an old GNU sparse file: its pairs, whether more follow, and the real size.
+    /// Returns the map of an old GNU sparse file: its pairs, whether more blocks follow, and the
+    /// real size.
     pub(super) fn sparse(&self) -> (&[u8], bool, Option<u64>) {
         (&self.0[386..482], self.0[482] != 0, self.number(483..495))
     }
@@ -220,8 +224,8 @@ impl Header {
     }
 }
 
-/// Reads a number: octal digits between blanks, closed by NULs or blanks, or base-256. Nothing at all is 0. A negative
-/// number, one over 64 bits, and any other byte are no number.
+/// Parses a number: octal digits between blanks, closed by NULs or blanks, or base-256. An empty
+/// field is 0. `None` for a negative number, one over 64 bits, or any other byte.
 pub(super) fn number(field: &[u8]) -> Option<u64> {
     if let [first @ 0x80..=0xff, rest @ ..] = field {
         if first & 0x40 != 0 {
@@ -250,7 +254,7 @@ pub(super) fn number(field: &[u8]) -> Option<u64> {
     })
 }
 
-/// Reads a negative base-256 number, which only a time may be.
+/// Parses a negative base-256 number, valid only for times.
 fn negative(field: &[u8]) -> Option<i64> {
     let [0xc0..=0xff, rest @ ..] = field else {
         return None;

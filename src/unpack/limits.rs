@@ -1,19 +1,21 @@
-//! How much an archive may hold. Each limit is a configuration key, and an error that is about a limit names its key.
+//! How much an archive may hold. Each limit is a configuration key, and an error about a limit
+//! names its key.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{Reason, Refusal};
 
-/// Longest symbolic link that Linux takes: PATH_MAX less the closing NUL.
+/// Longest symbolic link target on Linux: PATH_MAX less the closing NUL.
 pub(super) const MAX_TARGET: usize = 4095;
 
-/// What one archive may hold at most.
+/// The maximum that one archive may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Members. Directories that only member names imply are counted apart, up to the same number.
+    /// Members. Directories that exist only as parts of member names are counted separately, up to
+    /// the same number.
     pub max_entries: u64,
-    /// Bytes of all files together; the free space of the disk may lower it.
+    /// Bytes of all files together; less if the disk has less free space.
     #[serde(with = "crate::sys::units::bytes")]
     pub max_total_bytes: u64,
     /// Bytes of one file.
@@ -27,15 +29,15 @@ pub struct Limits {
     pub max_component_bytes: u64,
     /// Components of a name.
     pub max_depth: u64,
-    /// Bytes that may come out for each byte of the archive, once `ratio_floor_bytes` have come out.
+    /// Decompressed bytes per byte of the archive, enforced beyond `ratio_floor_bytes`.
     pub max_ratio: u64,
-    /// Bytes that may come out before `max_ratio` is looked at.
+    /// Decompressed bytes up to which `max_ratio` is not enforced.
     #[serde(with = "crate::sys::units::bytes")]
     pub ratio_floor_bytes: u64,
     /// Bytes of one extended header of a tar.
     #[serde(with = "crate::sys::units::bytes")]
     pub max_meta_bytes: u64,
-    /// Bytes of the directory of a zip.
+    /// Bytes of a zip's directory.
     #[serde(with = "crate::sys::units::bytes")]
     pub max_zip_directory_bytes: u64,
 }
@@ -58,7 +60,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The names of all limits, as they stand in the configuration.
+    /// All configuration keys of limits.
     pub const KEYS: &[&str] = &[
         "max_entries",
         "max_total_bytes",
@@ -72,7 +74,7 @@ impl Limits {
         "max_zip_directory_bytes",
     ];
 
-    /// Sets the limit `key`; returns whether there is one of that name.
+    /// Sets the limit `key`; returns false if there is no such limit.
     pub fn set(&mut self, key: &str, value: u64) -> bool {
         let limit = match key {
             "max_entries" => &mut self.max_entries,
@@ -91,7 +93,7 @@ impl Limits {
         true
     }
 
-    /// Refuses an archive of which `input` bytes have become `output` bytes, if that is too far.
+    /// Refuses an archive if `output` bytes are too many for `input` bytes.
     pub(super) fn check_ratio(&self, input: u64, output: u64) -> Result<(), Refusal> {
         if output > self.ratio_floor_bytes && output > input.saturating_mul(self.max_ratio) {
             return Err(Refusal::limit(
@@ -105,7 +107,7 @@ impl Limits {
     }
 }
 
-/// Counts members and bytes of one archive against its limits.
+/// Counts the members and bytes of one archive against its limits.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     entries: u64,
@@ -127,7 +129,7 @@ impl Meter {
         Ok(())
     }
 
-    /// Counts a file of `size` bytes. No more than `size` bytes are ever written for it.
+    /// Counts a file of `size` bytes, before any of it is written: at most `size` bytes ever are.
     pub(super) fn add_file(&mut self, size: u64, limits: &Limits) -> Result<(), Refusal> {
         if size > limits.max_file_bytes {
             return Err(Refusal::limit(

@@ -1,32 +1,35 @@
-//! Where symbolic links lead: each is resolved over the finished tree, the way the kernel would, but never leaving it.
+//! Resolves every symbolic link over the finished tree, as the kernel would, and refuses one that
+//! leaves it.
 //!
-//! A target that is inside by its letters may still lead out through another link, or through one that came later in the
-//! archive; only the finished tree can tell. Every link is resolved once, and remembered.
+//! A target that looks harmless as text may lead out through another link, even one that comes
+//! later in the archive, so only the finished tree can decide. Each link is resolved once and the
+//! result cached, so that chains cost linear time.
 
 use super::error::{Reason, Refusal, escape};
 use super::tree::{Model, NodeKind, ROOT};
 
-/// The kernel gives up after this many links in one path.
+/// Linux gives up after following this many links in one path.
 const MAX_HOPS: u32 = 40;
 
-/// Where a path has led so far: a node, or a name that is not there, `missing` levels below it.
+/// How far a path has been resolved: to a node, or to a name `missing` levels below it that does
+/// not exist.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     node: u32,
     missing: u32,
 }
 
-/// What is known about a link.
+/// The state of resolving one link.
 #[derive(Debug, Clone, Copy)]
 enum State {
     Unknown,
-    /// Being resolved: to meet it again is a circle.
+    /// Being resolved: reaching it again means a loop.
     Open,
-    /// Leads to a place, through this many links, itself included.
+    /// Resolved to a place, through this many links, itself included.
     Known(Place, u32),
 }
 
-/// Refuses the tree if one of its links leads out of it, in a circle, or through too many others.
+/// Refuses the tree if a link leads out of it, in a loop, or through too many other links.
 pub(super) fn check(model: &Model) -> Result<(), Refusal> {
     let links: Vec<u32> = (0..)
         .zip(model.nodes())
@@ -172,14 +175,14 @@ mod tests {
     #[test]
     fn links_may_not_lead_out_by_any_way() {
         for links in [
-            // By its own letters.
+            // By its own text.
             &[("d/l", "../../x")][..],
             &[("l", "d/../..")],
-            // Through another, of an earlier or a later member.
+            // Through another link, from an earlier or a later member.
             &[("d/e/up", "../.."), ("d/out", "e/up/..")],
             &[("d/out", "e/up/.."), ("d/e/up", "../..")],
             &[("d/e/m", "s/../t"), ("d/e/s", "../..")],
-            // Through one that leads to a name that is not there.
+            // Through a link to a name that does not exist.
             &[
                 ("d/e/miss", "../../nope"),
                 ("d/e/f/out", "../miss/../../../x"),
@@ -215,7 +218,7 @@ mod tests {
         assert_eq!(check_tree(&[], &chain(40)), Ok(()));
         assert_eq!(check_tree(&[], &chain(41)), Err(Reason::SymlinkLoop));
         assert_eq!(check_tree(&[], &chain(20_000)), Err(Reason::SymlinkLoop));
-        // Each doubles the one before: 2^20 hops for the kernel, 20 steps for us.
+        // Each doubles the hops of the one before: 2^20 for the kernel, 20 steps with the cache.
         let doubling: Vec<_> = (1..20)
             .map(|i| (format!("l{i}"), format!("l{0}/../l{0}", i - 1)))
             .chain([("l0".to_owned(), ".".to_owned())])

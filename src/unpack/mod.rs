@@ -1,9 +1,10 @@
-//! Archives become trees: everything good exactly, everything hostile not at all.
+//! Unpacks archives into an empty private directory, or only checks them.
 //!
-//! A member's name is parsed into a path that is safe ([`path`]), the [`tree`] model decides whether it can be, and only
-//! then is it written, by descriptors ([`dirs`], [`mod@write`]). [`tar`] walks a tar as its bytes arrive, out of a gzip
-//! ([`gzip`]) or plain; [`zip`] reads a zip by its directory. Nothing is published from here, and nothing is left behind
-//! when an archive is refused. What is accepted and why is in `docs/archives.md`.
+//! A member's name is parsed into a safe path ([`path`]), the [`tree`] model decides whether it can
+//! exist, and only then is it written, through descriptors ([`dirs`], [`mod@write`]). [`tar`] walks
+//! a tar, plain or gzipped ([`gzip`]), as its bytes arrive; [`zip`] reads a zip by its directory.
+//! Nothing is published here, and a refused archive leaves nothing behind. The rules and their
+//! reasons are in `docs/archives.md`.
 
 mod block;
 mod dirs;
@@ -48,14 +49,14 @@ use block::Stream;
 use sink::{Disk, Sink};
 use stop::Stop;
 
-/// How much of a file is read at once.
+/// Read size for archives on disk.
 const READ_BYTES: usize = 256 << 10;
 
-/// How names in a zip are read that do not say that they are UTF-8.
+/// Encoding of zip names that are not marked as UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NameEncoding {
-    /// UTF-8 if a Unix system made the zip and they are valid, else code page 437, as the format says.
+    /// What the format says, code page 437, except for valid UTF-8 in a zip made on Unix.
     #[default]
     Auto,
     /// UTF-8; anything else is refused.
@@ -67,26 +68,27 @@ pub enum NameEncoding {
     Gbk,
 }
 
-/// How archives are unpacked on this node.
+/// The node's settings for unpacking.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What an archive may hold at most.
     pub limits: Limits,
-    /// Permission bits that no published file or directory has, as an octal text. A directory always keeps `u+rwx`.
+    /// Permission bits removed from every published file and directory, in octal. A directory
+    /// always keeps `u+rwx`.
     #[serde(with = "octal")]
     pub umask: u32,
-    /// How names in a zip are read that do not say that they are UTF-8: `auto`, `utf-8`, `cp437` or `gbk`.
+    /// Encoding of zip names that are not marked as UTF-8: `auto`, `utf-8`, `cp437` or `gbk`.
     pub zip_name_encoding: NameEncoding,
-    /// Whether threads that unpack are confined by Landlock to the state directory, where the kernel can.
+    /// Whether Landlock confines the unpacking threads to the state directory, if the kernel has
+    /// it.
     pub sandbox: bool,
-    /// `zip_name_encoding` of single applications, from `[apps]`.
+    /// Overrides of `zip_name_encoding` per application, from `[apps]`.
     #[serde(skip)]
     pub apps_zip_name_encoding: BTreeMap<AppId, NameEncoding>,
 }
 
 impl Config {
-    /// Returns how names in the zips of `app` are read that do not say that they are UTF-8.
+    /// Returns the encoding of names in the zips of `app` that are not marked as UTF-8.
     #[must_use]
     pub fn zip_name_encoding_of(&self, app: &AppId) -> NameEncoding {
         let of_app = self.apps_zip_name_encoding.get(app);
@@ -106,34 +108,33 @@ impl Default for Config {
     }
 }
 
-/// What is called with files and bytes that were written since the last call.
+/// Called with the number of files and bytes written since the last call.
 pub type OnWritten = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
-/// How one archive is unpacked.
+/// Settings for unpacking one archive.
 #[derive(Clone)]
 pub struct Options {
-    /// What it may hold at most.
     pub limits: Limits,
-    /// Permission bits that no file or directory gets. A directory always keeps `u+rwx`.
+    /// Permission bits removed from every file and directory. A directory always keeps `u+rwx`.
     pub umask: u32,
-    /// How names in a zip are read that do not say that they are UTF-8.
+    /// Encoding of zip names that are not marked as UTF-8.
     pub zip_name_encoding: NameEncoding,
-    /// Whether a long archive may have a second thread: one that writes a tar, or one that unpacks a
-    /// zip as the first does.
+    /// Whether a long archive may use a second thread: to write a tar, or to share a zip's entries.
     pub threads: bool,
-    /// Memory that this archive shares with others that are unpacked at the same time.
+    /// Memory shared with the other archives that are being unpacked.
     pub spare_blocks: Arc<SpareBlocks>,
-    /// Told how much was written; called from the writing threads.
+    /// Progress callback, called from the writing threads.
     pub on_written: Option<OnWritten>,
-    /// Set from outside to stop the work, which then fails with [`Error::Canceled`].
+    /// Set by the caller to stop the work, which then fails with [`Error::Canceled`].
     pub cancel: Arc<AtomicBool>,
-    /// The directory outside of which the threads at work may write nothing, if the kernel can see to it. The thread that
-    /// calls stays confined for good, so it has to be one made for this work.
+    /// The only directory that the unpacking threads may write to, enforced by Landlock if the
+    /// kernel has it. The calling thread stays confined for good, so give this work a thread of its
+    /// own.
     pub sandbox: Option<Arc<Path>>,
 }
 
 impl Options {
-    /// Makes the options that `config` stands for, with digests, without a listener or a sandbox.
+    /// Makes the options for `config`, without progress callback and sandbox.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self {
@@ -161,18 +162,19 @@ impl fmt::Debug for Options {
     }
 }
 
-/// Where a tree goes.
+/// Where the tree is written.
 #[derive(Debug)]
 pub enum Target {
-    /// Into this directory, which is empty and private. After an error it is empty again.
+    /// Into this directory, which must be empty and private. After an error it is empty again.
     Directory(OwnedFd),
-    /// Nowhere: everything is checked but what only the disk can tell, and nothing is hashed.
+    /// Nowhere: everything is checked except what depends on the disk, and nothing is hashed.
     Check,
 }
 
-/// Unpacks the archive in `file`, which is complete and read from its start.
+/// Unpacks the archive in `file`, which is complete and positioned at its start.
 ///
-/// Blocks. A zip should have been verified before: its directory is at the end of the file.
+/// Blocks. Verify the digest of a zip first: its directory is at the end of the file, so it cannot
+/// be checked as it arrives.
 pub fn unpack(
     archive_type: ArchiveType,
     file: &File,
@@ -191,11 +193,11 @@ pub fn unpack(
     }
 }
 
-/// Unpacks an archive while its bytes arrive; only for types that
-/// [can be streamed](ArchiveType::is_streamable).
+/// Unpacks an archive while its bytes arrive; only for types that [can be
+/// streamed](ArchiveType::is_streamable).
 ///
-/// Blocks, on `input` and on the disk; at most a few MiB are held, whatever the archive. Reads
-/// `input` to its very end when the archive is good, and stops at the first thing wrong.
+/// Blocks on `input` and on the disk, and holds at most a few MiB, however large the archive. A
+/// good archive is read to the end of `input`; a bad one only up to its first flaw.
 pub fn unpack_stream(
     archive_type: ArchiveType,
     input: impl BufRead,
@@ -221,7 +223,7 @@ pub fn unpack_stream(
         let walked = walk.run(&mut sink);
         let closed = sink.close(&mut walk.model, walked.is_ok());
         match (walked, closed) {
-            // A failed writer stops the walk, which then only knows that it was stopped.
+            // A failed writer stops the walk, whose own error then is only "canceled".
             (Err(Error::Canceled), Err(failure)) => Err(failure),
             (Err(error), _) => Err(error),
             (Ok(()), closed) => closed,
@@ -231,7 +233,7 @@ pub fn unpack_stream(
     Ok(walk.into_model().into_tree())
 }
 
-/// Confines this thread, and so those it starts, to the sandbox.
+/// Confines this thread, and so the threads it starts, to the sandbox.
 fn confine(options: &Options) {
     if let Some(sandbox) = &options.sandbox {
         let status = landlock::restrict_thread(&[sandbox]);
@@ -239,7 +241,7 @@ fn confine(options: &Options) {
     }
 }
 
-/// Leaves nothing in `root` if the work failed.
+/// Empties `root` if the work failed.
 fn settle<T>(result: Result<T, Error>, root: &OwnedFd) -> Result<T, Error> {
     result.map_err(|error| {
         let error = write::explain(error, root.as_fd());
@@ -250,7 +252,7 @@ fn settle<T>(result: Result<T, Error>, root: &OwnedFd) -> Result<T, Error> {
     })
 }
 
-/// Serde for permission bits, as an octal text such as `"0022"`.
+/// Serde for permission bits, as octal text such as `"0022"`.
 mod octal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 

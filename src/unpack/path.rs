@@ -1,21 +1,22 @@
-//! The name of a member, parsed once: relative, without `..`, within the limits. What is not safe does not become an
-//! [`EntryPath`], and nothing else ever meets the disk.
+//! A member's name, parsed once: relative, without `..`, within the limits. An unsafe name never
+//! becomes an [`EntryPath`], and only an [`EntryPath`] ever reaches the disk.
 
 use super::error::{Reason, Refusal};
 use super::limits::Limits;
 
-/// A member's place below the root of the tree: components joined by single slashes. Empty for the root itself.
+/// A member's path below the root of the tree: components joined by single slashes, empty for the
+/// root itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EntryPath {
     bytes: Vec<u8>,
-    /// Whether the name ended in a slash, as only a directory's name may.
+    /// Whether the name ended in a slash, which is valid only for a directory.
     pub(super) directory_like: bool,
-    /// Whether the name's last component was `.`, which means a directory and is no name for anything else.
+    /// Whether the last component was `.`, which is valid only for a directory.
     pub(super) dot: bool,
 }
 
 impl EntryPath {
-    /// Parses a member's name. The bytes are kept as they are; `.` and doubled slashes are squeezed out.
+    /// Parses a member's name. Bytes are kept as they are; `.` and repeated slashes are removed.
     pub(super) fn parse(name: &[u8], limits: &Limits) -> Result<Self, Refusal> {
         if name.is_empty() {
             return Err(Refusal::new(Reason::PathEmpty, "the name is empty"));
@@ -62,17 +63,17 @@ impl EntryPath {
         })
     }
 
-    /// Returns the components, joined by slashes.
+    /// Returns the path as bytes.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Returns the components, joined by slashes.
+    /// Converts the path into bytes.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// Tells whether this is the root of the tree.
+    /// Returns whether this is the root of the tree.
     pub(super) fn is_root(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -93,7 +94,7 @@ fn check_component(component: &[u8], limits: &Limits) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Splits a path of components into the parent's path (empty for the root) and the last component.
+/// Splits a path into the parent's path (empty for the root) and the last component.
 pub(super) fn split_last(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),

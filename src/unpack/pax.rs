@@ -1,10 +1,11 @@
-//! The records of a pax extended header: `LENGTH KEY=VALUE\n`, cut by their stated length and by nothing else. A value may
-//! hold newlines, and whole lines that look like records; splitting on newlines is how other readers were tricked.
+//! The records of a pax extended header, `LENGTH KEY=VALUE\n`, split by their stated length only. A
+//! value may contain newlines and whole lines that look like records; parsers that split on
+//! newlines have been exploited that way.
 
 use super::error::{Reason, Refusal, escape};
 use super::tree::Mtime;
 
-/// What the records of one header say about the next member.
+/// What one header's records say about the next member.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
@@ -14,21 +15,21 @@ pub(super) struct Pax {
     pub(super) sparse: Option<PaxSparse>,
 }
 
-/// The records `GNU.sparse.*`, in the three forms that GNU tar has written.
+/// The `GNU.sparse.*` records, in the three versions that GNU tar has written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PaxSparse {
     pub(super) name: Option<Vec<u8>>,
     pub(super) real_size: Option<u64>,
     pub(super) blocks: Option<u64>,
-    /// Offsets and lengths in turn, of form 0.0 and 0.1.
+    /// Alternating offsets and lengths, of versions 0.0 and 0.1.
     pub(super) map: Vec<u64>,
-    /// Form 1.0: the map stands before the data.
+    /// Version 1.0: the map precedes the data.
     pub(super) map_in_data: bool,
     major: Option<u64>,
     minor: Option<u64>,
 }
 
-/// Reads the records of a header for one member.
+/// Parses the records of a header for one member.
 pub(super) fn parse(payload: &[u8]) -> Result<Pax, Refusal> {
     let mut pax = Pax::default();
     for record in Records(payload) {
@@ -41,7 +42,8 @@ pub(super) fn parse(payload: &[u8]) -> Result<Pax, Refusal> {
     Ok(pax)
 }
 
-/// Checks the records of a global header, which may only hold what changes no member's name, size or place.
+/// Checks the records of a global header, which must not change the name, size or position of any
+/// member.
 pub(super) fn check_global(payload: &[u8]) -> Result<(), Refusal> {
     for record in Records(payload) {
         let (key, _) = record?;
@@ -171,7 +173,7 @@ impl PaxSparse {
     }
 }
 
-/// Walks the records of a payload.
+/// Iterates over the records of a payload.
 struct Records<'a>(&'a [u8]);
 
 impl<'a> Iterator for Records<'a> {
@@ -182,7 +184,7 @@ impl<'a> Iterator for Records<'a> {
             return None;
         }
         let record = split_record(self.0);
-        // After a record that cannot be read nothing can be: the iteration ends.
+        // After a malformed record the next one cannot be located, so the iteration ends.
         self.0 = record.map_or(&[], |(_, _, rest)| rest);
         Some(record.map(|(key, value, _)| (key, value)).ok_or_else(|| {
             Refusal::new(
@@ -206,7 +208,7 @@ fn split_record(payload: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     (!key.is_empty() && !key.contains(&0)).then_some((key, value, rest))
 }
 
-/// Reads a number of decimal digits and nothing else.
+/// Parses a number made of decimal digits only.
 pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
@@ -217,7 +219,7 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Reads seconds with a fraction, such as `-1.5`; `None` for anything else.
+/// Parses seconds with an optional fraction, such as `-1.5`; `None` for anything else.
 fn time(text: &[u8]) -> Option<Mtime> {
     let (negative, text) = match text.strip_prefix(b"-") {
         Some(rest) => (true, rest),

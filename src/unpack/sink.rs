@@ -1,6 +1,6 @@
-//! The way from the walker to the disk. A short archive is written where it is read; a longer one by a
-//! thread of its own, so that reading and writing overlap. A second such thread gained nothing
-//! (0.93 to 1.08 of the time).
+//! Carries the tree from the walker to the disk. A short archive is written by the thread that
+//! reads it, a longer one by a thread of its own so that reading and writing overlap. A second
+//! writing thread gained nothing (0.93 to 1.08 of the time).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -18,41 +18,39 @@ use super::tree::{FilePlan, LinkPlan, Model, Mtime, NodeKind};
 use super::write::{self, Create, Modes, Step, Writer};
 use crate::datafile::Sha256;
 
-/// Batches that wait for the thread.
+/// Batches queued for the writing thread.
 const DEPTH: usize = 6;
-/// Steps of one batch, and times that they change the directory: each change keeps a descriptor
+/// Steps of one batch, and how often they may change the directory: each change keeps a descriptor
 /// open.
 const MAX_STEPS: usize = 256;
 const MAX_TURNS: usize = 8;
 
-/// Where the walker sends what it finds: to the disk, or nowhere.
+/// The destination of what the walker finds.
 pub(super) enum Sink<'scope, 'env> {
-    /// The archive is only checked.
+    /// Nowhere: the archive is only checked.
     Check,
-    /// The tree is written.
     Disk(Box<Disk<'scope, 'env>>),
 }
 
-/// A tree that is being written.
+/// A tree being written.
 pub(super) struct Disk<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     options: &'env Options,
     stop: &'env Stop,
     modes: Modes,
     dirs: Dirs,
-    /// How many nodes of the model have been looked at: those before are on the disk.
+    /// Nodes of the model before this one are on the disk.
     made: u32,
-    /// The mode that each directory was made with, by its node.
+    /// The mode each directory was created with, by node.
     made_with: Vec<u32>,
-    /// `None` when the thread could not be started, which has stopped the work.
+    /// `None` if the thread could not be started, which has stopped the work.
     output: Option<Output<'scope, 'env>>,
 }
 
-/// Who writes.
+/// The thread that writes.
 enum Output<'scope, 'env> {
-    /// The thread that reads.
+    /// The reading thread.
     Here(Box<Writer<'env>>),
-    /// A thread of its own.
     Thread(WriterThread<'scope>),
 }
 
@@ -85,8 +83,8 @@ impl<'scope, 'env> Disk<'scope, 'env> {
         }
     }
 
-    /// Goes over to a thread, if that is allowed: the archive is longer than one block. A file that
-    /// is half written goes with it.
+    /// Moves the writer, with a half-written file if there is one, to a thread of its own if the
+    /// options allow it.
     fn start_thread(&mut self) {
         if !self.options.threads {
             return;
@@ -114,7 +112,7 @@ impl<'scope, 'env> Disk<'scope, 'env> {
         }
     }
 
-    /// Makes the directories that the model has gained.
+    /// Creates the directories added to the model since the last call.
     fn follow(&mut self, model: &Model) -> Result<(), Error> {
         while (self.made as usize) < model.nodes().len() {
             let id = self.made;
@@ -129,7 +127,7 @@ impl<'scope, 'env> Disk<'scope, 'env> {
         Ok(())
     }
 
-    /// Takes a step in the directory `dir`.
+    /// Runs or queues a step in the directory `dir`.
     fn step(&mut self, dir: u32, step: Step) -> Result<(), Error> {
         match &mut self.output {
             Some(Output::Here(writer)) => return writer.step(step),
@@ -139,7 +137,7 @@ impl<'scope, 'env> Disk<'scope, 'env> {
         Ok(())
     }
 
-    /// Takes a step with the file that was created last.
+    /// Runs or queues a step for the file created last.
     fn append(&mut self, step: Step) -> Result<(), Error> {
         match &mut self.output {
             Some(Output::Here(writer)) => return writer.step(step),
@@ -149,7 +147,7 @@ impl<'scope, 'env> Disk<'scope, 'env> {
         Ok(())
     }
 
-    /// Hands over what has gathered.
+    /// Sends the queued steps to the writing thread, or reports progress if there is none.
     fn flush(&mut self) {
         match &mut self.output {
             Some(Output::Here(writer)) => writer.report(),
@@ -187,7 +185,7 @@ impl WriterThread<'_> {
         if !self.batch.is_empty() {
             self.turns = 0;
             self.last_dir = u32::MAX;
-            // The thread only ends before its sender when it has panicked, which `join` reports.
+            // The receiver is gone only if the thread has panicked, which `join` reports.
             let _ = self.sender.send(std::mem::take(&mut self.batch));
         }
     }
@@ -201,8 +199,7 @@ impl WriterThread<'_> {
     }
 }
 
-/// The life of the writing thread. After a failure it still takes batches, so that nobody waits for
-/// it.
+/// The writing thread. After a failure it keeps receiving batches, so that the sender never blocks.
 fn work(mut writer: Writer<'_>, receiver: &Receiver<Vec<Step>>, stop: &Stop) -> Vec<(u32, Sha256)> {
     for batch in receiver {
         for step in batch {
@@ -219,7 +216,7 @@ fn work(mut writer: Writer<'_>, receiver: &Receiver<Vec<Step>>, stop: &Stop) -> 
 }
 
 impl Sink<'_, '_> {
-    /// Creates a file of the model; its bytes follow by [`Sink::data`] and [`Sink::hole`].
+    /// Creates a file; its bytes follow through [`Sink::data`] and [`Sink::hole`].
     pub(super) fn create(
         &mut self,
         model: &Model,
@@ -243,12 +240,12 @@ impl Sink<'_, '_> {
         disk.step(plan.dir, Step::Create(create))
     }
 
-    /// Appends bytes to the file that was created last.
+    /// Appends bytes to the file created last.
     pub(super) fn data(&mut self, slice: Slice) -> Result<(), Error> {
         self.append(Step::Data(slice))
     }
 
-    /// Appends zero bytes to the file that was created last.
+    /// Appends zero bytes to the file created last.
     pub(super) fn hole(&mut self, len: u64) -> Result<(), Error> {
         self.append(Step::Hole(len))
     }
@@ -260,7 +257,7 @@ impl Sink<'_, '_> {
         }
     }
 
-    /// Makes a hard link of the model.
+    /// Creates a hard link.
     pub(super) fn link(
         &mut self,
         model: &Model,
@@ -282,7 +279,8 @@ impl Sink<'_, '_> {
         disk.step(plan.dir, step)
     }
 
-    /// Notes a symbolic link of the model, which is made at the end; a file of its name goes now.
+    /// Makes way for a symbolic link, which is itself created at the end: a file it replaces is
+    /// removed now.
     pub(super) fn symlink(
         &mut self,
         model: &Model,
@@ -300,7 +298,7 @@ impl Sink<'_, '_> {
         Ok(())
     }
 
-    /// Makes the directories of the model.
+    /// Creates the directories added to the model since the last call.
     pub(super) fn dirs(&mut self, model: &Model) -> Result<(), Error> {
         match self {
             Self::Check => Ok(()),
@@ -308,7 +306,7 @@ impl Sink<'_, '_> {
         }
     }
 
-    /// Hands over what has gathered; with `long`, the archive is worth a thread.
+    /// Sends the queued steps; with `long`, the archive is worth a thread of its own.
     pub(super) fn flush(&mut self, long: bool) {
         if let Self::Disk(disk) = self {
             if long {
@@ -318,7 +316,8 @@ impl Sink<'_, '_> {
         }
     }
 
-    /// Waits for the writer and writes what comes last. With `complete` false, it only waits.
+    /// Waits for the writer, then writes symbolic links and the attributes of directories. With
+    /// `complete` false, it only waits.
     pub(super) fn close(self, model: &mut Model, complete: bool) -> Result<(), Error> {
         let Self::Disk(mut disk) = self else {
             return Ok(());

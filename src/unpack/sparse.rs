@@ -1,20 +1,21 @@
-//! The map of a sparse file: which pieces of it have bytes in the archive. Everything between is zero.
+//! The map of a sparse file: which ranges of it have bytes in the archive. Everything between is
+//! zero.
 
 use super::error::{Reason, Refusal};
 use super::header::number;
 use super::pax::decimal;
 
-/// A sparse file's shape, checked: pieces in order, without overlap, inside the file.
+/// A checked sparse map: ranges in order, without overlap, inside the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Sparse {
-    /// Length of the file when it is expanded.
+    /// Length of the expanded file.
     pub(super) real_size: u64,
-    /// Where bytes lie, as offset and length.
+    /// Offset and length of each range with bytes.
     pub(super) pieces: Vec<(u64, u64)>,
 }
 
 impl Sparse {
-    /// Checks a map of offsets and lengths in turn, of which the archive holds `stored` bytes.
+    /// Checks a map of alternating offsets and lengths against the `stored` bytes in the archive.
     pub(super) fn new(map: &[u64], real_size: u64, stored: u64) -> Result<Self, Refusal> {
         let mut pieces = Vec::with_capacity(map.len() / 2);
         let (mut end, mut sum) = (0u64, 0u64);
@@ -37,7 +38,8 @@ impl Sparse {
     }
 }
 
-/// Adds the pairs of an old GNU header to `map`, each two numbers of 12 bytes; returns whether the list ended.
+/// Adds the pairs of an old GNU header to `map`, each two numbers of 12 bytes; returns whether the
+/// list ended.
 pub(super) fn push_old_pairs(fields: &[u8], map: &mut Vec<u64>) -> Result<bool, Refusal> {
     for pair in fields.chunks_exact(24) {
         if pair[12] == 0 {
@@ -51,7 +53,8 @@ pub(super) fn push_old_pairs(fields: &[u8], map: &mut Vec<u64>) -> Result<bool, 
     Ok(false)
 }
 
-/// The map that stands before the data of a file of form 1.0: a count, then offsets and lengths, one decimal a line.
+/// Parses the map that precedes the data in version 1.0: a count, then offsets and lengths, one
+/// decimal number per line.
 #[derive(Debug, Default)]
 pub(super) struct MapReader {
     text: Vec<u8>,
@@ -60,7 +63,7 @@ pub(super) struct MapReader {
 }
 
 impl MapReader {
-    /// Takes the next block of the map; returns the map when it is whole.
+    /// Takes the next block of the map; returns the map once it is complete.
     pub(super) fn push(&mut self, block: &[u8]) -> Result<Option<Vec<u64>>, Refusal> {
         for byte in block {
             if *byte != b'\n' {

@@ -1,11 +1,11 @@
-//! How the threads of one archive learn that they are to end, and which error ended them.
+//! Stops all threads of one archive, and keeps the error that caused it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::Error;
 
-/// Says that the work is to end: from outside, or because a part of it failed.
+/// Set when the work has to end: the caller canceled it, or a part of it failed.
 #[derive(Debug, Default)]
 pub(super) struct Stop {
     cancel: Arc<AtomicBool>,
@@ -30,7 +30,7 @@ impl Stop {
         self.cancel.store(true, Ordering::Relaxed);
     }
 
-    /// Notes why the work failed; the first one counts.
+    /// Records why the work failed; only the first failure is kept.
     pub(super) fn fail(&self, error: Error) {
         self.failure
             .lock()
@@ -39,7 +39,7 @@ impl Stop {
         self.failed.store(true, Ordering::Relaxed);
     }
 
-    /// Returns why the work failed.
+    /// Takes the recorded failure.
     pub(super) fn take_failure(&self) -> Option<Error> {
         self.failure
             .lock()

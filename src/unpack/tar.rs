@@ -1,5 +1,5 @@
-//! Walks a tar archive as its bytes arrive: headers, extended headers, members, and what counts as the end. Each member is
-//! decided on the model first, and only then sent to the sink.
+//! Walks a tar as its bytes arrive: headers, extended headers, members, and the end mark. Each
+//! member is checked against the model first and only then sent to the sink.
 
 use std::io::BufRead;
 
@@ -15,7 +15,7 @@ use super::sink::Sink;
 use super::sparse::{MapReader, Sparse, push_old_pairs};
 use super::tree::{Duplicates, Model, Mtime};
 
-/// What walks an archive.
+/// The walk over one archive.
 pub(super) struct Walk<'a, R> {
     stream: Stream<'a, R>,
     options: &'a Options,
@@ -32,13 +32,13 @@ struct Pending {
     link: Option<Vec<u8>>,
 }
 
-/// A member, put together from its header and its extended headers.
+/// A member, assembled from its header and its extended headers.
 struct Member {
     header: Header,
     kind: Type,
     name: Vec<u8>,
     link: Vec<u8>,
-    /// Bytes that follow the header.
+    /// Content bytes after the header.
     stored: u64,
     mtime: Mtime,
     sparse: Option<PaxSparse>,
@@ -55,12 +55,12 @@ impl<'a, R: BufRead> Walk<'a, R> {
         }
     }
 
-    /// Returns what the archive holds, and lets go of the blocks that its bytes were in: the tree needs the room.
+    /// Returns the model and frees the stream's blocks: the tree needs the memory.
     pub(super) fn into_model(self) -> Model {
         self.model
     }
 
-    /// Reads the archive to its very end.
+    /// Reads the archive to its end.
     pub(super) fn run(&mut self, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
         loop {
             let first = self.stream.offset() == 0;
@@ -68,7 +68,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
                 if first {
                     return Err(Refusal::new(Reason::NotAnArchive, "the file is empty").into());
                 }
-                // Many writers forget the end mark; a cut inside a member has been seen by now.
+                // Many writers omit the end mark; a cut inside a member would have failed by now.
                 self.pending.check_empty()?;
                 break;
             };
@@ -93,7 +93,8 @@ impl<'a, R: BufRead> Walk<'a, R> {
         Ok(())
     }
 
-    /// After a block of zeros: another, and then anything; or the end of the file. A member is a lie.
+    /// Checks what follows a first block of zeros: the end of the file, or a second such block and
+    /// then anything. Readers disagree about a member after a lone one, so it is refused.
     fn end(&mut self) -> Result<(), Error> {
         self.pending.check_empty()?;
         match self.stream.header()? {
@@ -111,7 +112,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
     }
 
     fn take(&mut self, header: Header, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
-        // The size comes first: without it nobody knows where the next header is.
+        // The size first: without it the next header cannot be located.
         header.size()?;
         let kind = header.kind()?;
         match kind {
@@ -163,8 +164,9 @@ impl<'a, R: BufRead> Walk<'a, R> {
         Ok(size)
     }
 
-    /// Reads a GNU long name or link target: up to its closing NUL, behind which nothing may hide. Some writers leave the
-    /// NUL out, and GNU tar reads on in the padding for one.
+    /// Reads a GNU long name or link target up to its closing NUL; other bytes after it are
+    /// refused, since they could hide something. Some writers omit the NUL, and GNU tar then looks
+    /// for one in the padding.
     fn long(&mut self, header: &Header) -> Result<Vec<u8>, Error> {
         let size = self.extended_size(header)?;
         let mut name = self.stream.payload(size.next_multiple_of(BLOCK as u64))?;
@@ -210,7 +212,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
                 Some(sparse) => self.sparse_file(path, &member, &sparse, sink),
                 None => self.file(path, &member, sink),
             },
-            // Taken care of before they become members.
+            // Handled before they become members.
             Type::LongName | Type::LongLink | Type::Pax | Type::PaxGlobal | Type::Label => Ok(()),
         }
     }
@@ -253,7 +255,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
         self.stream.skip_padding(size)
     }
 
-    /// Sends the next `len` bytes to the sink.
+    /// Copies the next `len` bytes to the sink.
     fn copy(&mut self, len: u64, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
         let mut rest = len;
         while rest > 0 {
@@ -290,7 +292,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
         }
     }
 
-    /// A file that is too large is refused as that, before its map is read.
+    /// Refuses a file over the size limits before its map is read.
     fn meter_of_map(&self, real_size: u64) -> Result<(), Refusal> {
         Meter::default().add_file(real_size, &self.options.limits)
     }
@@ -350,7 +352,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
         Ok(())
     }
 
-    /// Writes a sparse file: its pieces, and holes between them.
+    /// Writes a sparse file: its ranges, and holes between them.
     fn sparse_file(
         &mut self,
         path: EntryPath,
@@ -408,7 +410,7 @@ impl Pending {
         self.pax.is_none() && self.name.is_none() && self.link.is_none()
     }
 
-    /// At the end of the archive: what was announced has to have come.
+    /// At the end of the archive: no extended header may be left without its member.
     fn check_empty(&self) -> Result<(), Error> {
         if self.is_empty() {
             return Ok(());
@@ -425,7 +427,8 @@ impl Pending {
         .into())
     }
 
-    /// Before a header that is no member: readers disagree about whether it takes what was meant for the next one.
+    /// Refuses an extended header before a header that is not a member: readers disagree about
+    /// whether it applies to that one or to the next member.
     fn check_none(&self, before: &str) -> Result<(), Error> {
         twice(
             !self.is_empty(),
@@ -433,7 +436,7 @@ impl Pending {
         )
     }
 
-    /// Puts a member together.
+    /// Assembles a member.
     fn member(self, header: Header, kind: Type) -> Result<Member, Refusal> {
         let pax = self.pax.unwrap_or_default();
         let sparse_name = pax.sparse.as_ref().and_then(|sparse| sparse.name.clone());
@@ -473,7 +476,7 @@ impl Pending {
     }
 }
 
-/// Refuses a directory or link that claims to have content: readers disagree about where the next header is.
+/// Refuses a directory or link with content: readers disagree about where the next header is.
 fn no_content(size: u64) -> Result<(), Refusal> {
     if size > 0 {
         return Err(

@@ -1,5 +1,5 @@
-//! What the tree will be: every name, decided in memory before the disk is touched. The model only ever holds a tree that
-//! can exist and that cannot lead out of itself; the disk is made to follow it.
+//! The tree to be made: every name is decided in memory before it touches the disk. The model only
+//! ever holds a tree that can exist and that no path leaves; the disk follows it.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -11,69 +11,65 @@ use super::limits::{Limits, MAX_TARGET};
 use super::path::{EntryPath, split_last};
 use crate::datafile::Sha256;
 
-/// The node that stands for the root of the tree.
+/// The root of the tree.
 pub(super) const ROOT: u32 = 0;
-/// Bytes that the paths and link targets of a tree may take in memory; grows with `max_entries`.
+/// Bytes of memory for the paths and link targets of a tree; grows with `max_entries`.
 const MIN_NAME_BUDGET: u64 = 64 << 20;
 const NAME_BUDGET_PER_ENTRY: u64 = 256;
-/// Names that one file may have: what ext4 can hold, which is the least of the usual file systems.
+/// Hard links per file: the limit of ext4, the lowest of the common file systems.
 const MAX_NAMES: u32 = 65_000;
 
-/// A time of modification: seconds since the epoch, negative before it, and nanoseconds to add.
+/// A modification time: seconds since the epoch, negative before it, plus nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Mtime {
     /// Whole seconds, rounded down.
     pub secs: i64,
-    /// Nanoseconds on top, under a thousand million.
+    /// Nanoseconds to add, below 10^9.
     pub nanos: u32,
 }
 
-/// What was unpacked: every entry below the root, sorted by the bytes of its path.
+/// An unpacked tree: every entry below the root, sorted by the bytes of its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
-    /// The entries; a directory that the archive only implied has one too.
+    /// The entries, including directories that the archive only implied.
     pub entries: Vec<Entry>,
-    /// How many entries are files, hard links included.
+    /// Files, hard links included.
     pub files: u64,
-    /// Bytes in the files; what several hard links share counts once.
+    /// Bytes of all files; hard-linked content counts once.
     pub bytes: u64,
 }
 
 /// One entry of a [`Tree`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it lies below the root: bytes, components joined by single slashes.
+    /// Path below the root: bytes, components joined by single slashes.
     pub path: Vec<u8>,
-    /// Its permission bits as they are on disk.
+    /// Permission bits, as on disk.
     pub mode: u32,
-    /// When it was modified, by the archive; `None` for a directory that is only implied.
+    /// Modification time from the archive; `None` for a directory that is only implied.
     pub mtime: Option<Mtime>,
-    /// What it is.
     pub kind: EntryKind,
 }
 
-/// What an [`Entry`] is.
+/// The kind of an [`Entry`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
-    /// A directory.
     Dir,
-    /// A regular file.
     File {
-        /// Its length in bytes.
         size: u64,
-        /// Its digest, where digests were asked for and the tree was written.
+        /// Digest of the content; `None` if the tree was only checked.
         sha256: Option<Sha256>,
-        /// The path of the entry that it is a hard link of.
+        /// The path of the entry that this one is a hard link to.
         link_to: Option<Vec<u8>>,
     },
     /// A symbolic link that stays inside the tree.
     Symlink {
-        /// Its target, as the archive says it.
+        /// Its target, as in the archive.
         target: Vec<u8>,
     },
 }
 
-/// What a second member of one name means.
+/// How a second member of the same name is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Duplicates {
     /// The last one counts, as with `tar -r`.
@@ -91,7 +87,7 @@ pub(super) struct Model {
     contents: Vec<Content>,
     index: HashTable<u32>,
     hasher: RandomState,
-    /// The directory that was used last, by its path: most members lie beside the one before.
+    /// The last directory used, with its path: most members share it with the member before.
     last_parent: (Vec<u8>, u32),
     implied: u64,
     name_bytes: u64,
@@ -100,59 +96,63 @@ pub(super) struct Model {
 /// One name in the tree.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// The directory that holds it.
     pub(super) parent: u32,
-    /// Its name in there.
     pub(super) name: Box<[u8]>,
-    /// What it is.
     pub(super) kind: NodeKind,
 }
 
-/// What a name stands for.
+/// What a name refers to.
 #[derive(Debug)]
 pub(super) enum NodeKind {
-    /// A directory; `mtime` is `None` while it is only implied.
-    Dir { mode: u32, mtime: Option<Mtime> },
-    /// A file, by its number among the contents: hard links share one.
-    File { content: u32 },
-    /// A symbolic link.
-    Symlink { target: Box<[u8]>, mtime: Mtime },
+    /// `mtime` is `None` while the directory is only implied.
+    Dir {
+        mode: u32,
+        mtime: Option<Mtime>,
+    },
+    /// `content` is an index into the contents, which hard links share.
+    File {
+        content: u32,
+    },
+    Symlink {
+        target: Box<[u8]>,
+        mtime: Mtime,
+    },
 }
 
-/// What a file holds, whatever its names are.
+/// The content of a file, shared by all its names.
 #[derive(Debug)]
 struct Content {
     size: u64,
     mode: u32,
     mtime: Mtime,
     sha256: Option<Sha256>,
-    /// How many names it was given.
+    /// Names that refer to it.
     names: u32,
-    /// Bytes of the longest of them.
+    /// Bytes of the longest of these names.
     longest: u32,
 }
 
-/// Where to write a file, as the model decided.
+/// Where to write a file, as decided by the model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FilePlan {
-    /// The directory that will hold it.
+    /// The directory it goes into.
     pub(super) dir: u32,
-    /// The number of its content.
+    /// The index of its content.
     pub(super) content: u32,
-    /// Its permission bits.
+    /// Permission bits.
     pub(super) mode: u32,
-    /// Whether a file of this name was written before and has to go.
+    /// Whether an earlier file of this name has to be removed.
     pub(super) replaces: bool,
 }
 
-/// Where to make a hard link, as the model decided.
+/// Where to create a hard link, as decided by the model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LinkPlan {
-    /// The directory that holds the existing file.
+    /// The directory of the existing file.
     pub(super) from_dir: u32,
-    /// The directory that will hold the link.
+    /// The directory the link goes into.
     pub(super) dir: u32,
-    /// Whether a file of this name was written before and has to go.
+    /// Whether an earlier file of this name has to be removed.
     pub(super) replaces: bool,
 }
 
@@ -180,7 +180,7 @@ impl Model {
         }
     }
 
-    /// Enters a directory.
+    /// Adds a directory.
     pub(super) fn add_dir(
         &mut self,
         path: &EntryPath,
@@ -210,7 +210,7 @@ impl Model {
         Ok(())
     }
 
-    /// Enters a regular file of `size` bytes.
+    /// Adds a regular file of `size` bytes.
     pub(super) fn add_file(
         &mut self,
         path: &EntryPath,
@@ -237,7 +237,7 @@ impl Model {
         })
     }
 
-    /// Enters a symbolic link, after a first look at its target; `links` takes the second, at the end.
+    /// Adds a symbolic link whose target is harmless as text; `links` resolves it at the end.
     pub(super) fn add_symlink(
         &mut self,
         path: &EntryPath,
@@ -259,7 +259,7 @@ impl Model {
         })
     }
 
-    /// Enters a hard link to a file that is there already.
+    /// Adds a hard link to an existing file.
     pub(super) fn add_hard_link(
         &mut self,
         path: &EntryPath,
@@ -282,7 +282,8 @@ impl Model {
                 "more names of one file, which file systems cannot hold",
             ));
         }
-        // Each entry of the tree that is a further name of a file holds the first one too.
+        // Every further name of a file becomes an entry that also holds the first name, so both
+        // count.
         linked.longest = linked.longest.max(path_len(path));
         self.name_bytes += u64::from(linked.longest);
         let (dir, replaces) = self.put(path, NodeKind::File { content })?;
@@ -293,7 +294,7 @@ impl Model {
         })
     }
 
-    /// Finds the regular file that a hard link names, going through directories only.
+    /// Finds the regular file that a hard link names, through directories only.
     fn linkable(&self, target: &EntryPath) -> Result<(u32, u32), Refusal> {
         let bad = |detail| Err(Refusal::new(Reason::HardlinkBadTarget, detail));
         if target.is_root() {
@@ -322,7 +323,7 @@ impl Model {
         bad("a hard link to nothing")
     }
 
-    /// Puts something that is no directory at `path`; tells its directory, and whether it replaces a file.
+    /// Puts a file or link at `path`; returns its directory, and whether it replaces a file.
     fn put(&mut self, path: &EntryPath, kind: NodeKind) -> Result<(u32, bool), Refusal> {
         if path.is_root() || path.dot {
             return Err(Refusal::new(
@@ -356,7 +357,7 @@ impl Model {
         Ok((dir, replaces))
     }
 
-    /// Finds the directory `path`, entering it and what leads to it where the archive only implies them.
+    /// Finds the directory `path`, adding it and its ancestors where the archive only implies them.
     fn parent(&mut self, path: &[u8]) -> Result<u32, Refusal> {
         if path.is_empty() {
             return Ok(ROOT);
@@ -447,12 +448,11 @@ impl Model {
             .copied()
     }
 
-    /// Returns all nodes, the root first; a directory stands before what it holds.
+    /// Returns all nodes, the root first; a directory precedes its contents.
     pub(super) fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// Returns the node `id`.
     pub(super) fn node(&self, id: u32) -> &Node {
         &self.nodes[id as usize]
     }
@@ -470,14 +470,14 @@ impl Model {
         names.join(&b'/')
     }
 
-    /// Notes the digest of a file's content.
+    /// Records the digest of a file's content.
     pub(super) fn set_digest(&mut self, content: u32, sha256: Sha256) {
         if let Some(content) = self.contents.get_mut(content as usize) {
             content.sha256 = Some(sha256);
         }
     }
 
-    /// Turns the model into the list of what is there.
+    /// Turns the model into the list of entries.
     pub(super) fn into_tree(self) -> Tree {
         let paths = self.paths();
         let first = self.first_names();
@@ -500,7 +500,7 @@ impl Model {
                 node.into_entry(path, &contents, link_to)
             })
             .collect();
-        // No two are equal, and this needs no room beside them.
+        // No two paths are equal, and an unstable sort needs no extra memory.
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Tree {
             entries,
@@ -513,7 +513,8 @@ impl Model {
     fn paths(&self) -> Vec<Vec<u8>> {
         let mut paths: Vec<Vec<u8>> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
-            // A directory stands before what it holds, so its path is known; the root's is empty.
+            // A directory precedes its contents, so the parent's path is known; the root's is
+            // empty.
             let parent = paths.get(node.parent as usize).map_or(&[][..], |p| p);
             let mut path = Vec::with_capacity(parent.len() + 1 + node.name.len());
             path.extend_from_slice(parent);
@@ -526,7 +527,7 @@ impl Model {
         paths
     }
 
-    /// Returns the first node of each content that has one.
+    /// Returns, for each content, the first node that refers to it.
     fn first_names(&self) -> Vec<Option<u32>> {
         let mut first = vec![None; self.contents.len()];
         for (id, node) in (0..).zip(&self.nodes) {
@@ -537,7 +538,7 @@ impl Model {
         first
     }
 
-    /// Returns, for every further node of a content and in order, the path of the first.
+    /// Returns, in order, every further node of a content with the path of the first.
     fn hard_links(&self, first: &[Option<u32>], paths: &[Vec<u8>]) -> Vec<(u32, Vec<u8>)> {
         (0..)
             .zip(&self.nodes)
@@ -583,7 +584,7 @@ impl Node {
     }
 }
 
-/// Looks at a link's target as text: not empty, not absolute, and not climbing out by its own letters.
+/// Checks a link's target as text: not empty, not absolute, and not climbing out with `..`.
 fn check_target(path: &[u8], target: &[u8], limits: &Limits) -> Result<(), Refusal> {
     if target.is_empty() {
         return Err(Refusal::new(Reason::SymlinkEmpty, "the link has no target"));

@@ -1,5 +1,5 @@
-//! Writing files by descriptor: created new and never through a link, hashed as they are written, closed with the
-//! archive's time. Nothing here decides anything; the model did.
+//! Writes files through descriptors: created exclusively and never through a link, hashed as they
+//! are written, closed with the archive's time. Nothing is decided here; the model has done that.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -22,7 +22,7 @@ use crate::sys::failure::Fault;
 /// Zeros, for the digest of a hole.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// Tells when the mode that is given at creation is not the mode that comes out.
+/// When a mode passed at creation is not the mode that results.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Modes {
     strips: u32,
@@ -30,7 +30,8 @@ pub(super) struct Modes {
 }
 
 impl Modes {
-    /// Looks at what will change modes below `root`: the process's umask, a default ACL, an inherited set-group-id.
+    /// Finds what changes modes below `root`: the process's umask, a default ACL, an inherited
+    /// set-group-ID bit.
     pub(super) fn probe(root: BorrowedFd<'_>) -> Self {
         let default_acl =
             rustix::fs::fgetxattr(root, "system.posix_acl_default", &mut [0u8; 0][..]);
@@ -42,13 +43,14 @@ impl Modes {
         }
     }
 
-    /// Tells whether something created with `mode` has to be given `mode` once more.
+    /// Returns whether something created with `mode` needs an explicit `chmod`.
     pub(super) fn differ(self, mode: u32) -> bool {
         self.always || mode & self.strips != 0
     }
 }
 
-/// Returns the umask of this process, which nothing in it changes. Setting it, to read it, would.
+/// Reads this process's umask from `/proc`: `umask(2)` can only return it by changing it, which
+/// would race with other threads.
 fn process_umask() -> Option<u32> {
     static UMASK: OnceLock<Option<u32>> = OnceLock::new();
     *UMASK.get_or_init(|| {
@@ -65,9 +67,8 @@ fn process_umask() -> Option<u32> {
 
 /// A file to create.
 pub(super) struct Create {
-    /// The directory that will hold it.
     pub(super) dir: Arc<OwnedFd>,
-    /// Its whole path, of which the last component is its name in `dir`.
+    /// Its path in the tree; the last component is its name in `dir`.
     pub(super) path: Vec<u8>,
     pub(super) plan: FilePlan,
     pub(super) size: u64,
@@ -78,7 +79,7 @@ pub(super) struct Create {
 pub(super) enum Step {
     Create(Create),
     Data(Slice),
-    /// So many zero bytes, which take no room.
+    /// This many zero bytes, left unwritten so that they take no space.
     Hole(u64),
     /// A hard link `path` in `dir` to `from` in `from_dir`.
     Link {
@@ -88,7 +89,7 @@ pub(super) enum Step {
         path: Vec<u8>,
         replaces: bool,
     },
-    /// A file goes because a link of its name will take its place.
+    /// Removes a file that a link is about to replace.
     Remove {
         dir: Arc<OwnedFd>,
         path: Vec<u8>,
@@ -100,7 +101,7 @@ pub(super) struct Writer<'a> {
     options: &'a Options,
     modes: Modes,
     open: Option<OpenFile>,
-    /// What the files written so far hold, by the number of their content.
+    /// Digests of the files written so far, by index of their content.
     pub(super) digests: Vec<(u32, Sha256)>,
     files: u64,
     bytes: u64,
@@ -129,7 +130,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Takes one step.
+    /// Runs one step.
     pub(super) fn step(&mut self, step: Step) -> Result<(), Error> {
         match step {
             Step::Create(create) => self.create(create),
@@ -153,7 +154,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Creates the next file; the one before is complete.
+    /// Creates the next file; the previous one is complete.
     pub(super) fn create(&mut self, create: Create) -> Result<(), Error> {
         let Create {
             dir,
@@ -194,7 +195,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Appends bytes to the open file, and closes it when it is complete.
+    /// Appends bytes to the open file, and closes it once it is complete.
     pub(super) fn data(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let Some(open) = &mut self.open else {
             return Ok(());
@@ -255,7 +256,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Tells whoever listens how much was written since the last time.
+    /// Reports to the caller how much was written since the last report.
     pub(super) fn report(&mut self) {
         let (files, bytes) = (
             std::mem::take(&mut self.files),
@@ -269,7 +270,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Makes the symbolic link `path` in `dir`.
+/// Creates the symbolic link `path` in `dir`.
 pub(super) fn symlink(
     dir: BorrowedFd<'_>,
     path: &[u8],
@@ -282,11 +283,11 @@ pub(super) fn symlink(
     set_time(dir, path, mtime)
 }
 
-/// Sets the time of the entry `path` in `dir`, of a link itself.
+/// Sets the modification time of `path` in `dir`; of a link, not of its target.
 pub(super) fn set_time(dir: BorrowedFd<'_>, path: &[u8], mtime: Mtime) -> Result<(), Error> {
     let name = split_last(path).1;
     match rustix::fs::utimensat(dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW) {
-        // A file system whose links have no times.
+        // Some file systems keep no times for links.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(e) => Err(Error::disk("set the time of", path, e.into())),
     }
@@ -299,7 +300,7 @@ fn remove(dir: BorrowedFd<'_>, path: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// The time of access stays what it is: nobody compares it.
+/// Leaves the access time unchanged: nothing compares it.
 fn times(mtime: Mtime) -> Timestamps {
     Timestamps {
         last_access: Timespec {
@@ -313,7 +314,7 @@ fn times(mtime: Mtime) -> Timestamps {
     }
 }
 
-/// Tells "no inodes" from "no space", by asking the file system that `root` is on.
+/// Distinguishes "no inodes" from "no space" by asking the file system of `root`.
 pub(super) fn explain(error: Error, root: BorrowedFd<'_>) -> Error {
     let no_inodes = error.fault() == Some(Fault::NoSpace)
         && rustix::fs::fstatvfs(root).is_ok_and(|stat| stat.f_files > 0 && stat.f_favail == 0);

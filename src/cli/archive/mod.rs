@@ -1,5 +1,5 @@
-//! `edgepush archive`: what a release engineer does before pushing. `check` unpacks by the same code as a push, and
-//! `pack` makes an archive that every agent accepts.
+//! `edgepush archive`: what a release engineer does before pushing. `check` unpacks with the same
+//! code as a push, and `pack` makes an archive that every agent accepts.
 
 mod pack;
 
@@ -21,7 +21,7 @@ use crate::unpack::{self, Config, Error, Limits, NameEncoding, Options, Target, 
 
 use pack::PackArgs;
 
-/// What is done with an archive.
+/// The subcommands of `edgepush archive`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Check whether an archive would be accepted by a push, and say what is wrong and where
@@ -48,7 +48,8 @@ pub(super) struct CheckArgs {
     /// What it is: tar.gz, zip or tar; found out by its first bytes where not stated
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
     archive_type: Option<ArchiveType>,
-    /// Unpack into this directory, which must be empty or not exist; it is left empty when the archive is refused
+    /// Unpack into this directory, which must be empty or not exist; it is left empty when the
+    /// archive is refused
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
     /// Set a limit, such as max_entries=1000; may be given several times
@@ -83,7 +84,7 @@ fn parse_encoding(text: &str) -> Result<NameEncoding, String> {
         .map_err(|_| format!("`{text}` is none of auto, utf-8, cp437, gbk"))
 }
 
-/// Checks an archive and says what was found.
+/// Checks an archive and prints the result.
 fn check(args: &CheckArgs, out: &mut Out) -> anyhow::Result<Exit> {
     let mut file = open(&args.file)?;
     let archive_type = match args.archive_type {
@@ -121,7 +122,8 @@ fn check(args: &CheckArgs, out: &mut Out) -> anyhow::Result<Exit> {
     }
 }
 
-/// Opens an archive; what is no regular file, and may never end or never begin, is refused.
+/// Opens an archive. Anything but a regular file is refused: a FIFO or device could block or never
+/// end.
 fn open(path: &Path) -> anyhow::Result<File> {
     let file = File::options()
         .read(true)
@@ -137,7 +139,7 @@ fn open(path: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Unpacks on a thread of its own, since a sandbox stays on a thread for good.
+/// Unpacks on a thread of its own, since a sandbox confines its thread for good.
 fn unpack_apart(
     file: File,
     archive_type: ArchiveType,
@@ -151,7 +153,7 @@ fn unpack_apart(
     })
 }
 
-/// Finds out by its first bytes what an archive is.
+/// Detects the type of an archive from its first bytes.
 fn recognise(file: &mut File, path: &Path) -> anyhow::Result<ArchiveType> {
     let mut start = [0; 512];
     let mut len = 0;
@@ -173,7 +175,7 @@ fn recognise(file: &mut File, path: &Path) -> anyhow::Result<ArchiveType> {
     })
 }
 
-/// The directory that is unpacked into: private while that lasts.
+/// The directory to unpack into: private while the work lasts.
 struct Into {
     path: PathBuf,
     made: bool,

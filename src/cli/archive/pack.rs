@@ -1,5 +1,6 @@
-//! `edgepush archive pack`: a directory becomes an archive that every agent accepts, with the same bytes on every
-//! machine: names in order, no owners, times kept to the second, modes reduced to what is published.
+//! `edgepush archive pack`: packs a directory into an archive that every agent accepts, with the
+//! same bytes on every machine: sorted names, no owners, times in whole seconds, modes reduced to
+//! what is published.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, Write};
@@ -30,7 +31,7 @@ pub(in crate::cli) struct PackArgs {
     mtime: Option<Epoch>,
 }
 
-/// A time in seconds; an empty variable states none.
+/// A time in seconds; `None` if the variable is empty.
 #[derive(Debug, Clone, Copy)]
 struct Epoch(Option<u64>);
 
@@ -41,9 +42,9 @@ fn parse_epoch(text: &str) -> Result<Epoch, std::num::ParseIntError> {
     text.parse().map(|seconds| Epoch(Some(seconds)))
 }
 
-/// Something below the directory.
+/// An entry below the directory.
 struct Found {
-    /// Where it is, below the directory, with slashes.
+    /// Its path below the directory, with slashes.
     name: Vec<u8>,
     path: PathBuf,
     kind: Kind,
@@ -58,7 +59,8 @@ enum Kind {
     Link(PathBuf),
 }
 
-/// Packs a directory and says what a push has to state about it: as JSON, the item without `version` and `url`.
+/// Packs a directory and prints what a push has to state about the archive; as JSON, the item
+/// without `version` and `url`.
 pub(super) fn pack(args: &PackArgs, out: &mut Out) -> anyhow::Result<Exit> {
     let name = args.out.file_name().unwrap_or_default().to_string_lossy();
     let Some(archive_type) = ArchiveType::from_file_name(&name) else {
@@ -86,7 +88,7 @@ pub(super) fn pack(args: &PackArgs, out: &mut Out) -> anyhow::Result<Exit> {
     Ok(exit::DONE)
 }
 
-/// Refuses to write the archive into what is packed: the next time it would be packed too.
+/// Refuses an output file inside the packed directory: the next run would pack it too.
 fn check_apart(dir: &Path, out: &Path) -> anyhow::Result<()> {
     let dir_there = dir
         .canonicalize()
@@ -108,8 +110,8 @@ fn check_apart(dir: &Path, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks the archive by the code of a push. What no agent accepts is an error; what only a limit forbids, which a node may
-/// have raised, is said.
+/// Checks the archive with the code of a push. A refusal by every agent is an error; an exceeded
+/// limit, which a node may have raised, is only a warning.
 fn accept(path: &Path, archive_type: ArchiveType) -> anyhow::Result<()> {
     let file = File::open(path).with_context(|| format!("open `{}`", path.display()))?;
     let options = Options::new(&Config::default());
@@ -189,7 +191,7 @@ fn write(path: &Path, archive_type: ArchiveType, found: &[Found]) -> anyhow::Res
     let out = BufWriter::with_capacity(256 * 1024, file);
     let out = match archive_type {
         ArchiveType::Tar => write_tar(out, found)?,
-        // The builder of the library writes no time and no system into the header.
+        // The library's own builder writes no time and no system into the header.
         ArchiveType::TarGz => {
             let gzip = flate2::write::GzEncoder::new(out, flate2::Compression::default());
             write_tar(gzip, found)?.finish()?
@@ -218,7 +220,7 @@ fn write_tar<W: Write>(out: W, found: &[Found]) -> anyhow::Result<W> {
             }
             Kind::Link(target) => {
                 header.set_entry_type(tar::EntryType::Symlink);
-                // As it is where it fits: the library would rewrite `a/.` as `a`.
+                // Written as it is if it fits: the library would rewrite `a/.` as `a`.
                 match header.set_link_name_literal(target.as_os_str().as_bytes()) {
                     Ok(()) => builder.append_data(&mut header, name, io::empty()),
                     Err(_) => builder.append_link(&mut header, name, target),
@@ -250,7 +252,7 @@ fn write_zip<W: Write + Seek>(out: W, found: &[Found]) -> anyhow::Result<W> {
             .large_file(entry.size >= u64::from(u32::MAX))
             .last_modified_time(zip_time(entry.mtime));
         let packed = match &entry.kind {
-            // With its slash: the library adds none behind a backslash.
+            // With its slash: the library adds none after a backslash.
             Kind::Dir => writer.add_directory(format!("{name}/"), options),
             Kind::Link(target) => {
                 let target = target
@@ -269,14 +271,15 @@ fn write_zip<W: Write + Seek>(out: W, found: &[Found]) -> anyhow::Result<W> {
     Ok(writer.finish()?)
 }
 
-/// Opens a file that is packed with the size that was seen: one that grows meanwhile is cut, one that shrinks fails.
+/// Opens a file to pack at the size seen before: growth is cut off, shrinking is an error.
 fn open_exact(entry: &Found) -> anyhow::Result<impl Read> {
     let file =
         File::open(&entry.path).with_context(|| format!("open `{}`", entry.path.display()))?;
     Ok(file.take(entry.size))
 }
 
-/// Turns seconds since the epoch into the time of a zip, in UTC; what a zip cannot hold becomes its first day.
+/// Converts seconds since the epoch to a zip time in UTC; times that a zip cannot hold become its
+/// earliest day.
 fn zip_time(seconds: u64) -> zip::DateTime {
     let first = zip::DateTime::default();
     let Ok(time) = i64::try_from(seconds)

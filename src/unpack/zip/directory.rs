@@ -1,5 +1,6 @@
-//! The end record and the directory of a zip, read strictly: one end record, whose numbers fit the file exactly, and as
-//! many well-formed records as it says. Where readers could see another archive in the same bytes, it is refused.
+//! Parses the end record and the directory of a zip strictly: exactly one end record, numbers that
+//! fit the file exactly, and as many well-formed records as announced. Bytes in which readers could
+//! see different archives are refused.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -16,19 +17,19 @@ const LOCATOR: &[u8; 4] = b"PK\x06\x07";
 const LOCATOR_LEN: u64 = 20;
 const RECORD: &[u8; 4] = b"PK\x01\x02";
 const RECORD_LEN: usize = 46;
-/// Some tools fill up the file with zero bytes.
+/// Zero bytes tolerated after the end record: some tools pad the file.
 const MAX_PADDING: u64 = 1 << 20;
-/// What stands in a 32-bit field whose value is in the zip64 extra field.
+/// A 32-bit field with this value refers to the zip64 extra field.
 const IN_EXTRA: u64 = 0xffff_ffff;
 
-/// A file that is read at places.
+/// A file read at offsets.
 pub(super) struct Bytes<'a> {
     pub(super) file: &'a File,
     pub(super) len: u64,
 }
 
 impl Bytes<'_> {
-    /// Fills `buffer` from `offset` on; a file that ends before is refused as `reason`.
+    /// Fills `buffer` from `offset`; a file that ends earlier is refused as `reason`.
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8], reason: Reason) -> Result<(), Error> {
         self.file
             .read_exact_at(buffer, offset)
@@ -43,9 +44,9 @@ impl Bytes<'_> {
 
 /// The directory of a zip.
 pub(super) struct Directory {
-    /// Where it starts, which is where the last entry has to end.
+    /// Its offset, before which the last entry has to end.
     pub(super) start: u64,
-    /// The entries, in its order.
+    /// The entries, in directory order.
     pub(super) records: Vec<Record>,
 }
 
@@ -60,19 +61,19 @@ pub(super) enum Method {
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) raw_name: Box<[u8]>,
-    /// The name by the Unicode path field, where it fits the raw one.
+    /// The name from the Unicode path field, if that belongs to the raw one.
     pub(super) unicode: Option<Box<[u8]>>,
     pub(super) host: u8,
     pub(super) flags: u16,
     pub(super) method: Method,
     pub(super) mtime: Mtime,
     pub(super) crc: u32,
-    /// Bytes in the archive.
+    /// Compressed size.
     pub(super) stored: u64,
-    /// Bytes of content.
+    /// Uncompressed size.
     pub(super) size: u64,
     pub(super) attributes: u32,
-    /// Where the local header is.
+    /// Offset of the local header.
     pub(super) offset: u64,
 }
 
@@ -132,7 +133,7 @@ pub(super) fn read(bytes: &Bytes<'_>, limits: &Limits) -> Result<Directory, Erro
     })
 }
 
-/// A part of the file, as a reader.
+/// A range of the file as a reader.
 struct Section<'a> {
     bytes: &'a Bytes<'a>,
     at: u64,
@@ -188,15 +189,16 @@ fn find(bytes: &Bytes<'_>) -> Result<Place, Error> {
     }
 }
 
-/// Finds the one end record: its comment reaches exactly to the end of the file, or to the zeros that fill it up. Neither
-/// does its comment hold another, nor is it in the comment of another.
+/// Finds the only end record: its comment reaches exactly to the end of the file, or to the zeros
+/// that pad it. It must neither contain another end record in its comment nor lie in the comment of
+/// another.
 fn find_end(bytes: &Bytes<'_>) -> Result<u64, Error> {
     let last = content_end(bytes)?;
     let from = last.saturating_sub(END_LEN + 0xffff);
     let to = bytes.len.min(last + END_LEN);
     let mut window = vec![0; usize::try_from(to - from).unwrap_or(0)];
     bytes.read(from, &mut window, Reason::ZipEocd)?;
-    // Where each record starts and where its comment ends.
+    // Start of each candidate record and end of its comment.
     let records: Vec<(u64, Option<u64>)> = window
         .windows(4)
         .enumerate()
@@ -247,7 +249,7 @@ fn no_end(bytes: &Bytes<'_>, window: &[u8], has_record: bool) -> Result<Refusal,
     })
 }
 
-/// Returns where the zeros begin that fill up the file.
+/// Returns where the zeros that pad the file begin.
 fn content_end(bytes: &Bytes<'_>) -> Result<u64, Error> {
     let mut chunk = [0; 4096];
     let mut end = bytes.len;
@@ -270,7 +272,7 @@ fn content_end(bytes: &Bytes<'_>) -> Result<u64, Error> {
     Err(Refusal::new(Reason::NotAnArchive, "the file is empty").into())
 }
 
-/// The numbers of an end record, of either kind.
+/// The numbers of an end record of either kind.
 #[derive(Debug, Clone, Copy)]
 struct Numbers {
     disk: u64,
@@ -282,7 +284,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// Checks that each number is the one of the zip64 record, or says that it is to be found there.
+    /// Checks that each number equals that of the zip64 record or refers to it.
     fn check_agrees(&self, large: &Self) -> Result<(), Refusal> {
         let agrees = [
             (self.disk, large.disk, 0xffff),
@@ -304,7 +306,7 @@ impl Numbers {
     }
 }
 
-/// Reads the zip64 end record, if there is a locator right in front of the end record.
+/// Reads the zip64 end record, if a locator directly precedes the end record.
 fn find_end64(bytes: &Bytes<'_>, end: u64) -> Result<Option<(Numbers, u64)>, Error> {
     let Some(locator_at) = end.checked_sub(LOCATOR_LEN) else {
         return Ok(None);
@@ -428,7 +430,7 @@ fn record(fields: &[u8], name: Vec<u8>, extra: &[u8]) -> Result<Record, Refusal>
     })
 }
 
-/// The extra fields that matter.
+/// The extra fields that edgepush uses.
 #[derive(Debug, Default)]
 pub(super) struct Extra<'a> {
     zip64: Option<&'a [u8]>,
@@ -437,7 +439,7 @@ pub(super) struct Extra<'a> {
 }
 
 impl<'a> Extra<'a> {
-    /// Walks the extra fields, which have to fill their room exactly.
+    /// Parses the extra fields, which have to fill their space exactly.
     pub(super) fn parse(mut rest: &'a [u8]) -> Result<Self, Refusal> {
         let malformed = || Refusal::new(Reason::ZipExtra, "an extra field is not well-formed");
         let mut extra = Self::default();
@@ -470,8 +472,9 @@ impl<'a> Extra<'a> {
         }
     }
 
-    /// Returns size, stored size, offset and disk, taking from the zip64 field what is to be found there. With `exact`
-    /// false, a field that repeats both sizes is fine, as local headers have it.
+    /// Returns size, compressed size, offset and disk, each from the zip64 field if `small` refers
+    /// to it. With `exact` false, a field that repeats both sizes is accepted too, as in local
+    /// headers.
     pub(super) fn large(&self, exact: bool, small: [u64; 4]) -> Result<[u64; 4], Refusal> {
         let elsewhere = [IN_EXTRA, IN_EXTRA, IN_EXTRA, 0xffff];
         let wrong = |detail| Err(Refusal::new(Reason::ZipExtra, detail));
@@ -500,7 +503,8 @@ impl<'a> Extra<'a> {
             };
             rest = tail;
         }
-        // Some writers put all values there, needed or not; then each has to be in its place and right.
+        // Some writers store all values there, needed or not; then each has to be in its place and
+        // equal.
         let whole = || {
             matches!(data.len(), 8 | 16 | 24 | 28)
                 && (0..3).all(|i| {
@@ -515,8 +519,8 @@ impl<'a> Extra<'a> {
         }
     }
 
-    /// Returns the name by the Unicode path field, if that was made for `raw`: a tool that does not know the field leaves
-    /// it behind when it renames.
+    /// Returns the name from the Unicode path field, if its checksum matches `raw`: tools that do
+    /// not know the field leave it behind when they rename an entry.
     pub(super) fn unicode_name(&self, raw: &[u8]) -> Result<Option<&'a [u8]>, Refusal> {
         let Some([version, a, b, c, d, name @ ..]) = self.unicode_path else {
             return match self.unicode_path {
@@ -542,14 +546,14 @@ impl<'a> Extra<'a> {
     }
 }
 
-/// Reads a DOS time as UTC, so that every node has the same: the format does not say which zone it was.
+/// Reads a DOS time as UTC, so that every node gets the same: the format has no time zone.
 fn dos_time(date: u16, time: u16) -> Mtime {
     let (day, month, year) = (
         i64::from(date & 31).clamp(1, 31),
         i64::from(date >> 5 & 15).clamp(1, 12),
         1980 + i64::from(date >> 9),
     );
-    // Days since the epoch of a date of the Gregorian calendar, with the year starting in March.
+    // Days since the epoch of a Gregorian date, with years starting in March.
     let (year, month) = if month > 2 {
         (year, month - 3)
     } else {
@@ -583,7 +587,7 @@ mod tests {
 
     #[test]
     fn dos_times_are_utc() {
-        // 2023-11-14 22:13:20 and 1980-01-01, and a date of all zeros.
+        // 2023-11-14 22:13:20, 1980-01-01, and a date of all zeros.
         assert_eq!(dos_time(0x576e, 0xb1aa).secs, 1_700_000_000);
         assert_eq!(dos_time(0x0021, 0).secs, 315_532_800);
         assert_eq!(dos_time(0, 0).secs, 315_532_800);

@@ -1,5 +1,5 @@
-//! The contents of a zip, on several threads: each takes a few files of one directory at a time, reads them from where
-//! the directory says, and proves size and checksum of each.
+//! Extracts the contents of a zip on several threads: each takes a few files of one directory at a
+//! time, reads them at the offsets of the directory, and verifies size and checksum.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -20,35 +20,35 @@ use crate::unpack::write::{self, Create, Modes, Writer};
 /// Files and bytes that a thread takes at a time.
 const GROUP_FILES: usize = 32;
 const GROUP_BYTES: u64 = 2 << 20;
-/// Compressed and plain bytes in hand.
+/// Buffer sizes for compressed and uncompressed bytes.
 const IN_BYTES: usize = 64 * 1024;
 const OUT_BYTES: usize = 128 * 1024;
-/// Threads for one archive, this one included.
+/// Threads per archive, the calling one included.
 const THREADS: usize = 2;
-/// Plain bytes from which on a second thread is worth its start.
+/// Uncompressed bytes from which a second thread pays off.
 const MANY_BYTES: u64 = 512 * 1024;
 
 /// A file to extract.
 pub(super) struct Job<'a> {
     pub(super) record: &'a Record,
-    /// Where its data starts.
+    /// Offset of its data.
     pub(super) data: u64,
     pub(super) path: Vec<u8>,
     pub(super) plan: FilePlan,
 }
 
-/// What the threads share.
+/// State shared by the threads.
 pub(super) struct Shared<'a> {
     pub(super) bytes: &'a Bytes<'a>,
     pub(super) jobs: Vec<Job<'a>>,
     pub(super) model: &'a Model,
     pub(super) options: &'a Options,
     pub(super) stop: &'a Stop,
-    /// Where the files go; nowhere if they are only checked.
+    /// Where the files are written; `None` if they are only checked.
     pub(super) root: Option<Arc<OwnedFd>>,
 }
 
-/// Extracts all jobs; returns the digests of the contents.
+/// Extracts all jobs; returns the digests of their contents.
 pub(super) fn run(shared: &Shared<'_>) -> Result<Vec<(u32, Sha256)>, Error> {
     let groups = groups(&shared.jobs);
     let next = AtomicUsize::new(0);
@@ -89,7 +89,7 @@ pub(super) fn run(shared: &Shared<'_>) -> Result<Vec<(u32, Sha256)>, Error> {
     Ok(digests)
 }
 
-/// Cuts the jobs into runs of few files and bytes, each of one directory.
+/// Splits the jobs into runs of few files and bytes, each within one directory.
 fn groups<'s, 'a>(jobs: &'s [Job<'a>]) -> Vec<&'s [Job<'a>]> {
     let mut groups = Vec::new();
     let mut rest = jobs;
@@ -171,7 +171,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Reads the contents of entries, one after the other, with the same buffers.
+/// Reads the contents of entries one after the other, reusing its buffers.
 pub(super) struct Content<'a> {
     bytes: &'a Bytes<'a>,
     stop: &'a Stop,
@@ -191,8 +191,9 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// Gives the content of an entry to `each`, piece by piece, and never more than the entry's size. The content is proven
-    /// to be of exactly that size, to fill its room in the archive, and to fit its checksum.
+    /// Passes the content of an entry to `each` in pieces, never more than the entry's size, and
+    /// verifies that it has exactly that size, uses all its compressed bytes, and matches its
+    /// checksum.
     pub(super) fn read(
         &mut self,
         record: &Record,
@@ -252,7 +253,7 @@ impl<'a> Content<'a> {
                     FlushDecompress::None,
                 )
                 .map_err(|_| Refusal::new(Reason::ZipData, "the compressed data is not valid"))?;
-            // Both are bounded by the lengths of the slices.
+            // Both fit: they are limited by the lengths of the slices.
             let taken = (self.inflate.total_in() - before_in) as usize;
             let made = (self.inflate.total_out() - before_out) as usize;
             start += taken;
@@ -287,7 +288,7 @@ impl<'a> Content<'a> {
         Ok(crc.sum())
     }
 
-    /// Reads the next stored bytes of an entry, from `at` on.
+    /// Reads the next stored bytes of an entry, starting at `at`.
     fn piece(&mut self, record: &Record, data: u64, at: u64) -> Result<usize, Error> {
         if self.stop.is_set() {
             return Err(Error::Canceled);

@@ -1,5 +1,5 @@
-//! The local headers of a zip, each of which has to say what the directory says: readers that stream believe the one,
-//! others the other. Between the entries there is no room for one that is not listed.
+//! Compares each local header of a zip with the directory: streaming readers trust the one, other
+//! readers the other. Nothing between the entries may be read as an unlisted entry.
 
 use super::directory::{Bytes, Extra, Method, Record, u16_at, u32_at, u64_at};
 use crate::unpack::error::{Error, Reason, Refusal};
@@ -7,14 +7,15 @@ use crate::unpack::error::{Error, Reason, Refusal};
 const HEADER: &[u8; 4] = b"PK\x03\x04";
 const HEADER_LEN: usize = 30;
 const DESCRIPTOR: &[u8; 4] = b"PK\x07\x08";
-/// Flags that change what an entry is: encryption, a descriptor, a patch, strong encryption, UTF-8, masked headers.
+/// Flags that change what an entry is: encryption, a descriptor, a patch, strong encryption, UTF-8,
+/// masked headers.
 const FLAGS: u16 = 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 11 | 1 << 13;
 const HAS_DESCRIPTOR: u16 = 1 << 3;
 
-/// Checks the local header of an entry and returns where its data starts. Nothing of it may reach `next`, where the next
-/// entry or the directory starts.
+/// Checks the local header of an entry and returns the offset of its data. The entry has to end
+/// before `next`, where the next entry or the directory starts.
 pub(super) fn check(bytes: &Bytes<'_>, record: &Record, next: u64) -> Result<u64, Error> {
-    // Room for most names and extra fields, so that one read is enough.
+    // Large enough for most names and extra fields, so that one read is usually enough.
     let mut buffer = [0; 512];
     let room = usize::try_from(next.saturating_sub(record.offset)).unwrap_or(usize::MAX);
     let header = &mut buffer[..room.min(512)];
@@ -79,7 +80,8 @@ fn compare(record: &Record, header: &[u8], name: &[u8], extra: &[u8]) -> Result<
     let agrees = match (extra.unicode_name(name)?, record.unicode.as_deref()) {
         (Some(local), Some(listed)) => local == listed,
         (Some(local), None) => local == name,
-        // Only in the directory it may tell what the letters mean, and not another name where all know them.
+        // Only the directory has a Unicode name: it may say how to read non-ASCII bytes, but must
+        // not rename what every reader understands.
         (None, Some(listed)) => listed == name || !name.is_ascii(),
         (None, None) => true,
     };
@@ -88,7 +90,7 @@ fn compare(record: &Record, header: &[u8], name: &[u8], extra: &[u8]) -> Result<
     }
     let (crc, stored, size) = (u32_at(header, 14), u32_at(header, 18), u32_at(header, 22));
     let [size, stored, ..] = extra.large(false, [size.into(), stored.into(), 0, 0])?;
-    // With a descriptor behind the data, the header may leave these for it to say.
+    // With a descriptor after the data, the header may leave these to it.
     let later = flags & HAS_DESCRIPTOR != 0;
     let agrees = |local: u64, listed: u64| local == listed || (later && local == 0);
     if !agrees(crc.into(), record.crc.into()) {
@@ -103,7 +105,7 @@ fn compare(record: &Record, header: &[u8], name: &[u8], extra: &[u8]) -> Result<
     Ok(())
 }
 
-/// Cuts off the zeros by which some tools align the data of a local entry, and which are no field.
+/// Cuts off the zeros with which some tools align the data; they are not a field.
 fn padded(extra: &[u8]) -> &[u8] {
     let mut rest = extra;
     while let [a, b, c, d, tail @ ..] = rest {
@@ -122,8 +124,8 @@ fn padded(extra: &[u8]) -> &[u8] {
     }
 }
 
-/// Checks the descriptor behind the data of an entry and returns its length: with or without a signature, with sizes of
-/// 32 or 64 bits, but always what the directory says.
+/// Checks the descriptor after the data of an entry and returns its length. It may have a signature
+/// or not, and sizes of 32 or 64 bits, but has to match the directory.
 fn check_descriptor(bytes: &Bytes<'_>, record: &Record, at: u64, next: u64) -> Result<u64, Error> {
     let mut buffer = [0; 24];
     let room = usize::try_from(next - at).unwrap_or(usize::MAX).min(24);
@@ -152,7 +154,7 @@ fn check_descriptor(bytes: &Bytes<'_>, record: &Record, at: u64, next: u64) -> R
     Err(mismatch("the descriptor behind the data").into())
 }
 
-/// Refuses bytes between entries that some reader would take for an entry.
+/// Refuses bytes between entries that some reader would read as an entry.
 fn check_gap(bytes: &Bytes<'_>, from: u64, to: u64) -> Result<(), Error> {
     scan(bytes, from, to, |part| {
         if part.windows(4).any(|window| window == HEADER) {
@@ -165,7 +167,7 @@ fn check_gap(bytes: &Bytes<'_>, from: u64, to: u64) -> Result<(), Error> {
     })
 }
 
-/// Refuses bytes in front of the first entry, unless they are zeros.
+/// Refuses bytes before the first entry, unless they are zeros.
 pub(super) fn check_prefix(bytes: &Bytes<'_>, first: u64) -> Result<(), Error> {
     check_gap(bytes, 0, first)?;
     scan(bytes, 0, first, |part| {
@@ -179,7 +181,8 @@ pub(super) fn check_prefix(bytes: &Bytes<'_>, first: u64) -> Result<(), Error> {
     })
 }
 
-/// Gives the bytes of a range to `look`, in pieces of which each begins with the last three bytes of the one before.
+/// Passes the bytes of a range to `look` in pieces that overlap by three bytes, so that no
+/// signature is missed.
 fn scan(
     bytes: &Bytes<'_>,
     from: u64,

@@ -1,7 +1,8 @@
-//! Unpacks a zip that is wholly here: by its directory, which every local header has to confirm.
+//! Unpacks a complete zip by its directory, which every local header has to confirm.
 //!
-//! Everything is decided before the disk is touched: the directory is read, each local header compared, every name put
-//! into the model, every limit looked at. Then the contents are extracted, in parallel.
+//! Everything is decided before the disk is touched: the directory is read, each local header
+//! compared, every name added to the model, every limit checked. Only then are the contents
+//! extracted, in parallel.
 
 mod directory;
 mod extract;
@@ -26,17 +27,17 @@ use super::tree::{Duplicates, Model, Tree};
 use super::write::Modes;
 use super::{Options, Target, settle};
 
-/// The part of a Unix mode that says what kind of thing it is, and its values.
+/// The file type bits of a Unix mode, and their values.
 const KIND: u32 = 0o170_000;
 const KIND_NONE: u32 = 0;
 const KIND_FILE: u32 = 0o100_000;
 const KIND_DIR: u32 = 0o040_000;
 const KIND_LINK: u32 = 0o120_000;
-/// Attributes of DOS.
+/// DOS attributes.
 const DOS_LABEL: u32 = 0x08;
 const DOS_DIRECTORY: u32 = 0x10;
 
-/// What an entry is to become.
+/// What an entry becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     File,
@@ -92,7 +93,7 @@ pub(super) fn unpack(file: &File, target: Target, options: &Options) -> Result<T
         finish(&model, &mut dirs, Modes::probe(root.as_fd()), &[])?;
         Ok(digests)
     });
-    // The tree needs the room of what led to it.
+    // Free what the tree was built from: the tree needs the memory.
     drop(shared);
     drop(directory);
     for (content, sha256) in settle(result, &root)? {
@@ -101,8 +102,8 @@ pub(super) fn unpack(file: &File, target: Target, options: &Options) -> Result<T
     Ok(model.into_tree())
 }
 
-/// Compares every local header with the directory, in the order of the file, and looks at what is between them. Returns
-/// where the data of each entry starts, in the order of the directory.
+/// Compares every local header with the directory, in file order, and checks the bytes between
+/// them. Returns the offset of each entry's data, in directory order.
 fn check_locals(bytes: &Bytes<'_>, directory: &Directory) -> Result<Vec<u64>, Error> {
     let records = &directory.records;
     let mut order: Vec<usize> = (0..records.len()).collect();
@@ -129,7 +130,7 @@ struct Plan<'a> {
     model: Model,
     content: Content<'a>,
     jobs: Vec<Job<'a>>,
-    /// Bytes of all entries so far, stored and plain.
+    /// Compressed and uncompressed bytes of all entries so far.
     sizes: (u64, u64),
 }
 
@@ -161,7 +162,7 @@ impl<'a> Plan<'a> {
                     let detail = "a directory with content";
                     return Err(Refusal::new(Reason::TypeConflict, detail).into());
                 }
-                // It may say that it is empty and not be: the proof is the same as for a file.
+                // It may claim to be empty and not be: verify it like a file.
                 self.content.read(record, data, &mut |_| Ok(()))?;
                 self.model.add_dir(&path, mode, record.mtime)?;
             }
@@ -184,7 +185,8 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Looks at how far this entry expands, and all so far. What is stated is what is enforced when it is extracted.
+    /// Checks the ratio of this entry and of all so far. The stated sizes suffice, since extraction
+    /// enforces them.
     fn check_ratio(&mut self, record: &Record) -> Result<(), Refusal> {
         let limits = &self.options.limits;
         limits.check_ratio(record.stored, record.size)?;
@@ -212,17 +214,18 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Tells what an entry is, by its name and its Unix mode, which have to agree; and with which permission bits.
+/// Determines an entry's kind and permission bits from its name and its Unix mode, which have to
+/// agree.
 fn kind(record: &Record, directory_like: bool) -> Result<(Kind, u32), Refusal> {
     if names::is_windows(record.host) {
-        // Some readers go by the name and make a file, and some go by the attribute and make a directory.
+        // Some readers trust the name and make a file, others the attribute and make a directory.
         if record.attributes & DOS_DIRECTORY != 0 && !directory_like {
             return Err(Refusal::new(
                 Reason::PathConflict,
                 "the attributes say a directory, and the name has no slash at its end",
             ));
         }
-        // Some readers leave it out, and some make a file of it.
+        // Some readers skip a volume label, others make a file of it.
         if record.attributes & DOS_LABEL != 0 {
             return Err(Refusal::new(Reason::UnknownType, "the name of a volume"));
         }

@@ -1,5 +1,6 @@
-//! What an entry of a zip is called. The format says code page 437 or, by a flag, UTF-8; tools have written whatever their
-//! system used. A backslash is a separator only where the system that made the zip had no other.
+//! Decodes the names of a zip. The format says code page 437 or, with a flag, UTF-8; tools have
+//! written whatever their system used. A backslash is a separator only if the zip was made on a
+//! system that has no other.
 
 use crate::unpack::NameEncoding;
 use crate::unpack::error::{Reason, Refusal};
@@ -8,20 +9,20 @@ use crate::unpack::error::{Reason, Refusal};
 const WINDOWS_HOSTS: [u8; 4] = [0, 10, 11, 14];
 /// Systems whose names are bytes, today UTF-8: Unix and macOS.
 const UNIX_HOSTS: [u8; 2] = [3, 19];
-/// The flag that says that name and comment are UTF-8.
+/// The flag for a name and comment in UTF-8.
 const UTF8_FLAG: u16 = 1 << 11;
 
-/// Tells whether the system `host` keeps Unix modes.
+/// Returns whether the system `host` stores Unix modes.
 pub(super) fn is_unix(host: u8) -> bool {
     UNIX_HOSTS.contains(&host)
 }
 
-/// Tells whether the system `host` is DOS or Windows.
+/// Returns whether the system `host` is DOS or Windows.
 pub(super) fn is_windows(host: u8) -> bool {
     WINDOWS_HOSTS.contains(&host)
 }
 
-/// Returns the name that `raw` stands for. `unicode` is what an extra field says the name is, where it fits `raw`.
+/// Decodes the name `raw`. `unicode` is the name from a Unicode path field that belongs to `raw`.
 pub(super) fn decode(
     raw: &[u8],
     unicode: Option<&[u8]>,
@@ -29,7 +30,7 @@ pub(super) fn decode(
     host: u8,
     encoding: NameEncoding,
 ) -> Result<Vec<u8>, Refusal> {
-    // Readers that end it there find that the Unicode name belongs to another one.
+    // To readers that cut the name at the NUL, the Unicode name belongs to another entry.
     if raw.contains(&0) {
         return Err(Refusal::new(Reason::PathNul, "the name holds a NUL byte"));
     }
@@ -56,8 +57,8 @@ pub(super) fn decode(
     }
 }
 
-/// Turns the separators of Windows into slashes where the zip was made there, and refuses a name that would climb out or
-/// start at a drive if a backslash were one.
+/// Turns backslashes into slashes if the zip was made on Windows. Otherwise refuses a name that
+/// would climb out or start at a drive if backslashes were separators.
 pub(super) fn separate(mut name: Vec<u8>, host: u8) -> Result<Vec<u8>, Refusal> {
     let windows = is_windows(host);
     if windows && !name.contains(&b'/') {
