@@ -64,7 +64,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
             let agreed = readers
                 .iter()
                 .any(|(_, _, other)| !other.contains_key(path));
-            assert!(agreed, "nobody reads it so: {different}");
+            assert!(agreed, "no tool reads it like edgepush: {different}");
             assert!(!plain::is(&input), "readers disagree: {different}");
         }
     }

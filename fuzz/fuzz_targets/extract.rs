@@ -47,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         (Ok(_), Err(error)) => panic!("checked, then refused: {}", check::text(error)),
-        (Err(error), Ok(_)) => panic!("unpacked, and not when checked: {}", check::text(error)),
+        (Err(error), Ok(_)) => panic!("unpacked, but refused by the check: {}", check::text(error)),
     }
     place.assert_untouched();
     place.clear();

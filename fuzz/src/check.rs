@@ -15,7 +15,7 @@ const MOST_TARGET: usize = 4095;
 pub fn tree(tree: &Tree, options: &Options) {
     let limits = &options.limits;
     let entries: BTreeMap<&[u8], &Entry> = tree.entries.iter().map(|e| (&e.path[..], e)).collect();
-    assert_eq!(entries.len(), tree.entries.len(), "a path is there twice");
+    assert_eq!(entries.len(), tree.entries.len(), "a path occurs twice");
     assert!(
         tree.entries.is_sorted_by(|a, b| a.path < b.path),
         "not sorted"
@@ -77,7 +77,7 @@ fn path(entry: &Entry, entries: &BTreeMap<&[u8], &Entry>, options: &Options) {
         let parent = entries.get(&path[..end]);
         assert!(
             parent.is_some_and(|parent| parent.kind == EntryKind::Dir),
-            "below something that is no directory: {path:?}"
+            "below something other than a directory: {path:?}"
         );
     }
 }
@@ -85,7 +85,7 @@ fn path(entry: &Entry, entries: &BTreeMap<&[u8], &Entry>, options: &Options) {
 fn hard_link(entry: &Entry, to: &[u8], entries: &BTreeMap<&[u8], &Entry>) {
     let to = entries.get(to).expect("a hard link to nothing");
     let EntryKind::File { size, link_to, .. } = &to.kind else {
-        panic!("a hard link to something that is no file");
+        panic!("a hard link to something other than a file");
     };
     let EntryKind::File { size: own, .. } = &entry.kind else {
         return;

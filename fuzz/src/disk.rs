@@ -84,7 +84,7 @@ impl Place {
 
     /// Panics if anything next to the tree has changed.
     pub fn assert_untouched(&self) {
-        assert_eq!(count(&self.root), 2, "something lies beside the tree");
+        assert_eq!(count(&self.root), 2, "something lies next to the tree");
         let outside = self.root.join("outside");
         assert_eq!(count(&outside), 2, "something lies outside");
         assert_eq!(count(&outside.join("dir")), 0, "something lies outside");

@@ -346,7 +346,7 @@ impl<'a, R: BufRead> Stream<'a, R> {
 pub(super) fn cut(detail: &str) -> Error {
     Refusal::new(
         Reason::Truncated,
-        format!("the archive {detail}: it was cut"),
+        format!("the archive {detail}: it was cut off"),
     )
     .into()
 }

@@ -123,9 +123,11 @@ impl<R: BufRead> Gunzip<R> {
         match status {
             Status::StreamEnd => self.trailer()?,
             Status::Ok | Status::BufError if taken == 0 && made == 0 => {
-                return Err(
-                    Refusal::new(Reason::GzipData, "the compressed data does not go on").into(),
-                );
+                return Err(Refusal::new(
+                    Reason::GzipData,
+                    "the compressed data cannot be decoded further",
+                )
+                .into());
             }
             Status::Ok | Status::BufError => {}
         }
@@ -143,12 +145,12 @@ impl<R: BufRead> Gunzip<R> {
             u32::from_le_bytes([e, f, g, h]),
         );
         if crc != self.crc.sum() {
-            let refusal = Refusal::new(Reason::GzipCrc, "the checksum does not fit")
+            let refusal = Refusal::new(Reason::GzipCrc, "the checksum does not match")
                 .values(format!("{crc:08x}"), format!("{:08x}", self.crc.sum()));
             return Err(refusal.into());
         }
         if len != self.crc.amount() {
-            let refusal = Refusal::new(Reason::GzipCrc, "the length does not fit")
+            let refusal = Refusal::new(Reason::GzipCrc, "the length does not match")
                 .values(len, self.crc.amount());
             return Err(refusal.into());
         }
@@ -220,7 +222,7 @@ impl<R: BufRead> Gunzip<R> {
         if flags & 2 != 0 {
             let sum = header.crc.sum() as u16;
             if u16::from_le_bytes([header.byte()?, header.byte()?]) != sum {
-                return Err(header_wrong("the header's own checksum does not fit"));
+                return Err(header_wrong("the header's own checksum does not match"));
             }
         }
         self.inflate.reset(false);
@@ -251,7 +253,7 @@ impl<R: BufRead> HeaderReader<'_, R> {
 fn cut() -> Error {
     Refusal::new(
         Reason::Truncated,
-        "the gzip data ends before its checksum: the file was cut",
+        "the gzip data ends before its checksum: the file was cut off",
     )
     .into()
 }

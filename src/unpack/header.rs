@@ -103,12 +103,12 @@ impl Header {
         let old = self.format() == Format::Old;
         if old && self.0[257..262] == *b"ustar" {
             // Some readers treat it as ustar, with a name prefix, and others as the oldest format.
-            let detail = "a header that is neither of ustar nor of GNU tar, and says ustar";
+            let detail = "a header that says ustar but is neither ustar nor GNU tar";
             return Err(Refusal::new(Reason::UnknownType, detail));
         }
         if self.format() == Format::Star && !self.0[345..476].contains(&0) {
             // Some readers end the prefix where star's times begin, and others read on.
-            let detail = "a header of star with a prefix that has no end";
+            let detail = "a star header whose prefix has no end";
             return Err(Refusal::new(Reason::UnknownType, detail));
         }
         Ok(match self.0[156] {
@@ -128,7 +128,7 @@ impl Header {
             b'S' if self.format() != Format::Gnu => {
                 return Err(Refusal::new(
                     Reason::SparseUnsupported,
-                    "a sparse file in a header that is not of GNU tar",
+                    "a sparse file in a header that is not GNU tar's",
                 ));
             }
             b'0' | 0 | b'7' => Type::File,
@@ -190,7 +190,9 @@ impl Header {
     pub(super) fn size(&self) -> Result<u64, Refusal> {
         self.number(124..136)
             .filter(|size| *size <= i64::MAX as u64)
-            .ok_or_else(|| Refusal::new(Reason::SizeInvalid, "the size is negative or no number"))
+            .ok_or_else(|| {
+                Refusal::new(Reason::SizeInvalid, "the size is negative or not a number")
+            })
     }
 
     /// Returns the mode bits, or `default` if the field is not a number.

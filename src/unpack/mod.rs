@@ -267,7 +267,7 @@ mod octal {
             .filter(|bits| *bits <= 0o777)
             .ok_or_else(|| {
                 D::Error::custom(format!(
-                    "`{text}` is no umask, expected octal digits such as \"0022\""
+                    "`{text}` is not a umask, expected octal digits such as \"0022\""
                 ))
             })
     }

@@ -22,7 +22,10 @@ impl EntryPath {
             return Err(Refusal::new(Reason::PathEmpty, "the name is empty"));
         }
         if name.contains(&0) {
-            return Err(Refusal::new(Reason::PathNul, "the name holds a NUL byte"));
+            return Err(Refusal::new(
+                Reason::PathNul,
+                "the name contains a NUL byte",
+            ));
         }
         if name[0] == b'/' {
             return Err(Refusal::new(Reason::PathAbsolute, "the name is absolute"));
@@ -81,7 +84,7 @@ impl EntryPath {
 
 fn check_component(component: &[u8], limits: &Limits) -> Result<(), Refusal> {
     if component == b".." {
-        return Err(Refusal::new(Reason::PathDotdot, "the name holds `..`"));
+        return Err(Refusal::new(Reason::PathDotdot, "the name contains `..`"));
     }
     if component.len() as u64 > limits.max_component_bytes {
         return Err(Refusal::limit(

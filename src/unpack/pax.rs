@@ -91,7 +91,7 @@ impl Pax {
             }
             b"SCHILY.realsize" => Err(Refusal::new(
                 Reason::SparseUnsupported,
-                "a sparse file of star",
+                "a star sparse file",
             )),
             _ => match key.strip_prefix(b"GNU.sparse.") {
                 Some(name) => self.sparse.get_or_insert_default().set(name, value),
@@ -140,7 +140,9 @@ impl PaxSparse {
                     .split(|b| *b == b',')
                     .map(|n| decimal(n).filter(|n| *n <= i64::MAX as u64))
                     .collect::<Option<_>>()
-                    .ok_or_else(|| invalid("the sparse map holds something that is no number"))?;
+                    .ok_or_else(|| {
+                        invalid("the sparse map contains something other than a number")
+                    })?;
                 Ok(())
             }
             _ => Err(unsupported(format!(
@@ -271,7 +273,7 @@ fn no_nul<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8], Refusal> {
     if value.contains(&0) {
         return Err(Refusal::new(
             Reason::PathNul,
-            format!("the pax record `{}` holds a NUL byte", escape(key)),
+            format!("the pax record `{}` contains a NUL byte", escape(key)),
         ));
     }
     Ok(value)

@@ -23,7 +23,7 @@ impl Sparse {
             let (offset, len) = (pair[0], pair[1]);
             let next = offset.checked_add(len).filter(|next| *next <= real_size);
             let Some(next) = next.filter(|_| offset >= end) else {
-                return Err(invalid("the pieces overlap or lie outside of the file"));
+                return Err(invalid("the pieces overlap or lie outside the file"));
             };
             end = next;
             sum += len;
@@ -32,7 +32,7 @@ impl Sparse {
             }
         }
         if sum != stored {
-            return Err(invalid("the pieces do not add up to what is stored").values(sum, stored));
+            return Err(invalid("the pieces do not add up to the stored size").values(sum, stored));
         }
         Ok(Self { real_size, pieces })
     }
@@ -47,7 +47,9 @@ pub(super) fn push_old_pairs(fields: &[u8], map: &mut Vec<u64>) -> Result<bool, 
         }
         for field in [&pair[..12], &pair[12..]] {
             let value = number(field).filter(|n| *n <= i64::MAX as u64);
-            map.push(value.ok_or_else(|| invalid("the map holds something that is no number"))?);
+            map.push(
+                value.ok_or_else(|| invalid("the map contains something other than a number"))?,
+            );
         }
     }
     Ok(false)
@@ -69,13 +71,13 @@ impl MapReader {
             if *byte != b'\n' {
                 self.text.push(*byte);
                 if self.text.len() > 20 {
-                    return Err(invalid("the map holds something that is no number"));
+                    return Err(invalid("the map contains something other than a number"));
                 }
                 continue;
             }
             let value = decimal(&self.text)
                 .filter(|n| *n <= i64::MAX as u64)
-                .ok_or_else(|| invalid("the map holds something that is no number"))?;
+                .ok_or_else(|| invalid("the map contains something other than a number"))?;
             self.text.clear();
             match self.count {
                 None => self.count = Some(value),

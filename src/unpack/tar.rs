@@ -173,11 +173,11 @@ impl<'a, R: BufRead> Walk<'a, R> {
         let padding = name.split_off(usize::try_from(size).unwrap_or(name.len()));
         let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
         if end == name.len() && padding.first().is_some_and(|b| *b != 0) {
-            let refusal = ambiguous("a long name without a NUL that goes on behind its length");
+            let refusal = ambiguous("a long name without a NUL continues beyond its length");
             return Err(refusal.at(&name).into());
         }
         if name[end..].iter().any(|b| *b != 0) {
-            let refusal = Refusal::new(Reason::PathNul, "bytes hide behind a NUL in a long name");
+            let refusal = Refusal::new(Reason::PathNul, "bytes follow a NUL in a long name");
             return Err(refusal.at(&name).into());
         }
         name.truncate(end);
@@ -302,7 +302,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
         let real_size = real_size.ok_or_else(|| {
             Refusal::new(
                 Reason::SparseInvalid,
-                "the sparse file's real size is no number",
+                "the sparse file's real size is not a number",
             )
         })?;
         self.meter_of_map(real_size)?;
@@ -432,7 +432,7 @@ impl Pending {
     fn check_none(&self, before: &str) -> Result<(), Error> {
         twice(
             !self.is_empty(),
-            &format!("an extended header in front of {before}"),
+            &format!("an extended header before {before}"),
         )
     }
 
@@ -460,7 +460,7 @@ impl Pending {
         if bodiless {
             no_content(in_header.max(stored)).map_err(|refusal| refusal.at(&name))?;
             if pax.sparse.is_some() {
-                let detail = "a sparse map for something that is no file";
+                let detail = "a sparse map for something other than a file";
                 return Err(Refusal::new(Reason::SparseInvalid, detail).at(&name));
             }
         }
@@ -480,7 +480,7 @@ impl Pending {
 fn no_content(size: u64) -> Result<(), Refusal> {
     if size > 0 {
         return Err(
-            Refusal::new(Reason::SizeConflict, "has a size, and can have no content")
+            Refusal::new(Reason::SizeConflict, "has a size, but cannot have content")
                 .values(0, size),
         );
     }

@@ -306,7 +306,7 @@ impl Model {
             let Some(id) = self.child(dir, name) else {
                 return Err(Refusal::new(
                     Reason::HardlinkMissing,
-                    "a hard link to a file that the archive does not hold before it",
+                    "a hard link to a file that does not precede it in the archive",
                 ));
             };
             let last = components.peek().is_none();
@@ -592,7 +592,7 @@ fn check_target(path: &[u8], target: &[u8], limits: &Limits) -> Result<(), Refus
     if target.contains(&0) {
         return Err(Refusal::new(
             Reason::PathNul,
-            "the link's target holds a NUL byte",
+            "the link's target contains a NUL byte",
         ));
     }
     let most = limits.max_path_bytes.min(MAX_TARGET as u64);

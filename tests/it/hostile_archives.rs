@@ -727,7 +727,7 @@ fn what_is_no_regular_file_is_no_archive_and_ends_at_once() {
             .output()
             .unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
-        assert!(message.contains("is no regular file"), "{message}");
+        assert!(message.contains("is not a regular file"), "{message}");
     }
 }
 

@@ -24,7 +24,7 @@ use pack::PackArgs;
 /// The subcommands of `edgepush archive`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Check whether an archive would be accepted by a push, and say what is wrong and where
+    /// Check whether a push would accept an archive, and show what is wrong and where
     Check(CheckArgs),
     /// Pack a directory into an archive that every agent accepts, the same bytes each time
     Pack(PackArgs),
@@ -45,17 +45,17 @@ impl Command {
 pub(super) struct CheckArgs {
     /// The archive
     file: PathBuf,
-    /// What it is: tar.gz, zip or tar; found out by its first bytes where not stated
+    /// Its type: tar.gz, zip or tar; detected from its first bytes if not given
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
     archive_type: Option<ArchiveType>,
     /// Unpack into this directory, which must be empty or not exist; it is left empty when the
     /// archive is refused
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
-    /// Set a limit, such as max_entries=1000; may be given several times
+    /// Set a limit, such as max_entries=1000; repeatable
     #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = parse_limit)]
     limits: Vec<(String, u64)>,
-    /// How names in a zip are read that do not say that they are UTF-8: auto, utf-8, cp437 or gbk
+    /// Encoding of zip names that are not marked as UTF-8: auto, utf-8, cp437 or gbk
     #[arg(long, value_name = "ENCODING", default_value = "auto", value_parser = parse_encoding)]
     zip_name_encoding: NameEncoding,
 }
@@ -73,7 +73,7 @@ fn parse_limit(text: &str) -> Result<(String, u64), String> {
         .ok_or_else(|| format!("`{text}` is not KEY=VALUE"))?;
     if !Limits::KEYS.contains(&key) {
         let keys = Limits::KEYS.join(", ");
-        return Err(format!("there is no limit `{key}`, but {keys}"));
+        return Err(format!("unknown limit `{key}`, expected one of {keys}"));
     }
     let value = crate::sys::units::parse_bytes(value).map_err(|e| e.to_string())?;
     Ok((key.to_owned(), value))
@@ -132,9 +132,9 @@ fn open(path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("open `{}`", path.display()))?;
     let metadata = file
         .metadata()
-        .with_context(|| format!("look at `{}`", path.display()))?;
+        .with_context(|| format!("inspect `{}`", path.display()))?;
     if !metadata.is_file() {
-        bail!("`{}` is no regular file", path.display());
+        bail!("`{}` is not a regular file", path.display());
     }
     Ok(file)
 }

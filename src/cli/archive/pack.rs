@@ -22,11 +22,11 @@ use crate::verify;
 /// Arguments of `archive pack`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PackArgs {
-    /// The directory whose contents are packed
+    /// The directory to pack; its own name is not part of the archive
     dir: PathBuf,
-    /// The archive to write; its name says what it is: .tar.gz, .tgz, .zip or .tar
+    /// The archive to write; its name decides the type: .tar.gz, .tgz, .zip or .tar
     out: PathBuf,
-    /// Give every entry this time, in seconds since the epoch, instead of its own
+    /// Set the time of every entry, in seconds since the epoch
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", value_parser = parse_epoch)]
     mtime: Option<Epoch>,
 }
@@ -64,7 +64,7 @@ enum Kind {
 pub(super) fn pack(args: &PackArgs, out: &mut Out) -> anyhow::Result<Exit> {
     let name = args.out.file_name().unwrap_or_default().to_string_lossy();
     let Some(archive_type) = ArchiveType::from_file_name(&name) else {
-        bail!("`{name}` says no archive type: name it .tar.gz, .zip or .tar");
+        bail!("`{name}` has no known archive suffix: name it .tar.gz, .zip or .tar");
     };
     check_apart(&args.dir, &args.out)?;
     let mut found = Vec::new();
@@ -102,7 +102,7 @@ fn check_apart(dir: &Path, out: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("open `{}`", parent.display()))?;
     if parent.starts_with(&dir_there) {
         bail!(
-            "`{}` lies inside `{}` and would be packed into itself the next time: write it elsewhere",
+            "`{}` lies inside `{}`, so the next run would pack it too: write it elsewhere",
             out.display(),
             dir.display()
         );
@@ -155,7 +155,7 @@ fn walk(dir: &Path, below: &[u8], found: &mut Vec<Found>) -> anyhow::Result<()> 
         let path = entry.path();
         let metadata = entry
             .metadata()
-            .with_context(|| format!("look at `{}`", path.display()))?;
+            .with_context(|| format!("inspect `{}`", path.display()))?;
         let mut name = below.to_vec();
         if !name.is_empty() {
             name.push(b'/');

@@ -35,7 +35,7 @@ impl Bytes<'_> {
             .read_exact_at(buffer, offset)
             .map_err(|e| match e.kind() {
                 io::ErrorKind::UnexpectedEof => {
-                    Refusal::new(reason, "a place that lies behind the end of the file").into()
+                    Refusal::new(reason, "an offset beyond the end of the file").into()
                 }
                 _ => Error::Input(e),
             })
@@ -170,7 +170,9 @@ fn find(bytes: &Bytes<'_>) -> Result<Place, Error> {
         None => (small, end),
     };
     if numbers.disk != 0 || numbers.directory_disk != 0 || numbers.count_here != numbers.count {
-        return Err(Refusal::new(Reason::ZipMultidisk, "the zip is one of several disks").into());
+        return Err(
+            Refusal::new(Reason::ZipMultidisk, "the zip is split over several disks").into(),
+        );
     }
     let stated_end = numbers.start.checked_add(numbers.size);
     match stated_end {
@@ -181,11 +183,11 @@ fn find(bytes: &Bytes<'_>) -> Result<Place, Error> {
         }),
         Some(stated) if stated < directory_end => Err(Refusal::new(
             Reason::ZipPrefix,
-            "bytes stand in front of the zip, or between its directory and its end record",
+            "bytes precede the zip, or lie between its directory and its end record",
         )
         .values(format!("a directory up to {directory_end}"), stated)
         .into()),
-        _ => Err(Refusal::new(Reason::ZipEocd, "the directory lies outside of the file").into()),
+        _ => Err(Refusal::new(Reason::ZipEocd, "the directory lies outside the file").into()),
     }
 }
 
@@ -231,7 +233,7 @@ fn no_end(bytes: &Bytes<'_>, window: &[u8], has_record: bool) -> Result<Refusal,
     if has_record {
         return Ok(Refusal::new(
             Reason::ZipTrailing,
-            "other bytes follow the end record of the zip, or its comment is cut",
+            "other bytes follow the end record of the zip, or its comment is cut off",
         ));
     }
     let mut start = [0; 4];
@@ -242,10 +244,10 @@ fn no_end(bytes: &Bytes<'_>, window: &[u8], has_record: bool) -> Result<Refusal,
     Ok(if zip {
         Refusal::new(
             Reason::ZipEocd,
-            "the zip has no end record: it was cut, or something long follows it",
+            "the zip has no end record: it was cut off, or something long follows it",
         )
     } else {
-        Refusal::new(Reason::NotAnArchive, "the file is no zip")
+        Refusal::new(Reason::NotAnArchive, "the file is not a zip")
     })
 }
 
@@ -317,7 +319,9 @@ fn find_end64(bytes: &Bytes<'_>, end: u64) -> Result<Option<(Numbers, u64)>, Err
         return Ok(None);
     }
     if u32_at(&locator, 4) != 0 || u32_at(&locator, 16) > 1 {
-        return Err(Refusal::new(Reason::ZipMultidisk, "the zip is one of several disks").into());
+        return Err(
+            Refusal::new(Reason::ZipMultidisk, "the zip is split over several disks").into(),
+        );
     }
     let wrong = || {
         Refusal::new(
@@ -354,7 +358,7 @@ fn read_record(reader: &mut impl Read) -> Result<Record, Error> {
     if &fields[..4] != RECORD {
         return Err(Refusal::new(
             Reason::ZipCd,
-            "the directory holds something that is no record",
+            "the directory contains something other than a record",
         )
         .into());
     }
@@ -462,7 +466,10 @@ impl<'a> Extra<'a> {
                 _ => continue,
             };
             if slot.replace(data).is_some() {
-                return Err(Refusal::new(Reason::ZipExtra, "an extra field comes twice"));
+                return Err(Refusal::new(
+                    Reason::ZipExtra,
+                    "an extra field occurs twice",
+                ));
             }
         }
         if rest.is_empty() {

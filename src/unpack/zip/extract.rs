@@ -205,7 +205,7 @@ impl<'a> Content<'a> {
             Method::Deflate => self.inflate(record, data, each)?,
         };
         if crc != record.crc {
-            return Err(Refusal::new(Reason::ZipCrc, "the checksum does not fit")
+            return Err(Refusal::new(Reason::ZipCrc, "the checksum does not match")
                 .values(format!("{:08x}", record.crc), format!("{crc:08x}"))
                 .into());
         }
@@ -267,7 +267,7 @@ impl<'a> Content<'a> {
                 Status::Ok | Status::BufError if taken == 0 && made == 0 => {
                     return Err(Refusal::new(
                         Reason::ZipData,
-                        "the compressed data ends before its end",
+                        "the compressed data ends too early",
                     )
                     .into());
                 }

@@ -151,7 +151,7 @@ fn check_descriptor(bytes: &Bytes<'_>, record: &Record, at: u64, next: u64) -> R
         };
         return Ok((signature.len() + len) as u64);
     }
-    Err(mismatch("the descriptor behind the data").into())
+    Err(mismatch("the descriptor after the data").into())
 }
 
 /// Refuses bytes between entries that some reader would read as an entry.
@@ -174,7 +174,7 @@ pub(super) fn check_prefix(bytes: &Bytes<'_>, first: u64) -> Result<(), Error> {
         if part.iter().any(|b| *b != 0) {
             return Err(Refusal::new(
                 Reason::ZipPrefix,
-                "bytes stand in front of the first entry of the zip",
+                "bytes precede the first entry of the zip",
             ));
         }
         Ok(())

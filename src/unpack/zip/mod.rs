@@ -151,7 +151,7 @@ impl<'a> Plan<'a> {
         self.meter.add_file(record.size, limits)?;
         self.check_ratio(record)?;
         if record.method == Method::Stored && record.size != record.stored {
-            let detail = "the entry is stored, and its two sizes differ";
+            let detail = "the entry is stored, but its two sizes differ";
             return Err(Refusal::new(Reason::ZipSize, detail)
                 .values(record.size, record.stored)
                 .into());
@@ -222,12 +222,12 @@ fn kind(record: &Record, directory_like: bool) -> Result<(Kind, u32), Refusal> {
         if record.attributes & DOS_DIRECTORY != 0 && !directory_like {
             return Err(Refusal::new(
                 Reason::PathConflict,
-                "the attributes say a directory, and the name has no slash at its end",
+                "the attributes say directory, but the name has no trailing slash",
             ));
         }
         // Some readers skip a volume label, others make a file of it.
         if record.attributes & DOS_LABEL != 0 {
-            return Err(Refusal::new(Reason::UnknownType, "the name of a volume"));
+            return Err(Refusal::new(Reason::UnknownType, "a volume label"));
         }
     }
     let mode = match names::is_unix(record.host) {
@@ -241,7 +241,7 @@ fn kind(record: &Record, directory_like: bool) -> Result<(Kind, u32), Refusal> {
         KIND_FILE | KIND_DIR | KIND_LINK => {
             return Err(Refusal::new(
                 Reason::TypeConflict,
-                "the name says one thing, a directory or not, and the mode another",
+                "the name and the mode disagree about whether this is a directory",
             ));
         }
         _ => {

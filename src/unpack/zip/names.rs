@@ -32,7 +32,10 @@ pub(super) fn decode(
 ) -> Result<Vec<u8>, Refusal> {
     // To readers that cut the name at the NUL, the Unicode name belongs to another entry.
     if raw.contains(&0) {
-        return Err(Refusal::new(Reason::PathNul, "the name holds a NUL byte"));
+        return Err(Refusal::new(
+            Reason::PathNul,
+            "the name contains a NUL byte",
+        ));
     }
     if let Some(unicode) = unicode {
         if flags & UTF8_FLAG != 0 && unicode != raw {
@@ -76,13 +79,13 @@ pub(super) fn separate(mut name: Vec<u8>, host: u8) -> Result<Vec<u8>, Refusal> 
         .split(|b| matches!(b, b'/' | b'\\'))
         .any(|c| c == b"..")
     {
-        return Err(Refusal::new(Reason::PathDotdot, "the name holds `..`"));
+        return Err(Refusal::new(Reason::PathDotdot, "the name contains `..`"));
     }
     let rooted = matches!(rest.first(), Some(b'/' | b'\\'));
     if windows && ((drive && !rest.is_empty()) || rooted) {
         return Err(Refusal::new(
             Reason::PathAbsolute,
-            "the name is absolute, or of a drive",
+            "the name is absolute or begins with a drive",
         ));
     }
     Ok(name)
@@ -144,7 +147,7 @@ mod tests {
         assert_eq!(
             separate(name, 0).unwrap(),
             "昞文/a.txt".as_bytes(),
-            "the trail byte is no separator"
+            "the trail byte is not a separator"
         );
         assert!(decode(b"\xff\xff", None, 0, 0, NameEncoding::Gbk).is_err());
         assert!(decode(b"caf\xe9", None, 0, 0, NameEncoding::Utf8).is_err());
