@@ -1,7 +1,8 @@
-//! The nouns of the product: which application, which file, which version, what kind of archive, from where.
+//! The nouns of the product: application, data file, version, archive type and source.
 //!
-//! Parsing is the check: a value of one of these types is right by construction, and nothing further down checks it
-//! again. No input or output happens here. The words are the contract's (ENS 2017-11-10, `PushApplicationData`).
+//! Parsing is the check: a value of one of these types is valid by construction, and no other
+//! module checks it again. No I/O happens here. The words are the contract's (ENS 2017-11-10,
+//! `PushApplicationData`).
 
 use std::fmt;
 use std::path::Path;
@@ -12,74 +13,71 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use url::Url;
 
-/// Longest name, version or application id, in bytes.
+/// Maximum length of a name, version or application id, in bytes.
 pub const MAX_TEXT: usize = 1024;
-/// Longest source URL, in bytes.
+/// Maximum length of a source URL, in bytes.
 pub const MAX_URL: usize = 16 * 1024;
-/// Longest escaped path component, in bytes; what is longer is cut and closed by a digest.
+/// Maximum length of an escaped path component, in bytes; a longer one is truncated and ends in a
+/// digest.
 pub const MAX_COMPONENT: usize = 200;
-/// Time limit of a file whose push states none.
+/// Time limit of a file if its push gives none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
-/// Largest time limit that a push may state.
+/// The largest time limit a push may give.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What is wrong with a value of a push.
+/// Why a value in a push was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// The text is empty or only white space.
+    /// Empty, or only white space.
     #[error("{what} is blank")]
     Blank {
-        /// Which value.
+        /// The name of the value.
         what: &'static str,
     },
-    /// The text is longer than allowed.
     #[error("{what} has {len} bytes, at most {max} are allowed")]
     TooLong {
-        /// Which value.
+        /// The name of the value.
         what: &'static str,
-        /// Its length in bytes.
+        /// In bytes.
         len: usize,
-        /// The longest allowed.
+        /// In bytes.
         max: usize,
     },
-    /// The text holds a character that it must not hold.
     #[error("{what} holds {found}, which is not allowed")]
     Character {
-        /// Which value.
+        /// The name of the value.
         what: &'static str,
-        /// The character, described.
+        /// A description of the character.
         found: &'static str,
     },
-    /// The archive type is none that can be unpacked.
+    /// Not an archive type that can be unpacked.
     #[error("archiveType is `{found}`, expected `tar.gz`, `zip` or `tar`")]
     ArchiveType {
-        /// What was stated, shortened.
+        /// The value given, shortened.
         found: String,
     },
-    /// The digest is not the right number of hexadecimal digits.
+    /// Not the right number of hexadecimal digits.
     #[error("{what} is `{found}`, expected {digits} hexadecimal digits")]
     Digest {
-        /// Which digest.
+        /// `md5` or `sha256`.
         what: &'static str,
-        /// What was stated, shortened.
+        /// The value given, shortened.
         found: String,
-        /// How many digits it should have.
+        /// The number expected.
         digits: usize,
     },
-    /// The URL cannot be fetched from.
+    /// Malformed, or not a URL that can be fetched from.
     #[error("url is not usable: {why}")]
     Url {
-        /// Why, without any part of the URL that may be secret.
+        /// Never contains a part of the URL that may be secret.
         why: String,
     },
-    /// A number is out of range.
     #[error("{what} is {found}, expected {expected}")]
     Number {
-        /// Which value.
+        /// The name of the value.
         what: &'static str,
-        /// What was stated, shortened.
+        /// The value given, shortened.
         found: String,
-        /// What is allowed.
         expected: &'static str,
     },
 }
@@ -130,13 +128,13 @@ macro_rules! text_type {
                 Ok(Self(text.to_owned()))
             }
 
-            /// Returns the text as it was stated.
+            /// Returns the text as given.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// Returns the one path component that stands for this text on disk; see [`path_component`].
+            /// Returns the path component used for this text on disk; see [`path_component`].
             #[must_use]
             pub fn path_component(&self) -> String {
                 path_component(&self.0)
@@ -171,7 +169,7 @@ macro_rules! text_type {
     };
 }
 
-/// A comma could not be filtered: the contract's `DataNames` and `DataVersions` are comma-separated.
+/// Commas are rejected: the contract's filters `DataNames` and `DataVersions` are comma-separated.
 fn no_comma(what: &'static str) -> impl Fn(&str) -> Result<(), Invalid> {
     move |text| {
         if text.contains(',') {
@@ -190,19 +188,21 @@ text_type!(
     AppId, "AppId", |_| Ok(())
 );
 text_type!(
-    /// The name of a data file: as [`AppId`], and without a comma. Slashes are ordinary characters in it.
+    /// The name of a data file: like [`AppId`], but without commas. Slashes have no special
+    /// meaning.
     DataName, "name", |text| no_comma("name")(text)
 );
 text_type!(
-    /// The version of a data file: as [`DataName`].
+    /// The version of a data file: like [`DataName`].
     DataVersion, "version", |text| no_comma("version")(text)
 );
 
-/// Returns the one path component that stands for `text`, so that different texts never share one.
+/// Returns the path component used for `text`; different texts never share one.
 ///
-/// `A-Z a-z 0-9 . _ -` stay as they are, every other byte becomes `%XX`, and so does a leading dot. What would be longer
-/// than [`MAX_COMPONENT`] bytes is cut at 160 and closed by `%~` and 32 hexadecimal digits of its SHA-256; `%~` cannot
-/// come out of the escape itself. Reversed by [`from_path_component`] unless it was cut.
+/// `A-Z a-z 0-9 . _ -` are kept; every other byte becomes `%XX`, and so does a leading dot. A
+/// result longer than [`MAX_COMPONENT`] bytes is truncated at 160 and ends in `%~` and 32
+/// hexadecimal digits of the text's SHA-256; the escape itself never produces `%~`.
+/// [`from_path_component`] reverses it unless it was truncated.
 #[must_use]
 pub fn path_component(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -228,7 +228,8 @@ pub fn path_component(text: &str) -> String {
     out
 }
 
-/// Returns the text that `component` stands for, or `None` where it was cut or is not of our making.
+/// Returns the text behind `component`, or `None` if it was truncated or was not made by
+/// [`path_component`].
 #[must_use]
 pub fn from_path_component(component: &str) -> Option<String> {
     let mut out = Vec::with_capacity(component.len());
@@ -247,7 +248,7 @@ pub fn from_path_component(component: &str) -> Option<String> {
     (path_component(&text) == component).then_some(text)
 }
 
-/// How the bytes of a data file are packed.
+/// The format of a data file's archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ArchiveType {
     /// A gzip stream holding a tar archive.
@@ -256,13 +257,12 @@ pub enum ArchiveType {
     /// A zip archive.
     #[serde(rename = "zip")]
     Zip,
-    /// A plain tar archive: ours beside the contract's two.
+    /// A plain tar archive: an extension, the contract has only the other two.
     #[serde(rename = "tar")]
     Tar,
 }
 
 impl ArchiveType {
-    /// Every archive type.
     pub const ALL: [Self; 3] = [Self::TarGz, Self::Zip, Self::Tar];
 
     /// Returns the contract's spelling.
@@ -275,7 +275,7 @@ impl ArchiveType {
         }
     }
 
-    /// Parses the contract's spelling, in any case, with `tgz` as another name of `tar.gz`.
+    /// Parses the contract's spelling in any case; `tgz` also means `tar.gz`.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         match text.to_ascii_lowercase().as_str() {
             "tar.gz" | "tgz" => Ok(Self::TarGz),
@@ -288,13 +288,13 @@ impl ArchiveType {
     }
 
     /// Returns whether an archive of this type can be unpacked while its bytes arrive. A zip
-    /// cannot: its directory is at its end.
+    /// cannot: its directory is at the end.
     #[must_use]
     pub fn is_streamable(self) -> bool {
         self != Self::Zip
     }
 
-    /// Returns the type that a file's name suggests.
+    /// Guesses the type from a file name.
     #[must_use]
     pub fn from_file_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
@@ -316,17 +316,16 @@ impl fmt::Display for ArchiveType {
     }
 }
 
-/// A digest of `N` bytes; printed as lower-case hexadecimal digits.
+/// A digest of `N` bytes, shown as lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest<const N: usize>(pub [u8; N]);
 
-/// An MD5 digest, the contract's check of an archive.
+/// The digest that the contract uses to check an archive.
 pub type Md5 = Digest<16>;
-/// A SHA-256 digest.
 pub type Sha256 = Digest<32>;
 
 impl<const N: usize> Digest<N> {
-    /// Parses `2 * N` hexadecimal digits of any case.
+    /// Parses `2 * N` hexadecimal digits in either case.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let mut bytes = [0; N];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| Invalid::Digest {
@@ -363,7 +362,7 @@ impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
     }
 }
 
-/// Returns host and port as they would be dialled, such as `cdn.example:443`.
+/// Returns host and port as used to connect, such as `cdn.example:443`.
 #[must_use]
 pub fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or("");
@@ -373,13 +372,14 @@ pub fn authority(url: &Url) -> String {
     }
 }
 
-/// Where an archive is fetched from. Its `Display` and `Debug` show scheme, host, port and path only: user information
-/// and query often hold credentials or a signature, and never belong into a log, a status or an error.
+/// Where an archive is fetched from. `Display` and `Debug` show only scheme, host, port and path:
+/// user information and query often contain credentials or a signature, which must never appear in
+/// a log, a status or an error.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SourceUrl(Url);
 
 impl SourceUrl {
-    /// Parses an `http` or `https` URL with a host.
+    /// Parses an `http` or `https` URL that has a host.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let url = Self::parse_any(text)?;
         match url.scheme() {
@@ -390,7 +390,8 @@ impl SourceUrl {
         }
     }
 
-    /// Parses what a local push document may name: an `http(s)` or `file` URL, or a path relative to `base`.
+    /// Parses a source in a local push document: an `http(s)` or `file` URL, or a path relative to
+    /// `base`.
     pub fn parse_local(text: &str, base: &Path) -> Result<Self, Invalid> {
         if text.trim().is_empty() {
             return Err(Invalid::Blank { what: "url" });
@@ -433,13 +434,13 @@ impl SourceUrl {
         Ok(url)
     }
 
-    /// Returns the URL to dial; it may hold secrets and must not be printed.
+    /// Returns the URL to connect to; it may contain secrets and must not be printed.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.0
     }
 
-    /// Returns the whole text, secrets included, for the store and for nothing else.
+    /// Returns the full text, secrets included. Only the store may use it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.as_str()
@@ -477,14 +478,11 @@ impl fmt::Debug for SourceUrl {
     }
 }
 
-/// The key of a published tree: one version of one name of one application.
+/// Identifies a published tree: one version of one name of one application.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
-    /// The application.
     pub app: AppId,
-    /// The data file's name.
     pub name: DataName,
-    /// The data file's version.
     pub version: DataVersion,
 }
 
@@ -494,28 +492,25 @@ impl fmt::Display for Key {
     }
 }
 
-/// One element of a push's `Data`: what to fetch, how to check it, and under which key to publish it.
+/// One element of a push's `Data`: what to fetch, how to check it, and the key to publish it under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
-    /// Under which application, name and version it is published.
     pub key: Key,
-    /// How it is packed.
     pub archive_type: ArchiveType,
-    /// Length of the archive in bytes, where stated.
+    /// Length of the archive in bytes, if the push states it.
     pub size: Option<u64>,
-    /// MD5 of the archive, where stated.
+    /// Of the archive, if the push states it.
     pub md5: Option<Md5>,
-    /// SHA-256 of the archive, where stated.
+    /// Of the archive, if the push states it.
     pub sha256: Option<Sha256>,
-    /// Where to fetch it.
     pub url: SourceUrl,
-    /// How long the whole push of this file may take.
+    /// Time limit for the whole push of this file.
     pub timeout: Duration,
 }
 
 impl DataFile {
-    /// Returns the first of size, md5 and sha256 that this file states and that differs from `published`, as
-    /// (what, published, stated). What either side does not know is no difference.
+    /// Returns the first of size, md5 and sha256 that differs between this file and `published`, as
+    /// (what, published, stated). Values that either side lacks are not compared.
     #[must_use]
     pub fn difference(&self, published: &Content) -> Option<(&'static str, String, String)> {
         fn differs<T: PartialEq + fmt::Display>(
@@ -531,7 +526,7 @@ impl DataFile {
             .or_else(|| differs("size", published.size, self.size))
     }
 
-    /// Returns what this file states of its archive.
+    /// Returns what the push states about the archive.
     #[must_use]
     pub fn content(&self) -> Content {
         Content {
@@ -542,14 +537,12 @@ impl DataFile {
     }
 }
 
-/// What is known of an archive's bytes.
+/// Size and digests of an archive, as far as they are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Content {
-    /// Length in bytes.
+    /// In bytes.
     pub size: Option<u64>,
-    /// MD5.
     pub md5: Option<Md5>,
-    /// SHA-256.
     pub sha256: Option<Sha256>,
 }
 

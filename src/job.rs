@@ -1,7 +1,7 @@
 //! The nouns of a job, which brings one data file to this node: its states and stages, how it
-//! ended, and the kinds of events that happen on the way.
+//! ended, and the kinds of its events.
 //!
-//! Pure: no input or output, no clock. Names that are stored or sent never change.
+//! Pure: no I/O, no clock. Names that are stored or sent never change.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::datafile::{Content, DataFile};
 use crate::sys::failure::{Class, Kind, Retry};
 use crate::wire::status::Status;
 
-/// The number of a job: unique on a node, never reused, and growing with acceptance.
+/// The number of a job: unique on a node, never reused, increasing in order of acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub i64);
@@ -22,22 +22,22 @@ impl fmt::Display for JobId {
     }
 }
 
-/// The stations of the road, in order.
+/// The stages of a delivery, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// Bytes are arriving. A tar is unpacked into staging meanwhile.
+    /// Bytes are arriving. A tar is unpacked into staging at the same time.
     Fetch,
     /// Size and digests are compared.
     Verify,
-    /// The archive is unpacked into staging, or the end of that is awaited.
+    /// The archive is unpacked into staging; for a tar, what is left of it.
     Unpack,
     /// The tree is synced, renamed and made live.
     Publish,
 }
 
 impl Stage {
-    /// Every stage, in road order.
+    /// All stages, in order.
     pub const ALL: [Self; 4] = [Self::Fetch, Self::Verify, Self::Unpack, Self::Publish];
 
     /// Returns the stable lower-case name.
@@ -58,58 +58,50 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What happened to a job, a file or the node: the types of timeline events, kebab-case wherever
+/// The types of timeline events: what happened to a job, a file or the node. Kebab-case wherever
 /// they are stored or sent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
-    /// A push of the file was accepted.
     Accepted,
-    /// The job was started.
     Started,
-    /// How far a running job is.
+    /// The progress of a running job.
     Progress,
-    /// The fetch resumes after the bytes that are here.
+    /// The fetch resumes after the bytes received earlier.
     Resumed,
-    /// The source failed, and is asked again after a pause.
+    /// The source failed and will be retried after a pause.
     Retrying,
-    /// The fetch starts at zero: the source does not have the same bytes any more.
+    /// The fetch restarts at zero: the source no longer has the same bytes.
     Restarted,
-    /// The bytes are in doubt, and are fetched once more from zero.
+    /// The bytes failed verification and are fetched once more from zero.
     Refetching,
-    /// A running job was put back into the queue.
     Requeued,
-    /// An operator made a queued job due at once.
+    /// An operator made a queued job due immediately.
     Hurried,
-    /// An operator asked to cancel the job.
     CancelRequested,
-    /// The job was canceled.
     Canceled,
-    /// The job failed.
     Failed,
-    /// The version is published.
     Published,
-    /// The version became live.
+    /// The version went live.
     Activated,
-    /// The version became live again by a rollback.
+    /// The version went live again by a rollback.
     RolledBack,
     /// A request to make the version live was refused or failed.
     NotActivated,
-    /// The version was found on the disk and entered into a rebuilt database.
+    /// The version was found on disk and added to a rebuilt database.
     Recovered,
     /// The version was removed.
     Removed,
     /// The version was protected from retention.
     Pinned,
-    /// The version is no longer protected from retention.
     Unpinned,
     /// The version differs from its manifest.
     Damaged,
-    /// The version no longer differs from its manifest.
+    /// The version matches its manifest again.
     Healed,
-    /// `current` did not lead to the live version, and was made anew.
+    /// `current` did not point to the live version and was corrected.
     LinkMended,
-    /// A type that only a newer agent knows: an older command line shows it all the same.
+    /// A type introduced by a newer agent: an older command line still shows it.
     #[serde(untagged)]
     Other(String),
 }
@@ -120,16 +112,14 @@ impl fmt::Display for EventKind {
     }
 }
 
-/// Where a job stands. `Running` survives a restart as `Queued`: the work starts again from what
-/// the disk holds.
+/// The state of a job. After a restart, `Running` becomes `Queued`: the work starts again from what
+/// is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     /// Accepted, and waiting for a slot or to retry.
     Queued,
-    /// Started.
     Running,
-    /// Published.
     Succeeded,
     /// Ended without a version; its failure has the reason.
     Failed,
@@ -138,7 +128,6 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// Every state.
     pub const ALL: [Self; 5] = [
         Self::Queued,
         Self::Running,
@@ -165,7 +154,7 @@ impl JobState {
         Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 
-    /// Returns whether the job has ended. A final state is never left: the database refuses it.
+    /// Returns whether the job has ended. A final state never changes: the database refuses it.
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
@@ -191,17 +180,17 @@ impl fmt::Display for JobState {
     }
 }
 
-/// Why a version becomes live.
+/// Why a version goes live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reason {
-    /// Its push has ended.
+    /// Its push succeeded.
     Push,
-    /// It was pushed again while it was published but not live.
+    /// It was pushed again while published but not live.
     Repush,
-    /// An operator asked for it.
+    /// An operator requested it.
     Activate,
-    /// An operator asked for the previous version.
+    /// An operator requested the previous version.
     Rollback,
     /// `current` on disk pointed to it, and the disk decides what is live.
     Recover,
@@ -227,24 +216,25 @@ impl fmt::Display for Reason {
     }
 }
 
-/// One accepted data file, as the runner takes it from the store.
+/// One accepted data file, as the store hands it to the runner.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub id: JobId,
     pub file: DataFile,
-    /// This start included. A job that ended the agent too often is given up by this count.
+    /// Including this one. A job whose starts kept ending with the agent's death is given up by
+    /// this count.
     pub starts: u32,
     /// Milliseconds since the epoch.
     pub accepted_ms: i64,
-    /// Whether its version becomes `current` when it is published.
+    /// Whether the version becomes `current` when published.
     pub activate: bool,
-    /// Requests for the file that earlier starts have made.
+    /// Requests for the file made by earlier starts.
     pub attempts: u32,
-    /// Bytes that came over the network in earlier starts.
+    /// Bytes received over the network by earlier starts.
     pub fetched: u64,
 }
 
-/// Why a job failed, as it is stored, reported and shown. Never holds a secret.
+/// Why a job failed, as stored, reported and shown. Never contains a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub stage: Stage,
@@ -258,10 +248,10 @@ pub struct Failure {
     /// The archive member at fault, escaped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
-    /// The configuration key of the limit that was hit.
+    /// The configuration key of the exceeded limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
-    /// What was expected, where it is a value such as a digest.
+    /// Set if it is a value, such as a digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,7 +259,6 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Makes a failure of `kind` at `stage` with `message`.
     #[must_use]
     pub fn new(stage: Stage, kind: &Kind, message: String) -> Self {
         Self {
@@ -292,16 +281,16 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What a job left on the node when it succeeded.
+/// What a successful job left on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    /// Size and digests of the archive, as received.
+    /// Of the archive as received.
     pub content: Content,
-    /// Files in the tree.
+    /// In the tree.
     pub files: u64,
-    /// Bytes in the tree's files.
+    /// In the tree's files.
     pub bytes: u64,
-    /// Bytes that came over the network, repeated ones included.
+    /// Bytes received over the network, repeated ones included.
     pub fetched: u64,
     /// Whether this version became `current`.
     pub activated: bool,
@@ -310,11 +299,9 @@ pub struct Published {
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The version is published.
     Published(Published),
-    /// The version is not published; nothing else of it is left.
+    /// Not published; nothing of the attempt is left.
     Failed(Failure),
-    /// An operator canceled it.
     Canceled,
 }
 
@@ -330,20 +317,19 @@ impl Outcome {
     }
 }
 
-/// How far a running job was at one moment.
+/// The progress of a running job at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The station that is at work.
     pub stage: Stage,
-    /// Attempts at the source that were begun.
+    /// Attempts at the source started so far.
     pub attempt: u32,
-    /// Bytes of the archive that are here.
+    /// Bytes of the archive received.
     pub received: u64,
     /// Length of the archive, 0 while unknown.
     pub total: u64,
-    /// Bytes that came over the network, repeated ones included.
+    /// Bytes received over the network, repeated ones included.
     pub fetched: u64,
-    /// Files written to staging.
+    /// Written to staging.
     pub files: u64,
     /// Bytes written to staging.
     pub written: u64,

@@ -1,7 +1,7 @@
-//! How far running jobs are, before anything of it is written down: the stations count, the API and
-//! the command line read.
+//! The progress of running jobs before any of it is stored: the stages count, the API and the
+//! command line read.
 //!
-//! [`Board`] also remembers failures that the database could not take (its disk is full or
+//! [`Board`] also remembers failures that the database could not record (its disk is full or
 //! read-only), and is the one place that decides how such a job is shown: [`Board::show`].
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::job::{Failure, JobId, JobState, Snapshot, Stage};
 use crate::shown::File;
 
-/// How far a running job is; written by the stations, read by anyone, without a lock.
+/// The progress of one running job; written by the stages, read by anyone, without locks.
 #[derive(Debug, Default)]
 pub struct Progress {
     stage: AtomicU8,
@@ -24,35 +24,35 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Notes that `stage` has started.
+    /// Records that `stage` has started.
     pub fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// Notes what earlier starts have taken.
+    /// Adds the attempts and bytes of earlier starts.
     pub fn begin_after(&self, attempts: u32, fetched: u64) {
         self.attempts.store(attempts, Ordering::Relaxed);
         self.fetched.store(fetched, Ordering::Relaxed);
     }
 
-    /// Returns what counts the attempts at the source.
+    /// Returns the counter of attempts at the source.
     #[must_use]
     pub fn attempts(&self) -> &Arc<AtomicU32> {
         &self.attempts
     }
 
-    /// Returns what counts the bytes that come over the network.
+    /// Returns the counter of bytes received over the network.
     #[must_use]
     pub fn fetched(&self) -> &Arc<AtomicU64> {
         &self.fetched
     }
 
-    /// Notes how many bytes of the archive are here.
+    /// Records how many bytes of the archive have been received.
     pub fn set_received(&self, bytes: u64) {
         self.received.store(bytes, Ordering::Relaxed);
     }
 
-    /// Notes the length of the archive.
+    /// Records the length of the archive.
     pub fn set_total(&self, bytes: u64) {
         self.total.store(bytes, Ordering::Relaxed);
     }
@@ -63,13 +63,13 @@ impl Progress {
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Forgets what was written: the attempt starts again.
+    /// Resets what was written: the attempt starts again.
     pub fn reset_written(&self) {
         self.files.store(0, Ordering::Relaxed);
         self.written.store(0, Ordering::Relaxed);
     }
 
-    /// Reads all of it; the values may be of slightly different moments.
+    /// Reads all values; they may be from slightly different moments.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -84,27 +84,26 @@ impl Progress {
     }
 }
 
-/// The running jobs and how far each is, and those that have failed and cannot be recorded as such
-/// for now: the runner enters them, status queries read them.
+/// The running jobs and their progress, and the failures that could not be recorded yet. The runner
+/// writes it, status queries read it.
 #[derive(Debug, Clone, Default)]
 pub struct Board {
     running: Arc<Mutex<HashMap<JobId, Arc<Progress>>>>,
     unrecorded: Arc<Mutex<HashMap<JobId, Unrecorded>>>,
 }
 
-/// A failure that the database does not take: its disk is full or read-only.
+/// A failure that the database could not record: its disk is full or read-only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unrecorded {
-    /// How the job failed.
     pub failure: Failure,
-    /// When, in milliseconds since the epoch.
+    /// When it failed, in milliseconds since the epoch.
     pub at_ms: i64,
-    /// Whether it will be retried once that can be recorded, and so has not ended.
+    /// Whether the job will be retried once the database can be written, and so has not ended.
     pub again: bool,
 }
 
 impl Board {
-    /// Enters a job; it leaves the board when the returned entry is dropped.
+    /// Adds a job; it leaves the board when the returned entry is dropped.
     #[must_use]
     pub fn enter(&self, id: JobId) -> BoardEntry {
         let progress = Arc::new(Progress::default());
@@ -116,24 +115,24 @@ impl Board {
         }
     }
 
-    /// Returns how far a job is, if it is running.
+    /// Returns the progress of a job, if it is running.
     #[must_use]
     pub fn get(&self, id: JobId) -> Option<Snapshot> {
         self.running().get(&id).map(|p| p.snapshot())
     }
 
-    /// Notes how a job has failed while that cannot be recorded.
+    /// Remembers a failure that could not be recorded.
     pub fn note_unrecorded(&self, id: JobId, unrecorded: Unrecorded) {
         self.unrecorded().insert(id, unrecorded);
     }
 
-    /// Forgets what was noted of a job: it is recorded now, or never will be.
+    /// Forgets the failure of a job: it has been recorded, or never will be.
     pub fn forget_unrecorded(&self, id: JobId) {
         self.unrecorded().remove(&id);
     }
 
-    /// Puts into `file` what its running job reports now, which is newer than its row, and how it
-    /// failed where that could not be written down.
+    /// Updates `file` with the current progress of its running job, which is newer than its row,
+    /// and with a failure that could not be recorded.
     #[must_use]
     pub fn show(&self, mut file: File) -> File {
         if file.state != JobState::Running {
@@ -167,7 +166,7 @@ impl Board {
         self.running().len()
     }
 
-    /// Tells whether no job is running.
+    /// Returns whether no job is running.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -183,12 +182,11 @@ impl Board {
     }
 }
 
-/// A job's place on the [`Board`].
+/// A job's entry on the [`Board`]; dropping it removes the entry.
 #[derive(Debug)]
 pub struct BoardEntry {
     board: Board,
     id: JobId,
-    /// How far the job is.
     pub progress: Arc<Progress>,
 }
 

@@ -1,4 +1,5 @@
-//! What can go wrong with the database, and which errors end the process.
+//! Database errors: which kinds there are, and which of them end the process. After
+//! [`Error::Failed`] nothing is written any more.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,31 +10,26 @@ use rusqlite::ffi;
 use crate::sys::durable;
 use crate::sys::failure::{Class, Kind, Retry};
 
-/// What can go wrong in the store. It can be cloned: one failed commit is told to every caller of
-/// its group.
+/// Why the database refused or failed. Cloneable, because every caller in a group receives the
+/// error of a failed commit.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The directory or the file of the database could not be prepared.
+    /// Creating the directory or the database file failed.
     #[error("prepare the database")]
     Prepare(#[source] Arc<durable::Error>),
-    /// The database could not be opened or set up.
+    /// Opening or setting up the database failed.
     #[error("{verb} `{}`", path.display())]
     Open {
-        /// What was tried.
+        /// The step that failed.
         verb: &'static str,
         /// The database file.
         path: PathBuf,
-        /// What SQLite said.
         #[source]
         source: Arc<rusqlite::Error>,
     },
-    /// Another process has the directory of the database.
+    /// Another process has locked the directory.
     #[error("lock `{}`: another edgepush process uses it", path.display())]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The database was written by a newer edgepush.
+    InUse { path: PathBuf },
     #[error(
         "open `{}`: its schema is version {found}, this edgepush knows up to {known}; install the newer edgepush again",
         path.display()
@@ -41,69 +37,64 @@ pub enum Error {
     Newer {
         /// The database file.
         path: PathBuf,
-        /// The version it has.
         found: i64,
-        /// The newest that this program knows.
+        /// The newest version this program supports.
         known: i64,
     },
-    /// The file is a database of some other program.
     #[error("open `{}`: application id is {found:#x}, not an edgepush database", path.display())]
     Foreign {
         /// The database file.
         path: PathBuf,
-        /// The application id it has.
+        /// The application id in the file.
         found: i64,
     },
-    /// The database is damaged.
-    #[error("check `{}`: {what}; run `edgepush recover`, which sets it aside and rebuilds it from what is on the disk", path.display())]
+    /// The integrity check failed.
+    #[error("check `{}`: {what}; run `edgepush recover`, which sets it aside and rebuilds it from what is on disk", path.display())]
     Damaged {
         /// The database file.
         path: PathBuf,
-        /// What the check found first.
+        /// The first finding of the check.
         what: String,
     },
-    /// The disk that holds the database is full. Nothing was written; the store goes on.
+    /// The disk is full. Nothing was written; the database stays usable.
     #[error("write the database: no space left")]
     Full,
-    /// The disk that holds the database is read-only. Nothing was written; reading goes on.
+    /// The file system is read-only. Nothing was written; reads still work.
     #[error("write the database: the file system is read-only")]
     ReadOnly,
-    /// One statement failed; the store goes on.
+    /// One statement failed; the database stays usable.
     #[error("{what}")]
     Sql {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
-        /// What SQLite said.
         #[source]
         source: Arc<rusqlite::Error>,
     },
-    /// A row holds what this program cannot read.
+    /// A row holds a value that this program cannot read.
     #[error("read {what}: found `{found}`")]
     Row {
-        /// Which value.
+        /// The name of the value.
         what: &'static str,
-        /// What it holds, shortened.
+        /// The value, shortened.
         found: String,
     },
-    /// The store has failed: a commit or a sync did not succeed, nothing more is written, and the
-    /// process must end.
+    /// A commit or sync failed: nothing more is written, and the process must end.
     #[error("the database has failed: {why}")]
     Failed {
-        /// What failed first, with its causes.
+        /// The first failure, with its causes.
         why: Arc<str>,
     },
-    /// More work waits than the store holds.
-    #[error("the database has too much work waiting")]
+    /// The owner's queue is full.
+    #[error("the database's queue is full")]
     Busy,
-    /// The piece of work panicked; it was undone.
-    #[error("work in the database panicked and was undone")]
+    /// The piece of work panicked and was rolled back.
+    #[error("a database operation panicked and was rolled back")]
     Panicked,
-    /// The store is closed.
     #[error("the database is closed")]
     Closed,
 }
 
-/// The store's failures by stable name.
+/// Every failure kind of the database.
 pub const KINDS: &[Kind] = &[
     OPEN, IN_USE, NEWER, DAMAGED, FULL, READ_ONLY, FAILED, INTERNAL, BUSY, CLOSED,
 ];
@@ -170,7 +161,7 @@ const CLOSED: Kind = Kind {
 };
 
 impl Error {
-    /// Returns the row of [`KINDS`] that this error belongs to.
+    /// Returns this error's row of [`KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static Kind {
         match self {
@@ -187,8 +178,8 @@ impl Error {
         }
     }
 
-    /// Tells whether the caller may be answered "not now": the store cannot take the work, and did
-    /// not take it.
+    /// Returns whether the caller may be asked to retry later: the work was not done and cannot be
+    /// done now.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match self {
@@ -205,7 +196,7 @@ impl Error {
         }
     }
 
-    /// Tells whether the disk of the database has no room left.
+    /// Returns whether the database's disk is full.
     pub(crate) fn is_full(&self) -> bool {
         match self {
             Self::Full => true,
@@ -214,9 +205,9 @@ impl Error {
         }
     }
 
-    /// Returns whether the same work may well be accepted a moment later: the disk is full or read-only,
-    /// the queue is full, or the process had no descriptor left to open a connection with. The
-    /// store itself goes on.
+    /// Returns whether the same work may be accepted a moment later: the disk is full or read-only,
+    /// the queue is full, or no descriptor was free to open a connection. The database stays
+    /// usable.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -226,7 +217,7 @@ impl Error {
         }
     }
 
-    /// Makes the error of a statement that was to do `what`.
+    /// Wraps the error of a statement; `what` names the step.
     pub(crate) fn sql(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
@@ -238,8 +229,8 @@ impl Error {
         }
     }
 
-    /// Tells whether a statement failed because the disk did, or the file is damaged: then nothing
-    /// more may be promised.
+    /// Returns whether a statement failed because the disk failed or the file is damaged: then no
+    /// further write may be acknowledged.
     pub(crate) fn is_device(&self) -> bool {
         let Self::Sql { source, .. } = self else {
             return false;
@@ -250,8 +241,8 @@ impl Error {
         )
     }
 
-    /// Tells whether a write was refused by the system, as opposed to a sync that failed: only this
-    /// may be the mild case of a file system that became read-only.
+    /// Returns whether the system refused a write, as opposed to failing a sync: only a refused
+    /// write can be the harmless case of a file system that became read-only.
     pub(crate) fn is_refused_write(&self) -> bool {
         let Self::Sql { source, .. } = self else {
             return false;

@@ -1,14 +1,14 @@
-//! SQLite with one owner: what the databases of every role share, and no table of any of them but
-//! the outbox and nonces.
+//! SQLite with one owner: what the databases of every role share. The only tables here are the
+//! outbox and the nonces.
 //!
-//! One thread owns the connection that writes. Callers hand it closures; it runs all that are
-//! queued in one transaction, each in a savepoint of its own, and answers only after the commit has
-//! been synced. So an acknowledged write is never lost, and a burst of pushes costs one sync.
-//! Queries run next to it on read-only connections.
+//! One thread owns the writing connection. Callers hand it closures; it runs all queued ones in one
+//! transaction, each in its own savepoint, and answers only after the commit was synced. So an
+//! acknowledged write is never lost, and a burst of pushes costs one sync. Queries run in parallel
+//! on read-only connections.
 //!
-//! A commit or sync that fails is never retried: every caller gets an error, [`Db::failed`]
-//! resolves, and the process must end; the next start finds out what is on the disk. A full disk is
-//! milder: the callers get [`Error::Full`], nothing was written, and the database goes on.
+//! A failed commit or sync is never retried: every caller gets an error, [`Db::failed`] resolves,
+//! and the process must end; the next start finds out what is on disk. A full disk is milder:
+//! callers get [`Error::Full`], nothing was written, and the database stays usable.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -37,38 +37,38 @@ use reserve::Reserve;
 pub use sql::{Reader, Tx};
 pub(crate) use sql::{json, to_json, to_value};
 
-/// Work that may be queued for the owner before callers have to wait.
+/// Length of the owner's queue; callers wait while it is full.
 const QUEUE: usize = 1024;
-/// How often the uptime clock is written down, with whatever is written anyway.
+/// How often the uptime clock is saved, as part of a transaction that is written anyway.
 const SAVE_UPTIME_MS: i64 = 60_000;
-/// More than any role has.
+/// More than any role uses.
 const TOPICS: usize = 4;
 
-/// The tables of this room. Every role puts them at the head of its first migration.
+/// The tables of this module. The first migration of every role starts with them.
 #[cfg(test)]
 pub(crate) const TABLES: &str = include_str!("tables.sql");
 
-/// What a role's database is: its tables and its bounds.
+/// Everything specific to a role's database: its tables and its limits.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    /// In the header of the file; a database with another one is refused.
+    /// Stored in the file header; a database with a different id is refused.
     pub application_id: i64,
-    /// Every migration, oldest first. `user_version` counts those that have run.
+    /// Oldest first. `user_version` counts those that have run.
     pub migrations: &'static [&'static str],
-    /// Connections for queries.
+    /// Number of connections for queries.
     pub readers: u32,
     pub outbox: OutboxBounds,
 }
 
-/// How many callbacks are kept, over all endpoints.
+/// Limits on the number of callbacks, over all endpoints.
 #[derive(Debug, Clone)]
 pub struct OutboxBounds {
-    /// Pending ones. Beyond it the oldest of the first droppable type go first, then those of the
-    /// next; of the rest the oldest become dead letters.
+    /// Maximum pending. Beyond it, the oldest callbacks of the first droppable type are dropped,
+    /// then those of the next type; after that, the oldest become dead letters.
     pub pending: u32,
-    /// Delivered and dead ones, of each.
+    /// Maximum delivered, and maximum dead.
     pub settled: u32,
-    /// Types whose pending callbacks may be dropped, because newer ones say more.
+    /// Types whose pending callbacks may be dropped, because newer ones supersede them.
     pub droppable: &'static [&'static str],
 }
 
@@ -78,26 +78,25 @@ impl Setup {
     }
 }
 
-/// What a waiter can wait for: a commit that touched it. A role numbers its own from 1.
+/// A group of changes that a task can wait for. A role numbers its own from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(pub usize);
 
 impl Topic {
-    /// A callback waits for delivery.
+    /// A callback is pending.
     pub const OUTBOX: Self = Self(0);
 }
 
-/// Figures since the database was opened.
+/// Counters since the database was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Stats {
     /// Committed transactions.
     pub commits: u64,
-    /// Pieces of work in them.
+    /// Pieces of work in those transactions.
     pub pieces: u64,
 }
 
-/// A handle of the database; clones share it. When the last is dropped the database is closed in
-/// order.
+/// A handle to the database; clones share it. Dropping the last one closes the database cleanly.
 #[derive(Clone)]
 pub struct Db {
     inner: Arc<Inner>,
@@ -110,36 +109,36 @@ struct Inner {
     readers: Readers,
     path: PathBuf,
     unclean: bool,
-    /// Held as long as the database is in use; released after the owner has ended.
+    /// Holds the directory lock; released only after the owner thread has ended.
     _lock: File,
 }
 
-/// What the owner and the handles share.
+/// State shared by the owner and the handles.
 struct Shared {
     clock: Arc<dyn Clock>,
     started: Instant,
     uptime_base_ms: i64,
     reserve: Reserve,
-    /// The last write that the disk refused, until it takes one.
+    /// The last write that the disk refused; cleared by the next successful one.
     refused: Mutex<Option<(Instant, Error)>>,
     failed: watch::Sender<Option<Arc<str>>>,
     wakes: [watch::Sender<u64>; TOPICS],
     closed: AtomicBool,
-    /// When the owner began what it is at, in milliseconds since `started` plus 1; 0 while it
-    /// waits.
+    /// When the owner started its current work, in milliseconds since `started` plus 1; 0 while it
+    /// is idle.
     busy_since: AtomicU64,
     commits: AtomicU64,
     pieces: AtomicU64,
 }
 
 impl Db {
-    /// Opens the database at `path`, made if missing, and locks its directory against other
-    /// processes. After a run that did not end in order its pages are checked first.
+    /// Opens the database at `path`, creating it if missing, and locks its directory against other
+    /// processes. Its pages are checked first if the last run did not end cleanly.
     pub fn open(path: &Path, clock: Arc<dyn Clock>, setup: Setup) -> Result<Self, Error> {
         let parent = path.parent().unwrap_or(Path::new("."));
         durable::create_dir_all(parent).map_err(|e| Error::Prepare(Arc::new(e)))?;
         let lock = lock_directory(parent)?;
-        let reserve = Reserve::beside(path);
+        let reserve = Reserve::of(path);
         let setup = Arc::new(setup);
         let (conn, unclean) = match schema::open_writer(path, &setup) {
             Err(error) if error.is_full() && reserve.give_up() => {
@@ -169,10 +168,10 @@ impl Db {
         })
     }
 
-    /// Runs `f` in a transaction on the owner's thread; returns after the commit has been synced.
+    /// Runs `f` in a transaction on the owner's thread; returns after the commit was synced.
     ///
-    /// An error of `f` undoes what it wrote and nothing else. When the returned future is dropped
-    /// the work may still be done.
+    /// An error of `f` rolls back only what `f` wrote. Dropping the returned future does not cancel
+    /// the work.
     pub async fn write<T, F>(&self, f: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -184,19 +183,19 @@ impl Db {
         answer.await.map_err(|_| self.inner.shared.gone())?
     }
 
-    /// Hands `f` to the owner at once and does not wait: it is done before whatever is written
-    /// after this call. Should it fail, the log says so.
+    /// Queues `f` without waiting for it: it runs before anything written after this call. A
+    /// failure is only logged.
     pub fn write_soon<F>(&self, f: F) -> Result<(), Error>
     where
         F: FnOnce(&Tx<'_>) -> Result<(), Error> + Send + 'static,
     {
-        let told = |tx: &Tx<'_>| {
+        let logged = |tx: &Tx<'_>| {
             f(tx).inspect_err(
                 |error| tracing::error!(error = %Chain(error), "write to the database"),
             )
         };
         let (reply, _) = oneshot::channel();
-        let work = owner::Command::Work(Box::new(owner::Call::new(told, reply)));
+        let work = owner::Command::Work(Box::new(owner::Call::new(logged, reply)));
         let queue = self.inner.queue.as_ref().ok_or(Error::Closed)?;
         queue.try_send(work).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::Busy,
@@ -204,8 +203,7 @@ impl Db {
         })
     }
 
-    /// Runs `f` on a read-only connection, on a blocking thread, over one consistent state of the
-    /// database.
+    /// Runs `f` on a read-only connection, on a blocking thread, over one consistent snapshot.
     pub async fn read<T, F>(&self, f: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -225,13 +223,14 @@ impl Db {
             .map_err(|_| Error::Panicked)?
     }
 
-    /// Returns a receiver that changes after each commit that touched `topic`.
+    /// Returns a receiver that changes after each commit that touches `topic`.
     #[must_use]
     pub fn wake(&self, topic: Topic) -> watch::Receiver<u64> {
         self.inner.shared.wakes[topic.0].subscribe()
     }
 
-    /// Waits until the store has failed; the process must then end with an error, and start again.
+    /// Waits until the database has failed; the process must then end with an error and be
+    /// restarted.
     pub async fn failed(&self) -> Error {
         let mut failed = self.inner.shared.failed.subscribe();
         match failed.wait_for(Option::is_some).await {
@@ -242,14 +241,13 @@ impl Db {
         }
     }
 
-    /// Returns how long the owner has been at its present transaction: a disk that hangs shows
-    /// here.
+    /// Returns how long the current transaction has been running: a hung disk shows here.
     #[must_use]
     pub fn busy_for(&self) -> Option<Duration> {
         self.inner.shared.busy_for()
     }
 
-    /// Returns why the disk refused a write in the last `age`, unless it has taken one since.
+    /// Returns why the disk refused a write within the last `age`, unless a later write succeeded.
     #[must_use]
     pub fn refused_within(&self, age: Duration) -> Option<Error> {
         let refused = self.inner.shared.refused_lock();
@@ -257,7 +255,7 @@ impl Db {
         (when.elapsed() <= age).then(|| error.clone())
     }
 
-    /// Returns the store's figures.
+    /// Returns the counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
@@ -266,8 +264,8 @@ impl Db {
         }
     }
 
-    /// Tells whether the disk may know more than the database: the last run did not end in order,
-    /// or there was none.
+    /// Returns whether the disk may be ahead of the database: the last run did not end cleanly, or
+    /// the database was just created.
     #[must_use]
     pub fn is_unclean(&self) -> bool {
         self.inner.unclean
@@ -279,14 +277,14 @@ impl Db {
         &self.inner.path
     }
 
-    /// Returns the wall clock's milliseconds since the epoch.
+    /// Returns the wall clock's time, in milliseconds since the epoch.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
         self.inner.shared.clock.now_ms()
     }
 
-    /// Keeps the tables of this room bounded, sets the reserve aside again, and gives free pages
-    /// back to the disk. Call it now and then.
+    /// Trims the tables of this module, restores the disk-space reserve, and returns free pages to
+    /// the disk. Call it periodically.
     pub async fn housekeep(&self) -> Result<(), Error> {
         let shared = Arc::clone(&self.inner.shared);
         let _ = tokio::task::spawn_blocking(move || shared.reserve.restore()).await;
@@ -299,8 +297,7 @@ impl Db {
         .await
     }
 
-    /// Finishes the work that is waiting and closes the database in order; later calls get
-    /// [`Error::Closed`].
+    /// Finishes the queued work and closes the database cleanly; later calls get [`Error::Closed`].
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.send(owner::Command::Close(reply)).await.is_ok() {
@@ -308,7 +305,7 @@ impl Db {
         }
     }
 
-    /// Returns how much work is queued for the owner.
+    /// Returns the number of queued pieces of work.
     #[cfg(test)]
     pub(crate) fn queued(&self) -> usize {
         let queue = self.inner.queue.as_ref();
@@ -326,8 +323,7 @@ impl Db {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The owner ends when its queue has no sender; a database that is opened again must not
-        // meet it.
+        // The owner ends once its queue has no sender. Reopening the database must not run into it.
         self.queue = None;
         let owner = self
             .owner
@@ -372,7 +368,7 @@ impl Shared {
         self.failed.borrow().clone()
     }
 
-    /// Notes the first failure, for ever, and returns it.
+    /// Records the first failure, permanently, and returns it.
     fn fail(&self, why: &str) -> Arc<str> {
         self.failed.send_if_modified(|failed| {
             let first = failed.is_none();
@@ -389,7 +385,7 @@ impl Shared {
         self.failure().unwrap_or_else(|| why.into())
     }
 
-    /// Returns why there is no owner any more.
+    /// Returns why the owner is gone.
     fn gone(&self) -> Error {
         self.failure()
             .map_or(Error::Closed, |why| Error::Failed { why })
@@ -435,7 +431,7 @@ impl Shared {
     }
 }
 
-/// The connections for queries, opened when first needed.
+/// The connections for queries, opened on first use.
 struct Readers {
     path: PathBuf,
     permits: Arc<Semaphore>,
@@ -466,7 +462,7 @@ impl Readers {
         conn.execute_batch("BEGIN")
             .map_err(Error::sql("begin to read"))?;
         let result = f(&Reader::new(&conn, shared.uptime_ms()));
-        // A connection that cannot end its transaction is not used again.
+        // A connection that cannot end its transaction is discarded.
         if conn.execute_batch("ROLLBACK").is_ok() {
             self.idle().push(conn);
         }
@@ -478,14 +474,14 @@ impl Readers {
     }
 }
 
-/// Locks the directory of the database; the lock goes with the process, however it ends.
+/// Locks the directory of the database; the kernel releases the lock with the process, however it
+/// ends.
 fn lock_directory(path: &Path) -> Result<File, Error> {
     let file = File::open(path)
         .map_err(durable::at("open directory", path))
         .map_err(|e| Error::Prepare(Arc::new(e)))?;
     match file.try_lock() {
-        // A file system without locks cannot be shared by mistake more easily than with them: go
-        // on.
+        // A file system without lock support: continue unprotected.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::InUse {
             path: path.to_owned(),

@@ -1,15 +1,17 @@
-//! Used signature nonces: a signed request is accepted once, across restarts too.
+//! Used signature nonces: a signed request is accepted only once, even across restarts. Expired
+//! nonces are deleted in small batches.
 
 use rusqlite::params;
 
 use super::error::Error;
 use super::sql::Tx;
 
-/// Expired nonces that one request clears away at most, so that none pays for a burst of others.
+/// At most this many expired nonces are deleted per request, so that no single request pays for a
+/// burst.
 const CLEARED: u32 = 32;
 
-/// Remembers a nonce of an access key until `expires_ms`; false if it was used before. Call it only
-/// after the signature was found right, or forged requests would burn the nonces of real ones.
+/// Records a nonce of an access key until `expires_ms`; false if it was used before. Call it only
+/// after verifying the signature, or forged requests would use up the nonces of real ones.
 pub fn remember(
     tx: &Tx<'_>,
     access_key: &str,
@@ -30,7 +32,7 @@ pub fn remember(
     Ok(added == 1)
 }
 
-/// Clears every expired nonce.
+/// Deletes all expired nonces.
 pub(super) fn expire(tx: &Tx<'_>) -> Result<usize, Error> {
     tx.run(
         "clear expired nonces",

@@ -1,11 +1,11 @@
 //! Callbacks pending delivery, written in the same transaction as the change they report: one row
 //! per event and endpoint, settled when the receiver accepts it or when it is given up.
 //!
-//! Of the rows of one endpoint and order key only the first has a time at which it is due
-//! (`next_at`); the others get theirs when it is settled. That keeps their order and makes the
-//! search for due rows one step in an index, however many wait. The times are by the uptime clock
-//! ([`Reader::uptime_ms`]): a wall clock that jumps neither loses nor hastens a retry, and a node
-//! that was switched off for a week still delivers.
+//! Of the rows of one endpoint and order key, only the first has a due time (`next_at`); the next
+//! row gets one when the first is settled. That preserves their order and makes finding due rows
+//! one index step, however many are pending. Due times use the uptime clock
+//! ([`Reader::uptime_ms`]): a jump of the wall clock neither loses nor speeds up a retry, and a
+//! node that was off for a week still delivers.
 
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
@@ -15,39 +15,39 @@ use super::Topic;
 use super::error::Error;
 use super::sql::{self, Reader, Tx};
 
-/// Rows looked at in one call of [`expire`].
+/// Rows examined per call of [`expire`].
 const EXPIRE_AT_ONCE: u32 = 500;
-/// Settled rows are trimmed each time that many have passed.
+/// Settled rows are trimmed once per this many settlements.
 const TRIM_EVERY: i64 = 256;
 
-/// An endpoint that callbacks go to.
+/// A configured receiver of callbacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its name; rows belong to it by this.
+    /// Identifies the endpoint; its rows refer to it.
     pub name: String,
-    /// Scheme, host and port, to be shown.
+    /// Scheme, host and port, for display.
     pub target: String,
-    /// Types of events that it wants; empty for all.
+    /// Event types it receives; empty for all.
     pub types: Vec<String>,
 }
 
-/// How an endpoint is doing.
+/// The state of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointStatus {
     pub name: String,
     /// Scheme, host and port of its URL.
     pub target: String,
-    /// Types that it wants; empty for all. Not sent.
+    /// Event types it receives; empty for all. Not sent.
     #[serde(skip)]
     pub types: Vec<String>,
-    /// Whether it has told us to stop (410).
+    /// Whether the receiver answered 410 Gone.
     pub disabled: bool,
     /// Since when it has been working, failing or disabled. Not sent.
     #[serde(skip)]
     pub since_ms: i64,
-    /// Failures since its last success.
+    /// Consecutive failures.
     pub failures: u32,
-    /// Nothing is sent before this time of the wall clock. Not sent.
+    /// Nothing is sent before this wall-clock time. Not sent.
     #[serde(skip)]
     pub not_before_ms: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,34 +61,33 @@ pub struct EndpointStatus {
 /// A callback that is due.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// Its row.
+    /// The row id.
     pub id: i64,
-    /// The endpoint it is for.
     pub endpoint: String,
-    /// The same on every attempt: what the receiver knows a repeat by.
+    /// The same on every attempt, so that the receiver recognises repeats.
     pub webhook_id: String,
-    /// What happened.
+    /// The event type.
     pub kind: String,
-    /// Messages of one key are delivered one after the other.
+    /// Messages with the same key are delivered one after the other.
     pub order_key: Option<i64>,
-    /// The body's data.
+    /// The `data` of the body.
     pub data: Value,
-    /// When it happened, by the wall clock.
+    /// When the event happened, by the wall clock.
     pub created_ms: i64,
-    /// When it was written, by the uptime clock.
+    /// When the row was written, by the uptime clock.
     pub born_ms: i64,
-    /// Attempts so far.
+    /// Attempts made so far.
     pub attempts: u32,
 }
 
-/// A callback: pending, delivered, or given up.
+/// A callback as shown: pending, delivered, or dead.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Callback {
     pub id: i64,
     pub endpoint: String,
     /// The same on every attempt.
     pub webhook_id: String,
-    /// What happened, such as `edgepush.file.published`.
+    /// The event type, such as `edgepush.file.published`.
     #[serde(rename = "type")]
     pub kind: String,
     /// `pending`, `delivered` or `dead`.
@@ -97,21 +96,21 @@ pub struct Callback {
     pub created_ms: i64,
     /// When it was delivered or given up.
     pub settled_ms: Option<i64>,
-    /// None while an earlier callback of its order is pending.
+    /// `None` while an earlier callback with the same order key is pending.
     pub due_in_ms: Option<i64>,
     /// Why the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// The job that it reports, by its body.
+    /// The job it reports, taken from its body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<i64>,
-    /// The body's data. Not shown in lists.
+    /// The `data` of the body. Not shown in lists.
     #[serde(skip)]
     pub data: Value,
 }
 
-/// Replaces the table of endpoints with the configured ones. All are enabled again; callbacks
-/// pending for one that is gone become dead letters.
+/// Replaces the table of endpoints with the configured ones, all enabled. Pending callbacks of
+/// endpoints that are no longer configured become dead letters.
 pub fn register(tx: &Tx<'_>, endpoints: &[Endpoint]) -> Result<(), Error> {
     let names: Vec<&str> = endpoints.iter().map(|e| e.name.as_str()).collect();
     let names = sql::to_json("endpoint names", &names)?;
@@ -146,7 +145,7 @@ pub fn register(tx: &Tx<'_>, endpoints: &[Endpoint]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes all pending callbacks due and restores their order: at the start of the agent.
+/// Makes all pending callbacks due and restores their order. Called when the agent starts.
 pub fn begin(tx: &Tx<'_>) -> Result<(), Error> {
     tx.run(
         "make callbacks due",
@@ -163,7 +162,7 @@ pub fn begin(tx: &Tx<'_>) -> Result<(), Error> {
 /// Returns whether any endpoint wants callbacks of this type.
 pub fn is_wanted(reader: &Reader<'_>, kind: &str) -> Result<bool, Error> {
     let wanted = reader.number(
-        "look for an endpoint",
+        "find an endpoint",
         "SELECT EXISTS (SELECT 1 FROM endpoints e WHERE e.types = '[]' OR ?1 IN (SELECT value FROM json_each(e.types)))",
         [kind],
     )?;
@@ -177,7 +176,7 @@ pub fn enqueue(
     order_key: Option<i64>,
     data: &Value,
 ) -> Result<(), Error> {
-    // The specification's advice: unique, and no dot in it.
+    // As the webhook specification recommends: unique, and without a dot.
     let webhook_id = format!("msg_{}", uuid::Uuid::new_v4().simple());
     let added = tx.run(
         "write a callback",
@@ -203,7 +202,7 @@ pub fn enqueue(
     Ok(())
 }
 
-/// Drops the pending callbacks of one type and order key, because a newer one replaces them.
+/// Drops the pending callbacks of one type and order key; a newer one replaces them.
 pub fn drop_pending(tx: &Tx<'_>, order_key: i64, kind: &'static str) -> Result<(), Error> {
     let dropped = tx.many(
         "drop old callbacks",
@@ -215,7 +214,7 @@ pub fn drop_pending(tx: &Tx<'_>, order_key: i64, kind: &'static str) -> Result<(
     promote_all(tx, dropped)
 }
 
-/// Returns callbacks of an endpoint that are due, the longest due first.
+/// Returns the due callbacks of an endpoint, longest overdue first.
 pub fn due(reader: &Reader<'_>, endpoint: &str, limit: usize) -> Result<Vec<Message>, Error> {
     reader.many(
         "find due callbacks",
@@ -225,7 +224,7 @@ pub fn due(reader: &Reader<'_>, endpoint: &str, limit: usize) -> Result<Vec<Mess
     )
 }
 
-/// Returns when the next callback of an endpoint that is not due yet will be, by the uptime clock.
+/// Returns when the next callback of an endpoint becomes due, by the uptime clock.
 pub fn next_due_ms(reader: &Reader<'_>, endpoint: &str) -> Result<Option<i64>, Error> {
     let next = reader.one(
         "find the next due callback",
@@ -236,11 +235,11 @@ pub fn next_due_ms(reader: &Reader<'_>, endpoint: &str) -> Result<Option<i64>, E
     Ok(next.flatten())
 }
 
-/// Records that a callback was delivered and that its endpoint works. False if it was dropped or
-/// settled meanwhile.
+/// Records that a callback was delivered and that its endpoint works. Returns false if the callback
+/// was dropped or settled in the meantime.
 pub fn delivered(tx: &Tx<'_>, message: &Message) -> Result<bool, Error> {
     tx.run(
-        "note that an endpoint works",
+        "record that an endpoint works",
         "UPDATE endpoints SET since = iif(failures > 0, ?2, since), failures = 0, not_before = 0, last_success = ?2
          WHERE name = ?1",
         params![message.endpoint, tx.now_ms()],
@@ -252,13 +251,13 @@ pub fn delivered(tx: &Tx<'_>, message: &Message) -> Result<bool, Error> {
     Ok(settled)
 }
 
-/// Gives a callback up: it becomes a dead letter.
+/// Gives up a callback: it becomes a dead letter.
 pub fn give_up(tx: &Tx<'_>, message: &Message, why: &str) -> Result<bool, Error> {
     settle(tx, message, "dead", Some(why))
 }
 
-/// Settles a row. One that was given up while it was being sent, and arrived all the same, counts
-/// as delivered.
+/// Settles a row. A callback that was given up while it was being sent, but did arrive, counts as
+/// delivered.
 fn settle(tx: &Tx<'_>, message: &Message, state: &str, error: Option<&str>) -> Result<bool, Error> {
     let changed = tx.run(
         "settle a callback",
@@ -270,8 +269,9 @@ fn settle(tx: &Tx<'_>, message: &Message, state: &str, error: Option<&str>) -> R
     Ok(changed == 1)
 }
 
-/// Records a failed attempt and when the next is due by the uptime clock. `refused`: the receiver
-/// is up but rejects this one, so it waits its full time even if others get through.
+/// Records a failed attempt and its next due time by the uptime clock. `refused` means that the
+/// receiver is up but rejects this callback: it then waits its full delay even if others get
+/// through.
 pub fn postpone(
     tx: &Tx<'_>,
     message: &Message,
@@ -280,7 +280,7 @@ pub fn postpone(
     refused: bool,
 ) -> Result<(), Error> {
     tx.run(
-        "put a callback off",
+        "postpone a callback",
         "UPDATE outbox SET attempts = attempts + 1, next_at = ?2, refused = ?3, last_error = ?4
          WHERE id = ?1 AND state = 'pending'",
         params![message.id, next_at_ms, refused, error],
@@ -296,7 +296,7 @@ pub fn endpoint_failed(
     not_before_ms: i64,
 ) -> Result<(), Error> {
     tx.run(
-        "note that an endpoint fails",
+        "record that an endpoint fails",
         "UPDATE endpoints SET since = iif(failures = 0, ?2, since), failures = failures + 1, last_error = ?3,
                               not_before = ?4
          WHERE name = ?1",
@@ -305,7 +305,7 @@ pub fn endpoint_failed(
     .map(drop)
 }
 
-/// Records that an endpoint wants no more callbacks, until it is registered again.
+/// Stops sending to an endpoint until it is registered again.
 pub fn disable(tx: &Tx<'_>, name: &str, error: &str) -> Result<(), Error> {
     tx.run(
         "disable an endpoint",
@@ -315,7 +315,7 @@ pub fn disable(tx: &Tx<'_>, name: &str, error: &str) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Makes due the callbacks that were delayed only because their endpoint failed: it works again.
+/// Makes due the callbacks that were delayed only because their endpoint failed; it works again.
 pub fn endpoint_recovered(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     tx.run(
         "make callbacks due",
@@ -326,11 +326,10 @@ pub fn endpoint_recovered(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives up callbacks that have been pending longer than `keep_ms` by the uptime clock; returns how
-/// many.
+/// Gives up callbacks pending for longer than `keep_ms` by the uptime clock; returns how many.
 pub fn expire(tx: &Tx<'_>, keep_ms: i64) -> Result<usize, Error> {
     let expired = tx.many(
-        "give old callbacks up",
+        "give up old callbacks",
         "UPDATE outbox SET state = 'dead', settled = ?2, next_at = NULL,
                            last_error = 'not delivered in time' || coalesce('; last: ' || last_error, '')
          WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' ORDER BY id LIMIT ?3) AND born < ?1
@@ -343,7 +342,7 @@ pub fn expire(tx: &Tx<'_>, keep_ms: i64) -> Result<usize, Error> {
     Ok(count)
 }
 
-/// Sends a dead or delivered callback once more, under its old id; all dead ones if `id` is none.
+/// Sends a dead or delivered callback again under its old id; without an `id`, all dead ones.
 /// Returns how many.
 pub fn replay(tx: &Tx<'_>, id: Option<i64>) -> Result<usize, Error> {
     let places = tx.many(
@@ -368,16 +367,15 @@ pub fn replay(tx: &Tx<'_>, id: Option<i64>) -> Result<usize, Error> {
     Ok(count)
 }
 
-/// Which callbacks a list shows; what is none does not restrict.
+/// Selects the callbacks of a list; `None` does not restrict.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// `pending`, `delivered` or `dead`.
     pub state: Option<String>,
-    /// For this endpoint.
     pub endpoint: Option<String>,
-    /// After this row.
+    /// Only rows after this one.
     pub after: i64,
-    /// Newest first instead of oldest first.
+    /// Otherwise oldest first.
     pub newest_first: bool,
 }
 
@@ -401,9 +399,9 @@ pub fn list(reader: &Reader<'_>, filter: &Filter, limit: u32) -> Result<Vec<Call
     )
 }
 
-/// Returns every endpoint and how it does.
+/// Returns every endpoint with its state.
 pub fn endpoints(reader: &Reader<'_>) -> Result<Vec<EndpointStatus>, Error> {
-    // `state <> 'pending'` adds nothing but the use of a partial index (`outbox_settled`).
+    // `state <> 'pending'` is redundant, but needed for the partial index `outbox_settled`.
     reader.many(
         "list endpoints",
         "SELECT e.*,
@@ -439,10 +437,10 @@ pub fn pending(reader: &Reader<'_>) -> Result<u64, Error> {
     Ok(u64::try_from(n).unwrap_or(0))
 }
 
-/// Forgets the oldest settled callbacks beyond the bound.
+/// Deletes the oldest settled callbacks beyond the limit.
 pub(super) fn trim_settled(tx: &Tx<'_>) -> Result<(), Error> {
     for state in ["delivered", "dead"] {
-        // `state <> 'pending'` adds nothing but the use of a partial index (`outbox_settled`).
+        // `state <> 'pending'` is redundant, but needed for the partial index `outbox_settled`.
         tx.run(
             "forget settled callbacks",
             "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE state = ?1 AND state <> 'pending'
@@ -453,8 +451,8 @@ pub(super) fn trim_settled(tx: &Tx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Keeps the pending callbacks under the bound: the oldest progress goes first, then the oldest
-/// `accepted`; of the rest the oldest become dead letters.
+/// Enforces the limit on pending callbacks: the oldest progress is dropped first, then the oldest
+/// `accepted`; after that, the oldest become dead letters.
 fn bound(tx: &Tx<'_>) -> Result<(), Error> {
     let over = |tx: &Tx<'_>| -> Result<i64, Error> {
         let waiting = i64::try_from(pending(tx)?).unwrap_or(i64::MAX);
@@ -479,7 +477,7 @@ fn bound(tx: &Tx<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let dropped = tx.many(
-        "give the oldest callbacks up",
+        "give up the oldest callbacks",
         "UPDATE outbox SET state = 'dead', settled = ?2, next_at = NULL, last_error = 'too many callbacks were pending'
          WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' ORDER BY id LIMIT ?1) RETURNING endpoint, order_key",
         params![over, tx.now_ms()],
@@ -501,7 +499,7 @@ fn promote_all(tx: &Tx<'_>, places: Vec<Place>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the first row that waits in an order due, if it has no time yet.
+/// Makes the first pending row of an order key due, if it has no due time yet.
 fn promote(tx: &Tx<'_>, endpoint: &str, order_key: Option<i64>) -> Result<(), Error> {
     let changed = tx.run(
         "make the next callback due",

@@ -1,5 +1,5 @@
 //! The one thread that writes. It takes all queued work, runs it in one transaction with a
-//! savepoint per piece, commits once, and only then answers: what a caller was told is on the disk.
+//! savepoint per piece, commits once, and only then answers: an acknowledged write is on disk.
 
 use std::cell::Cell;
 use std::fs::{self, OpenOptions};
@@ -19,28 +19,27 @@ use crate::sys::failpoint::{Bug, is_seeded};
 use crate::sys::failure::Fault;
 use crate::sys::{Chain, durable};
 
-/// Most pieces of work in one transaction.
+/// Maximum pieces of work in one transaction.
 const GROUP: usize = 256;
-/// Frames in the journal from which a checkpoint is worth its syncs.
+/// Write-ahead log frames from which a checkpoint is worth its syncs.
 const CHECKPOINT_FRAMES: i64 = 1000;
 
-/// What the owner is asked to do.
+/// A command to the owner.
 pub(super) enum Command {
-    /// One piece of work.
     Work(Box<dyn Work>),
-    /// Close in order, and say so.
+    /// Close cleanly, then confirm.
     Close(oneshot::Sender<()>),
 }
 
-/// One piece of work: run in a transaction, answered when its fate is known.
+/// One piece of work: run in a transaction, answered once the outcome of the commit is known.
 pub(super) trait Work: Send {
-    /// Runs it and keeps its value.
+    /// Runs the closure and stores its result.
     fn run(&mut self, tx: &Tx<'_>) -> Result<(), Error>;
-    /// Tells the caller.
+    /// Sends the result to the caller.
     fn answer(self: Box<Self>, fate: Result<(), Error>);
 }
 
-/// A closure and the caller that waits for it.
+/// A closure, and the caller waiting for its result.
 pub(super) struct Call<F, T> {
     closure: Option<F>,
     value: Option<T>,
@@ -70,7 +69,7 @@ where
 
     fn answer(self: Box<Self>, fate: Result<(), Error>) {
         let Self { value, reply, .. } = *self;
-        // The caller may have stopped waiting; the work stands.
+        // The caller may have stopped waiting; the work was done all the same.
         let _ = reply.send(fate.and_then(|()| value.ok_or(Error::Panicked)));
     }
 }
@@ -86,9 +85,9 @@ pub(super) struct Owner {
     /// Whether the in-use mark is written. It is written with the first change: until then the file
     /// is still cleanly closed.
     marked: Cell<bool>,
-    /// Whether the disk was full just now.
+    /// Whether the last write found the disk full.
     full: Cell<bool>,
-    /// Rows that were changed before the present transaction.
+    /// Row changes before the current transaction.
     changes_before: Cell<u64>,
 }
 
@@ -113,7 +112,7 @@ impl Owner {
         }
     }
 
-    /// Works until the store is closed or every handle is gone, then closes the database in order.
+    /// Works until the database is closed or every handle is gone, then closes it cleanly.
     pub(super) fn run(mut self) {
         let mut waiting_for_close = None;
         while let Some(first) = self.queue.blocking_recv() {
@@ -135,7 +134,7 @@ impl Owner {
             ..
         } = self;
         close_in_order(conn, &shared);
-        // Whoever is still in the queue hears `Closed` from its dropped channel.
+        // Callers still in the queue get `Closed` from their dropped channel.
         drop(queue);
         if let Some(reply) = waiting_for_close {
             let _ = reply.send(());
@@ -165,8 +164,8 @@ impl Owner {
         }
     }
 
-    /// Runs a group in one transaction and answers it. Returns the pieces that were not reached,
-    /// because SQLite ended the transaction under an earlier one.
+    /// Runs a group in one transaction and answers it. Returns the pieces that were not run,
+    /// because SQLite ended the transaction during an earlier one.
     fn commit_some(&self, group: Vec<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
         if let Some(why) = self.shared.failure() {
             answer_all(group, &Error::Failed { why });
@@ -188,8 +187,8 @@ impl Owner {
                     let ended = self.conn.is_autocommit() || self.shared.failure().is_some();
                     undone.push((work, error.clone()));
                     if ended {
-                        // A full disk ends the whole transaction: what ran before it is gone as
-                        // well.
+                        // A full disk rolls back the whole transaction, including the pieces that
+                        // succeeded.
                         self.roll_back();
                         undone.extend(done.into_iter().map(|w| (w, error.clone())));
                         answer_each(undone);
@@ -245,16 +244,16 @@ impl Owner {
             }
             Err(error) => {
                 if !self.conn.is_autocommit() {
-                    self.execute("undo a piece of work", "ROLLBACK TO piece")?;
-                    self.execute("undo a piece of work", "RELEASE piece")?;
+                    self.execute("roll back a piece of work", "ROLLBACK TO piece")?;
+                    self.execute("roll back a piece of work", "RELEASE piece")?;
                 }
                 Err(error)
             }
         }
     }
 
-    /// Commits. A commit that fails is never tried again: what reached the disk is unknown, and
-    /// only recovery may look.
+    /// Commits. A failed commit is never retried: how much of it reached the disk is unknown, and
+    /// only recovery may read it.
     fn commit(&self) -> Result<(), Error> {
         let marks = self.mark_in_use();
         self.save_uptime();
@@ -278,25 +277,25 @@ impl Owner {
         Err(error)
     }
 
-    /// Tells whether the present transaction has changed anything.
+    /// Returns whether the current transaction has changed anything.
     fn has_changes(&self) -> bool {
         self.conn.total_changes() != self.changes_before.get()
     }
 
-    /// Marks the database as in use, in the transaction that first changes it, and tells whether it
-    /// did: it holds once that is committed.
+    /// Marks the database as in use, within the transaction that first changes it. Returns whether
+    /// it did; the mark is valid once that transaction is committed.
     fn mark_in_use(&self) -> bool {
         if self.marked.get() || !self.has_changes() {
             return false;
         }
-        // A full disk has ended the transaction when this fails, and the caller sees that.
+        // If this fails, a full disk has ended the transaction, and the caller notices that.
         schema::set_meta(&self.conn, "clean", "0")
             .inspect_err(|error| tracing::debug!(%error, "mark the database as in use"))
             .is_ok()
     }
 
-    /// Writes the uptime clock down now and then, in a transaction that is written anyway. Losing a
-    /// minute of it is no matter.
+    /// Saves the uptime clock from time to time, in a transaction that is written anyway. Losing a
+    /// minute of it does no harm.
     fn save_uptime(&self) {
         let now = self.shared.uptime_ms();
         if now - self.uptime_saved_ms.get() < SAVE_UPTIME_MS {
@@ -317,8 +316,8 @@ impl Owner {
         }
     }
 
-    /// Turns an error of the disk into the failure of the store, lets every other error pass, and
-    /// remembers that the disk takes nothing.
+    /// Turns an error of the disk into a permanent failure of the database, returns every other
+    /// error unchanged, and remembers that the disk refuses writes.
     fn judge(&self, error: Error) -> Error {
         let judged = self.judge_device(error);
         if matches!(judged, Error::Full | Error::ReadOnly) {
@@ -354,10 +353,10 @@ impl Owner {
             .map_err(Error::sql(what))
     }
 
-    /// Copies the journal into the database when it has grown. A sync that fails here is as final
-    /// as in a commit.
+    /// Copies the write-ahead log into the database once it has grown. A sync that fails here is as
+    /// final as one in a commit.
     fn checkpoint(&self) {
-        // What is copied out of the journal is written over, and takes no more room.
+        // A checkpoint lets the log be overwritten from its start, so it takes no more space.
         let is_wanted = |n| n >= CHECKPOINT_FRAMES || (self.full.take() && n > 0);
         if self.shared.failure().is_some() || self.frames("NOOP").is_ok_and(|n| !is_wanted(n)) {
             return;
@@ -395,8 +394,8 @@ fn answer_each(undone: Vec<(Box<dyn Work>, Error)>) {
     }
 }
 
-/// Tells whether the file system of `path` is read-only, by asking it to make a file: one that the
-/// kernel made read-only because of an error does not say so in its flags.
+/// Returns whether the file system of `path` is read-only, by creating a file: a file system that
+/// the kernel remounted read-only after an error does not show it in its flags.
 fn is_read_only(path: &Path) -> bool {
     let probe = durable::temporary_sibling(path);
     let made = OpenOptions::new().write(true).create_new(true).open(&probe);
@@ -409,8 +408,8 @@ fn is_read_only(path: &Path) -> bool {
     }
 }
 
-/// Marks the database as closed in order, so that the next start need not check it, and folds the
-/// journal into it.
+/// Copies the log into the database and marks it as cleanly closed, so that the next start need not
+/// check it.
 fn close_in_order(conn: Connection, shared: &Shared) {
     shared.closed.store(true, Ordering::Release);
     if shared.failure().is_some() {
@@ -426,6 +425,6 @@ fn close_in_order(conn: Connection, shared: &Shared) {
         .map(drop)
         .and_then(|()| conn.close().map_err(|(_, e)| e));
     if let Err(error) = result {
-        tracing::warn!(error = %error, "close the database in order");
+        tracing::warn!(error = %error, "close the database cleanly");
     }
 }

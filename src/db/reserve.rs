@@ -1,4 +1,4 @@
-//! A file that only takes up space, and is deleted when the disk is full: the agent can then still
+//! A file that only occupies space and is deleted when the disk is full. The agent can then still
 //! start, answer, and record that files failed for lack of space, instead of being the first victim
 //! of the full disk.
 
@@ -11,10 +11,10 @@ use rustix::fs::FallocateFlags;
 
 use crate::sys::space;
 
-/// What the file takes: about a hundred transactions, or many more where the journal is written
-/// over.
+/// Size of the file: enough for about a hundred transactions, and many more once the write-ahead
+/// log is reused.
 const LENGTH: u64 = 1 << 20;
-/// It is made only where it is a small part of what is free.
+/// The file is created only if the free space is at least this many times its size.
 const FREE_FACTOR: u64 = 8;
 
 /// The reserve of one database.
@@ -24,31 +24,31 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// The reserve beside the database at `database`.
-    pub(super) fn beside(database: &Path) -> Self {
+    /// Returns the reserve stored next to the database at `database`.
+    pub(super) fn of(database: &Path) -> Self {
         Self {
             path: database.with_extension("reserve"),
         }
     }
 
-    /// Gives the space back; returns whether there was any.
+    /// Frees the space; returns whether there was any.
     pub(super) fn give_up(&self) -> bool {
         let there = fs::metadata(&self.path).is_ok_and(|m| m.len() > 0);
         let given = there && fs::remove_file(&self.path).is_ok();
         if given {
-            tracing::error!(event = "reserve-used", path = %self.path.display(), "the disk is full: the space reserved for the database is used now");
+            tracing::error!(event = "reserve-used", path = %self.path.display(), "the disk is full: using the space reserved for the database");
         }
         given
     }
 
-    /// Reserves the space again if the disk has plenty.
+    /// Creates the reserve again if the disk has plenty of space.
     pub(super) fn restore(&self) {
         if fs::metadata(&self.path).is_ok_and(|m| m.len() >= LENGTH) {
             return;
         }
         if let Err(error) = self.make() {
             let _ = fs::remove_file(&self.path);
-            tracing::debug!(%error, path = %self.path.display(), "set room aside for the database");
+            tracing::debug!(%error, path = %self.path.display(), "reserve space for the database");
         }
     }
 
@@ -63,8 +63,8 @@ impl Reserve {
             .truncate(false)
             .mode(0o600)
             .open(&self.path)?;
-        // After a power cut it may be there or not: it needs no sync. Where room cannot be set
-        // aside there is none.
+        // No sync is needed: after a power failure the file may exist or not. If the space cannot
+        // be allocated, there is no reserve.
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, LENGTH).map_err(io::Error::from)
     }
 }
@@ -77,13 +77,13 @@ mod tests {
     #[test]
     fn takes_its_room_and_gives_it_back_once() {
         let dir = tempfile::tempdir().unwrap();
-        let reserve = Reserve::beside(&dir.path().join("edgepush.db"));
+        let reserve = Reserve::of(&dir.path().join("edgepush.db"));
         assert!(!reserve.give_up());
         reserve.restore();
         reserve.restore();
         let meta = fs::metadata(dir.path().join("edgepush.reserve")).unwrap();
         assert_eq!(meta.len(), LENGTH);
-        assert!(meta.blocks() * 512 >= LENGTH, "it takes no room");
+        assert!(meta.blocks() * 512 >= LENGTH, "it takes no space");
         assert!(reserve.give_up());
         assert!(!reserve.give_up());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -1,7 +1,7 @@
-//! The shape of the database, its migrations, and how connections are opened.
+//! Creates, opens and migrates the database, and sets up its connections.
 //!
-//! `user_version` counts the migrations that have run. A migration is never changed after a release, only followed by
-//! another; an older program refuses a newer database instead of guessing.
+//! `user_version` counts the migrations that have run. A migration never changes after a release,
+//! only new ones are added; an older program refuses a newer database instead of guessing.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -17,13 +17,13 @@ use super::error::Error;
 use crate::sys::durable;
 use crate::sys::failpoint::{Bug, is_seeded};
 
-/// Prepared statements kept per connection.
+/// Prepared statements cached per connection.
 const STATEMENTS: usize = 256;
 
-/// Opens the database for its one writer: made if missing, checked and migrated. Also tells whether
-/// what it says may lag behind the disk: after an end that was not in order, or when it was made
-/// just now. One that is there and of this version is opened without a write into it: the disk may
-/// be full. The owner marks it as in use with its first change.
+/// Opens the database for its only writer: created if missing, checked and migrated. Also returns
+/// whether its content may lag behind the disk: the last run did not end cleanly, or it was just
+/// created. An existing database of the current version is opened without writing to it, because
+/// the disk may be full. The owner marks it as in use with its first change.
 pub(super) fn open_writer(path: &Path, setup: &Setup) -> Result<(Connection, bool), Error> {
     prepare_file(path)?;
     let conn = Connection::open_with_flags(
@@ -39,7 +39,7 @@ pub(super) fn open_writer(path: &Path, setup: &Setup) -> Result<(Connection, boo
     Ok((conn, unclean))
 }
 
-/// Opens a connection that cannot write.
+/// Opens a read-only connection.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, Error> {
     let conn = Connection::open_with_flags(
         path,
@@ -50,7 +50,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Error> {
     Ok(conn)
 }
 
-/// Sets a value of the table of single values.
+/// Sets a value in the `meta` table.
 pub(crate) fn set_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO meta (key, value) VALUES (?1, ?2)
@@ -72,7 +72,7 @@ fn open_error<'a>(
             }
         }
         Some(rusqlite::ErrorCode::DiskFull) => Error::Full,
-        // The index of the journal cannot be made larger.
+        // The log's index (shared-memory file) cannot grow.
         _ if source.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_SHMSIZE) => Error::Full,
         _ => Error::Open {
             verb,
@@ -82,8 +82,8 @@ fn open_error<'a>(
     }
 }
 
-/// Makes the file before SQLite does, so that it and its journal are never readable by others: it
-/// holds source URLs.
+/// Creates the file before SQLite does, so that neither it nor its log is ever readable by others:
+/// it holds source URLs.
 fn prepare_file(path: &Path) -> Result<(), Error> {
     let fail = |e| Error::Prepare(Arc::new(e));
     let parent = path.parent().unwrap_or(Path::new("."));
@@ -97,7 +97,7 @@ fn prepare_file(path: &Path) -> Result<(), Error> {
         Ok(_) => durable::sync_parent(path).map_err(fail),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             let mode = fs::metadata(path)
-                .map_err(durable::at("look at", path))
+                .map_err(durable::at("inspect", path))
                 .map_err(fail)?
                 .permissions()
                 .mode();
@@ -112,24 +112,23 @@ fn prepare_file(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Settings of every connection.
+/// Applies the settings common to all connections.
 fn tune(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Without it a plan depends on what is bound wherever a partial index might serve, and so does
-    // a statement that is kept: it is compiled again with every value, which costs more than to run
-    // it.
+    // Without this setting, plans depend on bound values wherever a partial index might serve, so
+    // SQLite recompiles a cached statement for every value, which costs more than running it.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    // The owner checkpoints when it closes. The files of the journal stay: a disk that is full at
-    // the next start has no room to make them again.
+    // The owner checkpoints when it closes. The log files are kept: if the disk is full at the next
+    // start, there would be no space to create them again.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.pragma_update(None, "busy_timeout", 5000)?;
     conn.pragma_update(None, "foreign_keys", true)?;
-    // In KiB. What is not in it is in the cache of the kernel, a system call away.
+    // In KiB. Anything else is in the kernel's cache, one system call away.
     conn.pragma_update(None, "cache_size", -1024)?;
     conn.pragma_update(None, "trusted_schema", false)
 }
 
-/// Returns the schema version of a database of ours, 0 for an empty one.
+/// Returns the schema version of an edgepush database, 0 for an empty one.
 fn recognise(conn: &Connection, path: &Path, setup: &Setup) -> Result<i64, Error> {
     let number = |pragma: &str| {
         conn.pragma_query_value(None, pragma, |r| r.get::<_, i64>(0))
@@ -157,8 +156,8 @@ fn recognise(conn: &Connection, path: &Path, setup: &Setup) -> Result<i64, Error
     Ok(version)
 }
 
-/// Settings of the writer. The owner runs checkpoints itself: SQLite's own would swallow a sync
-/// that failed.
+/// Applies the writer's settings. The owner runs checkpoints itself, because SQLite's automatic
+/// ones would hide a failed sync.
 fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
     let fail = open_error("set up", path);
     let work = || -> rusqlite::Result<String> {
@@ -175,9 +174,9 @@ fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
         conn.pragma_update(None, "secure_delete", true)?;
         conn.pragma_update(None, "wal_autocheckpoint", 0)?;
         conn.pragma_update(None, "journal_size_limit", 16 << 20)?;
-        // What a savepoint may have to undo stays in memory: it is as much as a transaction
-        // changes, and written to a file it took a quarter of the time that the writer had. So do
-        // the changed pages of a burst.
+        // Savepoint rollback data stays in memory: it is about as much as a transaction changes,
+        // and writing it to a file took a quarter of the writer's time. The changed pages of a
+        // burst stay in memory as well.
         conn.pragma_update(None, "temp_store", "MEMORY")?;
         conn.pragma_update(None, "cache_size", -4096)?;
         Ok(mode)
@@ -194,7 +193,7 @@ fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
 }
 
 fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<bool, Error> {
-    // There is no mark before the first change, and one that ended before it is as much in doubt.
+    // Before the first change there is no mark, and a run that ended then is just as much in doubt.
     let clean: Option<String> = conn
         .query_row("SELECT value FROM meta WHERE key = 'clean'", [], |r| {
             r.get(0)
@@ -204,7 +203,7 @@ fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<bool, Error
     if clean.as_deref() == Some("1") {
         return Ok(false);
     }
-    tracing::info!(path = %path.display(), "the last run did not end in order: checking the database");
+    tracing::info!(path = %path.display(), "the last run did not end cleanly: checking the database");
     let found: String = conn
         .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
         .map_err(open_error("check", path))?;
@@ -348,7 +347,7 @@ mod tests {
             )
             .unwrap();
         drop(conn);
-        // Damage an index: nothing reads it on the way up, so only the check can find it.
+        // Damage an index: nothing reads it while opening, so only the check can find it.
         let mut bytes = fs::read(&path).unwrap();
         let at = usize::try_from(root - 1).unwrap() * 4096;
         bytes[at + 8..at + 4096].fill(0xff);

@@ -1,5 +1,5 @@
-//! Thin wrappers of SQLite for the table families: [`Reader`] queries; [`Tx`] also writes, and
-//! remembers what to do after the commit.
+//! Thin wrappers of SQLite for the table modules: [`Reader`] queries; [`Tx`] also writes, and
+//! collects what to do after the commit.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use super::OutboxBounds;
 use super::Topic;
 use super::error::Error;
 
-/// A consistent look at the database.
+/// A consistent snapshot of the database.
 pub struct Reader<'c> {
     conn: &'c Connection,
     uptime_ms: i64,
@@ -23,9 +23,8 @@ impl<'c> Reader<'c> {
         Self { conn, uptime_ms }
     }
 
-    /// Returns how long agents have run on this database, in milliseconds: a clock that never
-    /// jumps, that stands still while no agent runs, and by which callbacks are retried and given
-    /// up.
+    /// Returns how long agents have run on this database, in milliseconds. This clock never jumps
+    /// and stands still while no agent runs; retries and expiry of callbacks use it.
     #[must_use]
     pub fn uptime_ms(&self) -> i64 {
         self.uptime_ms
@@ -45,7 +44,7 @@ impl<'c> Reader<'c> {
             .map_err(Error::sql(what))
     }
 
-    /// Returns every row that a query yields.
+    /// Returns all rows that a query yields.
     pub(crate) fn many<T>(
         &self,
         what: &'static str,
@@ -59,7 +58,7 @@ impl<'c> Reader<'c> {
             .map_err(Error::sql(what))
     }
 
-    /// Returns the number that a query yields, 0 if it yields none.
+    /// Returns the number that a query yields, or 0 if there is no row.
     pub(crate) fn number(
         &self,
         what: &'static str,
@@ -75,7 +74,7 @@ impl<'c> Reader<'c> {
     }
 }
 
-/// One piece of writing inside the transaction of its group: all of it is committed, or none.
+/// One piece of work inside the transaction of its group: it is committed completely or not at all.
 pub struct Tx<'c> {
     reader: Reader<'c>,
     now_ms: i64,
@@ -83,7 +82,7 @@ pub struct Tx<'c> {
     effects: RefCell<Effects>,
 }
 
-/// What everyone is told after the commit.
+/// What is triggered after the commit.
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) after: Vec<Box<dyn FnOnce() + Send>>,
@@ -107,18 +106,18 @@ impl<'c> Tx<'c> {
         }
     }
 
-    /// Returns the wall clock's milliseconds since the epoch.
+    /// Returns the wall clock's time, in milliseconds since the epoch.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
         self.now_ms
     }
 
-    /// Wakes whoever waits for `topic`, after the commit.
+    /// After the commit, wakes the tasks waiting for `topic`.
     pub fn touch(&self, topic: Topic) {
         self.effects.borrow_mut().topics.insert(topic);
     }
 
-    /// Runs `f` on the owner's thread once the commit is on the disk. It must be short and must not
+    /// Runs `f` on the owner's thread once the commit is on disk. It must be short and must not
     /// block.
     pub(crate) fn after_commit(&self, f: impl FnOnce() + Send + 'static) {
         self.effects.borrow_mut().after.push(Box::new(f));
@@ -132,7 +131,7 @@ impl<'c> Tx<'c> {
         self.effects.into_inner()
     }
 
-    /// Runs a statement and returns how many rows it changed.
+    /// Runs a statement and returns the number of rows it changed.
     pub(crate) fn run(
         &self,
         what: &'static str,
@@ -145,7 +144,7 @@ impl<'c> Tx<'c> {
             .map_err(Error::sql(what))
     }
 
-    /// Runs an insert and returns the new row's number.
+    /// Runs an insert and returns the new row's id.
     pub(crate) fn insert(
         &self,
         what: &'static str,
@@ -164,7 +163,7 @@ impl<'c> Deref for Tx<'c> {
     }
 }
 
-/// Reads a column of JSON that may be null.
+/// Reads a nullable JSON column.
 pub(crate) fn json<T: serde::de::DeserializeOwned>(
     row: &Row<'_>,
     column: &str,
@@ -177,7 +176,7 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
     })
 }
 
-/// Turns a value into JSON.
+/// Converts a value to JSON.
 pub(crate) fn to_value(
     what: &'static str,
     value: &impl serde::Serialize,
@@ -188,7 +187,7 @@ pub(crate) fn to_value(
     })
 }
 
-/// Writes a value as the JSON text of a column.
+/// Serializes a value as JSON text for a column.
 pub(crate) fn to_json(what: &'static str, value: &impl serde::Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| Error::Row {
         what,

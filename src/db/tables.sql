@@ -1,12 +1,12 @@
--- The tables that every role has. Times are milliseconds since the epoch, except `born` and `next_at` of the outbox, which
--- are by the uptime clock.
+-- The tables that every role has. Times are milliseconds since the epoch, except `born` and
+-- `next_at` of the outbox, which use the uptime clock.
 
 CREATE TABLE meta (
     key TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Receivers of callbacks, and how delivery to each goes.
+-- Receivers of callbacks, and the state of delivery to each.
 CREATE TABLE endpoints (
     name TEXT NOT NULL PRIMARY KEY,
     target TEXT NOT NULL,           -- scheme, host and port
@@ -19,7 +19,8 @@ CREATE TABLE endpoints (
     last_success INTEGER
 ) STRICT, WITHOUT ROWID;
 
--- One row per event and endpoint. `next_at` is null while an earlier row of the same endpoint and order key is not settled.
+-- One row per event and endpoint. `next_at` is null while an earlier row of the same endpoint and
+-- order key is pending.
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     endpoint TEXT NOT NULL,
@@ -44,7 +45,7 @@ CREATE INDEX outbox_by_order ON outbox (order_key, type) WHERE state = 'pending'
 CREATE INDEX outbox_pending ON outbox (id) WHERE state = 'pending';
 CREATE INDEX outbox_settled ON outbox (state, id) WHERE state <> 'pending';
 
--- How many rows are pending, kept by the database itself, so that the bound costs no counting.
+-- The number of pending rows, maintained by triggers, so that enforcing the limit needs no counting.
 CREATE TABLE counters (
     name TEXT NOT NULL PRIMARY KEY,
     n INTEGER NOT NULL

@@ -1,5 +1,5 @@
-//! Fetching a large archive: bytes arrive, are hashed on one thread, spooled on a second and, if they
-//! are a tar, unpacked on a third, all at once.
+//! Fetches a large archive: while bytes arrive, one thread hashes them, a second writes them to the
+//! spool and, for a tar, a third unpacks them.
 
 use std::sync::Arc;
 
@@ -15,28 +15,28 @@ use crate::publish::space::Promise;
 use crate::unpack::Tree;
 use crate::verify::Verified;
 
-/// An archive that is here, whole and as announced.
+/// A completely received and verified archive.
 pub(super) struct Arrived {
     pub(super) verified: Verified,
     pub(super) spool: Spool,
     pub(super) fetched: u64,
-    /// The tree, if it was unpacked meanwhile.
+    /// The tree, if it was unpacked while bytes arrived.
     pub(super) tree: Option<(Staging, Tree)>,
 }
 
-/// How a pass ended.
+/// Result of a pass.
 enum Passed {
     Whole(Box<Arrived>),
-    /// The source starts at zero again.
+    /// The source restarted at zero, so nothing received so far is valid.
     Void(Box<Spool>),
 }
 
 impl Road {
-    /// Fetches, hashes and, for a tar, unpacks; returns when the last byte is here and is the announced one.
+    /// Fetches, hashes and, for a tar, unpacks; returns once the archive is complete and verified.
     pub(super) async fn fetch(
         &self,
         run: &Run<'_>,
-        room: &Arc<Promise>,
+        promise: &Arc<Promise>,
         mut spool: Spool,
         fresh: bool,
     ) -> Result<Arrived, Stop> {
@@ -46,25 +46,25 @@ impl Road {
         }
         let mut source = self.fetcher.open(request(run, Some(&spool), fresh));
         loop {
-            match self.pass(run, room, &mut source, spool).await? {
+            match self.pass(run, promise, &mut source, spool).await? {
                 Passed::Whole(arrived) => return Ok(*arrived),
                 Passed::Void(same) => spool = *same,
             }
         }
     }
 
-    /// Passes over the archive once, from its first byte: what the spool holds, then what arrives.
+    /// Passes over the archive once from its first byte: first the spooled part, then what arrives.
     async fn pass(
         &self,
         run: &Run<'_>,
-        room: &Arc<Promise>,
+        promise: &Arc<Promise>,
         source: &mut Source,
         spool: Spool,
     ) -> Result<Passed, Stop> {
         run.progress.reset_written();
-        room.reset_used();
-        let mut pass = self.start_pass(run, room, spool)?;
-        match follow(&mut pass, run, room, source).await {
+        promise.reset_used();
+        let mut pass = self.start_pass(run, promise, spool)?;
+        match follow(&mut pass, run, promise, source).await {
             Ok(Some((verified, tree))) => Ok(Passed::Whole(Box::new(Arrived {
                 verified,
                 spool: pass.into_spool()?,
@@ -83,15 +83,15 @@ impl Road {
 
 type Proven = (Verified, Option<(Staging, Tree)>);
 
-/// Follows a pass to the proof and the tree; `None` if the source starts at zero again.
+/// Runs a pass to its end and returns proof and tree; `None` if the source restarted at zero.
 async fn follow(
     pass: &mut Pass,
     run: &Run<'_>,
-    room: &Arc<Promise>,
+    promise: &Arc<Promise>,
     source: &mut Source,
 ) -> Result<Option<Proven>, Stop> {
     pass.replay(run).await?;
-    if !pass.receive(run, room, source).await? {
+    if !pass.receive(run, promise, source).await? {
         pass.break_off().await?;
         return Ok(None);
     }

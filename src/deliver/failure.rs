@@ -1,4 +1,5 @@
-//! How a run ends without a version: what each station's error means for the job.
+//! How a run ends without a version: maps the errors of fetching, verifying, unpacking and
+//! publishing to the failure recorded for the job.
 
 use crate::datafile::Key;
 use crate::fetch;
@@ -20,44 +21,43 @@ const GAVE_UP: Kind = Kind {
     name: "gave-up",
     class: Class::Device,
     retry: Retry::Fatal,
-    help: "The agent ended again and again while it worked on this file: look at its log for the reason before pushing it again.",
+    help: "The agent ended repeatedly while it worked on this file: check its log for the cause before pushing the file again.",
 };
 const INTERNAL: Kind = Kind {
     name: "internal",
     class: Class::Device,
     retry: Retry::Transient,
-    help: "A defect of the agent, or a machine out of threads: the log says more; please report it.",
+    help: "A defect of the agent, or a machine out of threads: the log has the details; please report it.",
 };
 
-/// The failures of the road itself, besides those of its stations.
+/// Failure kinds of the delivery itself, in addition to those of its stages.
 pub const KINDS: &[Kind] = &[DEADLINE, GAVE_UP, INTERNAL];
 
 /// How a run ended without a version.
 #[derive(Debug)]
 pub enum Stop {
-    /// The file cannot be published.
+    /// The file could not be published.
     Failed {
-        /// Why.
         failure: Failure,
-        /// Whether the bytes themselves are in doubt, so that fetching them once more from zero may help.
+        /// Whether the bytes themselves are suspect, so that fetching them again from zero may
+        /// help.
         doubtful: bool,
-        /// What the road does about it.
+        /// How the delivery reacts.
         nature: Nature,
     },
     /// The run was canceled or the agent is draining; the spool is kept.
     Interrupted,
-    /// A thread has closed its end; what it says replaces this.
+    /// A thread has closed its end of the queue; that thread's own result replaces this one.
     Closed,
 }
 
-/// What kind of failure the road has to react to.
+/// Distinguishes the failures that the delivery reacts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nature {
-    /// The disk has no room: what was received would only keep it full.
+    /// The disk is full: delete what was received, it would only take up space.
     DiskFull,
-    /// The bytes cannot be read as an archive: they may just be the wrong ones.
+    /// The archive is malformed: it may simply be the wrong bytes.
     Unreadable,
-    /// Any other.
     Other,
 }
 
@@ -112,14 +112,14 @@ impl Stop {
         failure.into()
     }
 
-    /// `room` is what the disk has room for, where that is less than the configuration allows.
-    pub(super) fn unpack(error: &unpack::Error, room: Option<u64>) -> Self {
+    /// `space` is the free space of the disk, if that is lower than the configured limit.
+    pub(super) fn unpack(error: &unpack::Error, space: Option<u64>) -> Self {
         if matches!(error, unpack::Error::Canceled) {
             return Self::Interrupted;
         }
-        if let (Some("max_total_bytes"), Some(room)) = (error.limit(), room) {
+        if let (Some("max_total_bytes"), Some(space)) = (error.limit(), space) {
             let error = publish::Error::TooLarge {
-                available: show_bytes(room),
+                available: show_bytes(space),
             };
             return Self::failed(Stage::Unpack, error.kind(), error.to_string())
                 .with(Nature::DiskFull);
@@ -172,7 +172,7 @@ impl Stop {
         })
     }
 
-    /// The file's time limit was reached in `stage`.
+    /// The file's time limit expired in `stage`.
     #[must_use]
     pub fn deadline(stage: Stage) -> Self {
         Self::failed(
@@ -182,23 +182,23 @@ impl Stop {
         )
     }
 
-    /// The agent was started `starts` times on this file and never ended it.
+    /// The agent was started `starts` times on this file and never finished it.
     #[must_use]
     pub fn gave_up(starts: u32) -> Self {
         Self::failed(
             Stage::Fetch,
             &GAVE_UP,
-            format!("gave up after {starts} starts, none of which came to an end"),
+            format!("gave up after {starts} starts, none of which finished"),
         )
     }
 
-    /// Something that should not happen.
+    /// A defect, or a lack of threads.
     #[must_use]
     pub fn internal(message: String) -> Self {
         Self::failed(Stage::Publish, &INTERNAL, message)
     }
 
-    /// Notes that the bytes are in doubt, and what was odd about the answer that brought them.
+    /// Marks the bytes as suspect, and adds what was odd about the response that delivered them.
     pub(super) fn doubted(mut self, suspicion: Option<&str>) -> Self {
         if let Self::Failed { doubtful, .. } = &mut self {
             *doubtful = true;
@@ -218,18 +218,18 @@ impl Stop {
         matches!(self, Self::Failed { nature, .. } if *nature == what)
     }
 
-    /// Tells whether what arrived is to blame, so that it is of no use for a later try.
+    /// Returns whether the received bytes are at fault, so that a retry must not reuse them.
     pub(super) fn is_content(&self) -> bool {
         matches!(self, Self::Failed { failure, .. } if failure.class == Class::Content)
     }
 
-    /// Returns the failure; an interruption has none of its own and becomes a plain one.
+    /// Returns the failure; an interruption, which has none, becomes a generic one.
     #[must_use]
     pub fn into_failure(self, stage: Stage) -> Failure {
         match self {
             Self::Failed { failure, .. } => failure,
             Self::Interrupted | Self::Closed => {
-                Failure::new(stage, &INTERNAL, "the work was broken off".to_owned())
+                Failure::new(stage, &INTERNAL, "the work was aborted".to_owned())
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The queue between the socket and the threads that hash, spool and unpack: bounded in bytes, and
-//! shared without a copy.
+//! The queue between the socket and the threads that hash, spool and unpack. It is bounded in
+//! bytes, and its readers share the bytes without copying.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -15,17 +15,17 @@ const UNIT: usize = 1024;
 #[derive(Clone)]
 pub(super) struct Frame {
     pub(super) bytes: Bytes,
-    /// Whether the bytes came out of the spool, and so need not be written to it.
+    /// Whether the bytes were read from the spool and need not be written to it again.
     pub(super) replayed: bool,
-    /// What the origin says of the object, with the first frame after it has changed.
+    /// The origin's new validator, on the first frame after a change.
     pub(super) validator: Option<Arc<Validator>>,
-    _place: Arc<[OwnedSemaphorePermit; 2]>,
+    _permits: Arc<[OwnedSemaphorePermit; 2]>,
 }
 
-/// A limit on bytes in flight, of one feed or of all together.
+/// A limit on bytes in flight, of one queue or of all of them.
 #[derive(Clone)]
 pub(super) struct Budget {
-    room: Arc<Semaphore>,
+    semaphore: Arc<Semaphore>,
     units: usize,
 }
 
@@ -33,17 +33,17 @@ impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
         let units = (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            room: Arc::new(Semaphore::new(units)),
+            semaphore: Arc::new(Semaphore::new(units)),
             units,
         }
     }
 
-    /// Waits until there is room for `bytes`, or for as much as there can be.
+    /// Waits for permits for `bytes`, or for all there are if `bytes` exceeds the limit.
     async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let wanted = bytes.div_ceil(UNIT).clamp(1, self.units);
         let permits = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room);
-        room.acquire_many_owned(permits).await.ok()
+        let semaphore = Arc::clone(&self.semaphore);
+        semaphore.acquire_many_owned(permits).await.ok()
     }
 }
 
@@ -52,22 +52,22 @@ enum Message {
     End,
 }
 
-/// The sending side: every reader gets every frame, within the feed's own budget and the shared one.
+/// The sending side: every reader gets every frame. Bounded by its own budget and a shared one.
 pub(super) struct Feed {
     own: Budget,
     all: Budget,
     readers: Vec<Reader>,
 }
 
-/// One that gets every frame.
+/// A receiver of every frame.
 struct Reader {
     sender: mpsc::Sender<Message>,
-    /// Whether there is no use in going on without it.
+    /// Whether the transfer must stop when this reader leaves.
     needed: bool,
 }
 
 impl Feed {
-    /// Makes a feed in which at most `bytes` are under way, and no more in `all` together than that allows.
+    /// Limits bytes in flight to `bytes`, and to what the shared budget `all` allows.
     pub(super) fn new(bytes: usize, all: &Budget) -> Self {
         Self {
             own: Budget::new(bytes),
@@ -76,12 +76,12 @@ impl Feed {
         }
     }
 
-    /// Adds a reader that may leave; all of them must be added before the first frame is sent.
+    /// Adds a reader that may leave early. Add all readers before sending the first frame.
     pub(super) fn reader(&mut self) -> FrameReader {
         self.add(false)
     }
 
-    /// Adds a reader without which there is no use in going on.
+    /// Adds a reader whose leaving stops the transfer.
     pub(super) fn needed_reader(&mut self) -> FrameReader {
         self.add(true)
     }
@@ -96,7 +96,8 @@ impl Feed {
         }
     }
 
-    /// Sends `bytes` to every reader that is still there. Returns false when a needed one has left, or all have.
+    /// Sends `bytes` to all remaining readers. Returns false when a needed reader has left, or all
+    /// have.
     pub(super) async fn send(
         &mut self,
         bytes: Bytes,
@@ -114,7 +115,7 @@ impl Feed {
             bytes,
             replayed,
             validator,
-            _place: Arc::new([own, of_all]),
+            _permits: Arc::new([own, of_all]),
         };
         let (mut kept, mut complete) = (Vec::with_capacity(self.readers.len()), true);
         for reader in self.readers.drain(..) {
@@ -129,7 +130,7 @@ impl Feed {
         complete && !self.readers.is_empty()
     }
 
-    /// Marks the end: without it, a reader takes the end of the feed for a broken transfer.
+    /// Marks a complete transfer: without this mark, readers report a broken transfer.
     pub(super) async fn end(self) {
         for reader in self.readers {
             let _ = reader.sender.send(Message::End).await;
@@ -144,9 +145,9 @@ pub(super) struct FrameReader {
     ended: bool,
 }
 
-/// The feed was dropped before its end.
+/// The sender was dropped before the end mark.
 #[derive(Debug, thiserror::Error)]
-#[error("the transfer was broken off")]
+#[error("the transfer was aborted")]
 pub(super) struct BrokenOff;
 
 impl FrameReader {
@@ -208,7 +209,7 @@ mod tests {
             feed.send(Bytes::from(vec![b'x'; 3 * UNIT]), false, None)
                 .await
         );
-        // The second reader has not read: only one unit is left.
+        // The second reader has not read yet: only one unit is free.
         let blocked = tokio::time::timeout(
             Duration::from_millis(50),
             feed.send(Bytes::from(vec![b'y'; 2 * UNIT]), false, None),

@@ -1,5 +1,5 @@
-//! Repair without a download: a damaged version is unpacked again from its kept archive, if that still
-//! has the size and digests of what was received.
+//! Repairs a damaged version without a download: it is unpacked again from its retained archive,
+//! provided that still has the recorded size and digests.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -17,28 +17,27 @@ use crate::sys::durable;
 use crate::unpack::{self, Tree};
 use crate::verify::{Hasher, Verified};
 
-/// A damaged version, and what is known of it.
+/// A damaged version, and what is recorded of it.
 #[derive(Debug, Clone)]
 pub struct Damage {
-    /// Which version.
     pub key: Key,
-    /// How its archive is packed.
     pub archive_type: ArchiveType,
     /// Size and digests of its archive.
     pub content: Content,
-    /// Bytes in its tree.
+    /// In its tree.
     pub bytes: u64,
-    /// The job that it is published by.
+    /// The job that published it.
     pub job: i64,
-    /// When that was accepted.
+    /// When that job was accepted.
     pub accepted_ms: i64,
 }
 
-/// A whole tree, unpacked from a kept archive and not yet in its place.
+/// A complete tree, unpacked from a retained archive and not yet in place.
 pub struct Rebuilt(Ready);
 
 impl Road {
-    /// Unpacks the kept archive of a damaged version. None where no archive is kept, or not the right one any more.
+    /// Unpacks the retained archive of a damaged version. `None` if no archive is retained, or it
+    /// no longer matches its digests.
     pub async fn rebuild(&self, damage: Damage) -> Result<Option<Rebuilt>, Stop> {
         let publisher = Arc::clone(&self.publisher);
         let config = self.unpack.now();
@@ -82,14 +81,14 @@ impl Road {
         .await
     }
 
-    /// Puts a rebuilt tree into the place of the damaged one, in one step, and waits until that lasts.
+    /// Replaces the damaged tree with the rebuilt one in one step, and waits until that is durable.
     pub async fn replace(&self, rebuilt: Rebuilt) -> Result<(), Stop> {
         let done = self.publish(rebuilt.0).await?;
         self.settle(done, None).await.map(drop)
     }
 
-    /// Heals the version of a run from its kept archive, where there is one: a push of what is here already needs no
-    /// network.
+    /// Repairs the version of a run from its retained archive, if there is one: pushing again what
+    /// is already here needs no network.
     pub(super) async fn heal(&self, run: &Run<'_>, content: Content) -> Option<Done> {
         let file = &run.job.file;
         let damage = Damage {
@@ -112,7 +111,7 @@ impl Road {
                 tracing::warn!(
                     event = "heal-failed",
                     error = failure.message,
-                    "could not heal from the kept archive; it is fetched again"
+                    "could not repair the version from its retained archive; fetching it again"
                 );
                 None
             }
@@ -120,7 +119,8 @@ impl Road {
     }
 }
 
-/// Hashes a kept archive; `None` if it is not what was received, or nothing says what that was.
+/// Hashes a retained archive; `None` if it differs from what was received, or nothing is recorded
+/// to compare it with.
 fn hash(file: &mut File, content: Content) -> io::Result<Option<Verified>> {
     if content.md5.is_none() && content.sha256.is_none() {
         return Ok(None);

@@ -1,9 +1,10 @@
-//! The road of one data file: fetch, verify, unpack, publish.
+//! Delivers one data file: fetch, verify, unpack, publish.
 //!
-//! [`Road::deliver`] is the one place that knows all stations. A tar is hashed, inflated and written while it arrives; a zip
-//! is spooled, verified and then unpacked. Whatever happens, the tree is written into a private staging directory that
-//! removes itself, and nothing leaves it before size and digest have matched, the archive has been read to its end, and
-//! the file system has been synced. If a run is dropped, the spool is left behind, and nothing else.
+//! [`Road::deliver`] is the one place that knows all stages. A tar is hashed, inflated and written
+//! while it arrives; a zip is spooled, verified and then unpacked. The tree is always written into
+//! a private staging directory that deletes itself. It leaves staging only after size and digest
+//! have matched, the archive was read to its end, and the file system was synced. A dropped run
+//! leaves only its spool behind.
 
 mod arrival;
 mod failure;
@@ -40,12 +41,12 @@ pub use failure::{KINDS, Stop};
 pub use heal::{Damage, Rebuilt};
 pub use run::{Note, Run};
 
-/// How much of archives is held in memory.
+/// Memory limits for archives in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Bytes of an archive that are in flight between the socket and the threads that hash and unpack
-    /// it.
+    /// Bytes of an archive that are in flight between the socket and the threads that hash and
+    /// unpack it.
     #[serde(with = "crate::sys::units::bytes")]
     pub queue_bytes: u64,
     /// The same limit, summed over all archives in flight.
@@ -67,14 +68,14 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Returns whether an archive of which `size` is stated is held in memory.
+    /// Returns whether an archive of this stated size is held in memory.
     #[must_use]
     pub fn is_small(&self, size: Option<u64>) -> bool {
         size.is_some_and(|size| size <= self.small_bytes)
     }
 }
 
-/// The stations, joined.
+/// The stages, connected.
 pub struct Road {
     fetcher: Arc<Fetcher>,
     publisher: Arc<Publisher>,
@@ -87,17 +88,16 @@ pub struct Road {
     workers: Workers,
 }
 
-/// A published version, which is not live yet, and what it took.
+/// A published version that is not live yet.
 pub struct Done {
-    /// The version.
     pub release: Release,
-    /// Bytes that came over the network, in earlier starts too.
+    /// Bytes received over the network, earlier starts included.
     pub fetched: u64,
     session: Session,
 }
 
 impl Road {
-    /// Joins the stations: where bytes come from and where trees go, what an archive may hold and a push must state.
+    /// Connects the stages: sources, the data directory, and the rules for archives and pushes.
     pub fn new(
         fetcher: Arc<Fetcher>,
         publisher: Arc<Publisher>,
@@ -125,20 +125,20 @@ impl Road {
         })
     }
 
-    /// Changes what archives may hold and how they are unpacked, for each that is begun from now on. The sandbox stays as
-    /// it was at the start: the threads are behind it.
+    /// Applies new archive limits and unpacking settings to files that start from now on. The
+    /// sandbox cannot change: the worker threads are already confined by it.
     pub fn reload(&self, unpack: unpack::Config) {
         let sandbox = self.unpack.now().sandbox;
         self.unpack.replace(unpack::Config { sandbox, ..unpack });
     }
 
-    /// Returns the configuration.
+    /// Returns the current unpacking settings.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Brings one data file from its source to a published version, which is not live yet.
+    /// Brings one data file from its source to a published version that is not live yet.
     pub async fn deliver(&self, run: &Run<'_>) -> Result<Done, Stop> {
         let content = run.job.file.content();
         let require = self.verify.now().require;
@@ -150,38 +150,43 @@ impl Road {
         if let Err(stop) = &ended
             && stop.is(Nature::DiskFull)
         {
-            // What was received would only keep the disk full.
+            // Keeping what was received would only keep the disk full.
             self.discard_partial(&run.job.file.key).await;
         }
         ended
     }
 
     async fn try_twice(&self, run: &Run<'_>) -> Result<Done, Stop> {
-        let room = self.admit(run).await?;
-        match self.attempt(run, &room, false).await {
-            // A proxy may have mangled the bytes, or the disk what an earlier life left in the
-            // spool: once more from zero.
+        let promise = self.admit(run).await?;
+        match self.attempt(run, &promise, false).await {
+            // A proxy may have changed the bytes, or the disk the spool of an earlier process:
+            // fetch once more, from zero.
             Err(Stop::Failed {
                 failure,
                 doubtful: true,
                 ..
             }) => {
                 (run.note)(Note::Refetching(failure));
-                self.attempt(run, &room, true).await
+                self.attempt(run, &promise, true).await
             }
             ended => ended,
         }
     }
 
-    /// The road: fetch, verify, unpack, publish.
-    async fn attempt(&self, run: &Run<'_>, room: &Arc<Promise>, fresh: bool) -> Result<Done, Stop> {
+    /// One attempt: fetch, verify, unpack, publish.
+    async fn attempt(
+        &self,
+        run: &Run<'_>,
+        promise: &Arc<Promise>,
+        fresh: bool,
+    ) -> Result<Done, Stop> {
         let small = self.config.is_small(run.job.file.size);
-        // What a large archive writes is synced in the background meanwhile.
+        // The writes of a large archive are synced in the background while it arrives.
         let session = self.publisher.session(!small);
         let brought = if small {
-            self.bring_small(run, room, fresh).await?
+            self.bring_small(run, promise, fresh).await?
         } else {
-            self.bring(run, room, fresh).await?
+            self.bring(run, promise, fresh).await?
         };
         run.stage(Stage::Publish);
         self.publish(Ready::new(run, brought, session)).await
@@ -191,14 +196,17 @@ impl Road {
     async fn bring(
         &self,
         run: &Run<'_>,
-        room: &Arc<Promise>,
+        promise: &Arc<Promise>,
         fresh: bool,
     ) -> Result<Brought, Stop> {
         let spool = self.open_spool(&run.job.file, fresh).await?;
-        let mut arrived = self.fetch(run, room, spool, fresh).await?;
+        let mut arrived = self.fetch(run, promise, spool, fresh).await?;
         let tree = match arrived.tree {
             Some(tree) => tree,
-            None => self.unpack_spooled(run, room, &mut arrived.spool).await?,
+            None => {
+                self.unpack_spooled(run, promise, &mut arrived.spool)
+                    .await?
+            }
         };
         Ok(Brought {
             verified: arrived.verified,
@@ -213,10 +221,10 @@ impl Road {
         blocking(move || ready.publish(&publisher, now_ms)).await
     }
 
-    /// Returns what a run need not fetch: it was published before, or its damaged tree can be
-    /// rebuilt from the kept archive.
+    /// Returns a version that needs no fetching: it was published before, or its damaged tree can
+    /// be rebuilt from the retained archive.
     async fn without_fetching(&self, run: &Run<'_>) -> Result<Option<Done>, Stop> {
-        // A first start has no earlier life to look for.
+        // On a first start, no earlier process can have published it.
         if run.job.starts > 1
             && let Some(done) = self.already_published(run).await?
         {
@@ -228,8 +236,8 @@ impl Road {
         }
     }
 
-    /// Promises the room that the file will take at least: what is not here yet of its archive, and a tree of about the
-    /// archive's size.
+    /// Reserves the space the file will need at least: the rest of its archive, and a tree of about
+    /// the same size.
     async fn admit(&self, run: &Run<'_>) -> Result<Arc<Promise>, Stop> {
         let publisher = Arc::clone(&self.publisher);
         let size = run.job.file.size.unwrap_or(0);
@@ -242,8 +250,8 @@ impl Road {
         .await
     }
 
-    /// A version that is on the disk but not recorded was published by an earlier life of this process, which could not
-    /// say so any more: it is done, and nothing is fetched again.
+    /// Finds a version that is on disk but not recorded: an earlier process published it and ended
+    /// before recording that. It is done and need not be fetched.
     async fn already_published(&self, run: &Run<'_>) -> Result<Option<Done>, Stop> {
         let publisher = Arc::clone(&self.publisher);
         let key = run.job.file.key.clone();
@@ -270,8 +278,8 @@ impl Road {
         }))
     }
 
-    /// Flips `current` to `live`, which is what `done` has published, and waits until all of it is on the disk. Only then
-    /// may its outcome be recorded.
+    /// Flips `current` to `live`, the version that `done` has published, and waits until everything
+    /// is on disk. Only then may the outcome be recorded.
     pub async fn settle(&self, done: Done, live: Option<Key>) -> Result<Release, Stop> {
         let publisher = Arc::clone(&self.publisher);
         blocking(move || {

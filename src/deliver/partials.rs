@@ -1,5 +1,5 @@
-//! Partial archives in the spool, one for each key: opening and removing them, and finding those that
-//! no job needs any more.
+//! Partially received archives in the spool, one per key: opens and deletes them, and finds those
+//! that no job needs any more.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use crate::datafile::{DataFile, Key};
 use crate::fetch::{Identity, Spool};
 
 impl Road {
-    /// Where the bytes of a file arrive.
+    /// Returns where the archive of a file is received.
     pub(super) fn partial_path(&self, key: &Key) -> PathBuf {
         let spool = self.publisher.layout().spool();
         spool.join(format!("{}.partial", spool_name(key)))
     }
 
-    /// Opens the partial archive of a file; with `fresh`, what it holds is thrown away.
+    /// Opens the partial archive of a file; with `fresh`, discards its content.
     pub(super) async fn open_spool(&self, file: &DataFile, fresh: bool) -> Result<Spool, Stop> {
         let dir = self.publisher.layout().spool();
         let (name, identity) = (
@@ -34,7 +34,7 @@ impl Road {
         .await
     }
 
-    /// Returns the files of the spool that belong to none of the `open` keys and that `stale` agrees to.
+    /// Returns the spool files that belong to none of the `open` keys and that `stale` accepts.
     #[must_use]
     pub fn stale_partials(
         &self,
@@ -55,7 +55,7 @@ impl Road {
             .collect()
     }
 
-    /// Removes the partial archive of a key.
+    /// Deletes the partial archive of a key.
     pub async fn discard_partial(&self, key: &Key) {
         let name = spool_name(key);
         let dir = self.publisher.layout().spool();
@@ -69,7 +69,8 @@ impl Road {
     }
 }
 
-/// Returns the name of a file's spool: by key, so that a new push of a failed file finds what is here already.
+/// Returns the spool name of a file: by key, so that a new push of a failed file resumes where it
+/// stopped.
 fn spool_name(key: &Key) -> String {
     use sha2::Digest as _;
     let text = format!("{}\0{}\0{}", key.app, key.name, key.version);

@@ -1,5 +1,5 @@
-//! One pass over an archive: what feeds it, and the threads that take it. [`Pass::abandon`] undoes all
-//! of it, whatever ended the pass.
+//! One pass over an archive: the bytes and the threads that consume them. [`Pass::abandon`] undoes
+//! all of it, however the pass ended.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -22,41 +22,41 @@ use crate::sys::Chain;
 use crate::unpack::{self, Tree};
 use crate::verify::Hasher;
 
-/// How much of a spool is read at once when it is replayed.
+/// Bytes read at once when a spool is replayed.
 const REPLAY_BLOCK: usize = 256 << 10;
-/// How long a thread that was told to stop may take.
+/// Time that a stopped thread gets to end.
 const GRACE: Duration = Duration::from_secs(2);
 
 type Unpacked = Result<(Staging, Tree), Stop>;
 
-/// One pass over an archive from its first byte on.
+/// One pass over an archive, from its first byte.
 pub(super) struct Pass {
     stopper: Stopper,
-    /// Until the last byte, or until the pass is broken off.
+    /// `None` after the last byte or an abort.
     feed: Option<Feed>,
     hashing: JoinHandle<Result<Hasher, Stop>>,
     spooling: JoinHandle<Result<Spool, Stop>>,
     unpacking: Unpacking,
-    /// What an earlier life has received, until it is replayed.
+    /// The spooled part from an earlier process and its length, until it is replayed.
     replay: Option<(std::fs::File, u64)>,
     received: u64,
     resumed: bool,
-    /// Whether a digest is stated.
+    /// Whether the push states a digest.
     proven: bool,
-    /// The spool, once its thread has given it back.
+    /// Set once the spooling thread has returned it.
     spool: Option<Spool>,
 }
 
 /// The thread that unpacks while bytes arrive.
 enum Unpacking {
-    /// There is none: a zip is unpacked later.
+    /// No thread: a zip is unpacked after it has arrived.
     Later,
     Running(Thread<(Staging, Tree)>),
     Ended(Box<Unpacked>),
 }
 
 impl Unpacking {
-    /// Waits for the thread and takes what it has made.
+    /// Waits for the thread and takes its result.
     async fn end(&mut self) -> Option<Unpacked> {
         if let Self::Running(thread) = self {
             *self = Self::Ended(Box::new(thread.join().await));
@@ -67,7 +67,7 @@ impl Unpacking {
         }
     }
 
-    /// Returns how the thread failed, if it has.
+    /// Returns the thread's failure, if it has failed.
     fn failure(&mut self) -> Option<&Stop> {
         if let Self::Running(thread) = self
             && let Some(result) = thread.try_join()
@@ -85,7 +85,7 @@ impl Road {
     pub(super) fn start_pass(
         &self,
         run: &Run<'_>,
-        room: &Arc<Promise>,
+        promise: &Arc<Promise>,
         mut spool: Spool,
     ) -> Result<Pass, Stop> {
         let stopper = Stopper::new(run);
@@ -103,14 +103,14 @@ impl Road {
         let spooling = tokio::task::spawn_blocking(move || keep(to_spool, spool));
         let archive_type = run.job.file.archive_type;
         let unpacking = if archive_type.is_streamable() {
-            let options = self.unpack_options(run, room, &stopper)?;
-            let room_limit = self.room_limit(&options);
+            let options = self.unpack_options(run, promise, &stopper)?;
+            let space_limit = self.space_limit(&options);
             let publisher = Arc::clone(&self.publisher);
             let job = run.job.id.0;
             let reader = feed.reader();
             Unpacking::Running(Thread::start("unpack", move || {
                 let staging = publisher.stage(job).map_err(Stop::publish)?;
-                unpack_staged(staging, room_limit, |target| {
+                unpack_staged(staging, space_limit, |target| {
                     unpack::unpack_stream(archive_type, reader, target, &options)
                 })
             })?)
@@ -133,7 +133,7 @@ impl Road {
 }
 
 impl Pass {
-    /// Feeds what an earlier life has received.
+    /// Feeds the part that an earlier process received.
     pub(super) async fn replay(&mut self, run: &Run<'_>) -> Result<(), Stop> {
         let Some((mut file, mut left)) = self.replay.take() else {
             return Ok(());
@@ -157,12 +157,12 @@ impl Pass {
         Ok(())
     }
 
-    /// Feeds what arrives, to the end of the source. Returns false when the source starts at zero
-    /// again.
+    /// Feeds what arrives, until the end of the source. Returns false when the source restarts at
+    /// zero.
     pub(super) async fn receive(
         &mut self,
         run: &Run<'_>,
-        room: &Promise,
+        promise: &Promise,
         source: &mut Source,
     ) -> Result<bool, Stop> {
         let mut known = None;
@@ -173,7 +173,7 @@ impl Pass {
                     self.received += length;
                     run.progress.set_received(self.received);
                     run.progress.set_total(source.total().unwrap_or(0));
-                    room.add_used(length);
+                    promise.add_used(length);
                     self.check_unpacking()?;
                     let validator = changed(source.validator(), &mut known);
                     self.feed(run, bytes, false, validator).await?;
@@ -192,8 +192,8 @@ impl Pass {
         }
     }
 
-    /// Fails if the archive was read and refused. A malformed archive may just be the wrong bytes:
-    /// with a digest to tell, keep hashing, and let it decide which error to report.
+    /// Fails if the archive was rejected while unpacking. A malformed archive may just be the wrong
+    /// bytes: if a digest is stated, keep hashing and let it decide which error to report.
     fn check_unpacking(&mut self) -> Result<(), Stop> {
         let proven = self.proven;
         match self.unpacking.failure() {
@@ -202,7 +202,7 @@ impl Pass {
         }
     }
 
-    /// Feeds one frame to the threads, once there is room for it.
+    /// Feeds one frame to the threads, waiting while the queue is full.
     async fn feed(
         &mut self,
         run: &Run<'_>,
@@ -223,8 +223,8 @@ impl Pass {
         }
     }
 
-    /// Ends the feed, after the last byte or because the pass is broken off, and waits for the two
-    /// threads that end with it.
+    /// Ends the queue, after the last byte or to abort, and waits for the hashing and the spooling
+    /// thread.
     pub(super) async fn close(&mut self, whole: bool) -> Result<Hasher, Stop> {
         if let Some(feed) = self.feed.take()
             && whole
@@ -236,8 +236,8 @@ impl Pass {
         hashed
     }
 
-    /// Stops the threads, and waits until the tree is gone; a thread that hangs in the kernel is left
-    /// behind. Returns what the unpacking thread says.
+    /// Stops the threads and waits until the tree is deleted; a thread that hangs in the kernel is
+    /// abandoned. Returns the result of the unpacking thread.
     async fn stop(&mut self) -> Result<Option<Unpacked>, Stop> {
         self.stopper.raise();
         let closed = match self.feed {
@@ -248,25 +248,25 @@ impl Pass {
         closed.map(|()| unpacked.unwrap_or(None))
     }
 
-    /// Breaks the pass off: its source starts at zero again.
+    /// Aborts the pass: the source restarts at zero.
     pub(super) async fn break_off(&mut self) -> Result<(), Stop> {
         self.stop().await.map(drop)
     }
 
-    /// Returns the tree, if it was unpacked meanwhile.
+    /// Returns the tree, if it was unpacked while bytes arrived.
     pub(super) async fn tree(&mut self) -> Result<Option<(Staging, Tree)>, Stop> {
         let end = async { self.unpacking.end().await.transpose() };
         self.stopper.watch(end).await
     }
 
-    /// Returns the spool of a pass that was closed.
+    /// Returns the spool of a closed pass.
     pub(super) fn into_spool(self) -> Result<Spool, Stop> {
         self.spool
             .ok_or_else(|| Stop::internal("the spool is still being written".to_owned()))
     }
 
-    /// Undoes the pass, which has ended because of `why`, and returns what to report: a thread that
-    /// gave up knows more than the feed that it closed.
+    /// Undoes the pass, which ended with `why`, and returns what to report: a thread that failed
+    /// knows the cause better than the queue that it closed.
     pub(super) async fn abandon(mut self, why: Stop) -> Stop {
         let verified = self.feed.is_none() && self.proven;
         let stop = match (self.stop().await, why) {
@@ -281,7 +281,7 @@ impl Pass {
         {
             discard(spool);
         }
-        // The part that an earlier life left may be to blame, unless the digest has proven it.
+        // The part that an earlier process received may be the cause, unless the digest was right.
         if self.resumed && stop.is_content() && !verified {
             return stop.doubted(None);
         }
@@ -289,7 +289,7 @@ impl Pass {
     }
 }
 
-/// Returns the validator if it is another one than was `known`.
+/// Returns the validator if it differs from `known`.
 fn changed(now: Option<&Validator>, known: &mut Option<Validator>) -> Option<Arc<Validator>> {
     if now == known.as_ref() {
         return None;
@@ -304,8 +304,8 @@ fn discard(spool: Spool) {
     }
 }
 
-/// Hashes every frame: a thread of its own, since MD5 is what an archive that does not compress
-/// waits for.
+/// Hashes every frame. This needs its own thread: for an incompressible archive, MD5 is the
+/// bottleneck.
 fn hash(mut reader: FrameReader, mut hasher: Hasher) -> Hasher {
     while let Ok(Some(frame)) = reader.next_frame() {
         hasher.update(&frame.bytes);
@@ -313,7 +313,7 @@ fn hash(mut reader: FrameReader, mut hasher: Hasher) -> Hasher {
     hasher
 }
 
-/// Spools every frame that has come over the network.
+/// Writes every frame that came over the network to the spool.
 fn keep(mut reader: FrameReader, mut spool: Spool) -> Result<Spool, Stop> {
     while let Ok(Some(frame)) = reader.next_frame() {
         if frame.replayed {

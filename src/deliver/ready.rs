@@ -1,5 +1,5 @@
-//! What the stations have made of a file, on its way to becoming a version: for a push and for a repair
-//! alike.
+//! A verified file on its way to becoming a version: the result of fetching and unpacking, for a
+//! push and for a repair alike.
 
 use std::path::{Path, PathBuf};
 
@@ -14,27 +14,27 @@ use crate::sys::durable;
 use crate::unpack;
 use crate::verify::Verified;
 
-/// What fetching, verifying and unpacking bring.
+/// The result of fetching, verifying and unpacking.
 pub(super) struct Brought {
     pub(super) verified: Verified,
     pub(super) tree: (Staging, unpack::Tree),
     pub(super) archive: Archive,
-    /// Bytes that came over the network, in earlier starts too.
+    /// Bytes received over the network, earlier starts included.
     pub(super) fetched: u64,
 }
 
-/// A verified tree in staging: all that a version is made of.
+/// A verified tree in staging, with everything needed to publish it.
 pub(super) struct Ready {
     pub(super) key: Key,
     pub(super) archive_type: ArchiveType,
     pub(super) job: i64,
     pub(super) accepted_ms: i64,
-    /// Whether it takes the place of a damaged tree.
+    /// Whether it replaces a damaged tree.
     pub(super) heal: bool,
     pub(super) verified: Verified,
     pub(super) staging: Staging,
     pub(super) tree: unpack::Tree,
-    /// The archive, unless it is kept already.
+    /// `None` if the archive is already retained.
     pub(super) archive: Option<Archive>,
     pub(super) session: Session,
     pub(super) fetched: u64,
@@ -59,7 +59,7 @@ impl Ready {
         }
     }
 
-    /// Makes a version of it, which is not live yet. Blocks.
+    /// Publishes it as a version that is not live yet. Blocks.
     pub(super) fn publish(self, publisher: &Publisher, now_ms: i64) -> Result<Done, Stop> {
         let entries = manifest_entries(self.tree);
         let record = Record {
@@ -87,7 +87,7 @@ impl Ready {
     }
 }
 
-/// An archive as received, until it is decided whether it is kept.
+/// An archive as received, before it is retained or dropped.
 pub(super) enum Archive {
     Spool(Box<Spool>),
     File(PathBuf),

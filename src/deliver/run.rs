@@ -1,4 +1,5 @@
-//! One run of a job down the road: what it is given, and what it reports.
+//! The input of one run of a job, and the notes it reports. The runner creates a [`Run`] for each
+//! start of a job and writes its notes to the timeline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,41 +14,38 @@ use crate::job::{Failure, Job, Stage};
 use crate::progress::Progress;
 use crate::verify::Hasher;
 
-/// One run: a job, and how to watch and stop it.
+/// One run of a job, and how to watch and stop it.
 pub struct Run<'a> {
-    /// What to publish.
     pub job: &'a Job,
-    /// How far it is.
     pub progress: Arc<Progress>,
-    /// Ends the run at its next safe point.
+    /// Ends the run at its next checkpoint.
     pub cancel: CancellationToken,
-    /// When the file's time is up.
+    /// When the file's time limit expires.
     pub deadline: Instant,
-    /// Whether `file:` URLs may be read: a local push document only.
+    /// Whether `file:` URLs may be read; true only for a local push document.
     pub allow_local: bool,
-    /// What the version is made of that is there already, damaged, and to be exchanged.
+    /// Set if the version is already here but damaged, and is to be replaced: its archive's size
+    /// and digests.
     pub damaged: Option<Content>,
-    /// Hears of what happens on the way.
+    /// Receives progress notes for the job's timeline.
     pub note: &'a (dyn Fn(Note) + Send + Sync),
 }
 
-/// What a run tells on its way, for the timeline.
+/// A progress note of a run, for the timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
-    /// A station has started.
     Stage(Stage),
-    /// The transfer goes on after so many bytes that are here already.
+    /// The transfer resumes after this many bytes.
     Resumed(u64),
-    /// The source failed for now, and is tried again.
+    /// The source failed and will be retried.
     Retrying {
-        /// Which attempt failed.
+        /// The attempt that failed.
         attempt: u32,
-        /// How long until the next one.
+        /// Time until the next attempt.
         wait: Duration,
-        /// How it failed.
         failure: Failure,
     },
-    /// What was here is void, and the transfer starts at zero.
+    /// What was received is no longer valid, and the transfer restarts at zero; with the reason.
     Restarted(String),
     /// The bytes were not the announced ones; they are fetched once more from zero.
     Refetching(Failure),
@@ -68,13 +66,13 @@ impl Run<'_> {
         (self.note)(Note::Stage(stage));
     }
 
-    /// Returns whether the push states a digest, so that the bytes can be proven right.
+    /// Returns whether the push states a digest to verify the bytes by.
     pub(super) fn is_proven(&self) -> bool {
         self.job.file.md5.is_some() || self.job.file.sha256.is_some()
     }
 }
 
-/// Returns what to fetch for a run, after what is in `spool` already.
+/// Returns the request for the bytes that `spool` does not have yet.
 pub(super) fn request(run: &Run<'_>, spool: Option<&Spool>, fresh: bool) -> Request {
     let file = &run.job.file;
     Request {
@@ -93,7 +91,8 @@ pub(super) fn request(run: &Run<'_>, spool: Option<&Spool>, fresh: bool) -> Requ
     }
 }
 
-/// Returns what hashes the archive of `file`. One that is `kept` can be asked for its SHA-256 when somebody wants it.
+/// Returns the hasher for the archive of `file`. The SHA-256 of a retained archive (`kept`) can be
+/// computed later, if it is asked for.
 pub(super) fn hasher(file: &DataFile, kept: bool) -> Hasher {
     let hasher = Hasher::new(file.content());
     if kept { hasher } else { hasher.with_sha256() }

@@ -1,5 +1,6 @@
-//! Small archives are held in memory, and hashed and unpacked in one step by a shared pool: for a few
-//! kilobytes, handing them from thread to thread would cost more than the work (W5).
+//! Small archives are held in memory, and hashed and unpacked in one step by a shared pool: for a
+//! few kilobytes, passing them between threads would cost more than the work (W5 in
+//! `docs/performance.md`).
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
@@ -24,25 +25,25 @@ use crate::sys::landlock;
 use crate::unpack::{self, Tree};
 use crate::verify::Verified;
 
-/// Work that may wait for a worker.
+/// Archives that may be queued for a worker.
 const QUEUE: usize = 64;
 
 impl Road {
-    /// Fetches and verifies a small archive and unpacks it.
+    /// Fetches, verifies and unpacks a small archive.
     pub(super) async fn bring_small(
         &self,
         run: &Run<'_>,
-        room: &Arc<Promise>,
+        promise: &Arc<Promise>,
         fresh: bool,
     ) -> Result<Brought, Stop> {
         run.stage(Stage::Fetch);
         let mut source = self.fetcher.open(request(run, None, fresh));
-        let frames = receive(run, room, &mut source).await?;
+        let frames = receive(run, promise, &mut source).await?;
         run.stage(Stage::Verify);
         let stopper = Stopper::new(run);
-        let mut options = self.unpack_options(run, room, &stopper)?;
-        let room_limit = self.room_limit(&options);
-        // The workers are confined already, and a few files are not worth another thread.
+        let mut options = self.unpack_options(run, promise, &stopper)?;
+        let space_limit = self.space_limit(&options);
+        // The workers are already confined, and another thread does not pay off for a few files.
         (options.sandbox, options.threads) = (None, false);
         let (publisher, file, job) = (
             Arc::clone(&self.publisher),
@@ -58,7 +59,7 @@ impl Road {
             let unpacked = publisher
                 .stage(job)
                 .map_err(Stop::publish)
-                .and_then(|staging| unpack(&file, frames, &spool, staging, &options, room_limit));
+                .and_then(|staging| unpack(&file, frames, &spool, staging, &options, space_limit));
             match unpacked {
                 Ok(tree) => Ok((verified, tree, spool)),
                 Err(stop) => {
@@ -80,7 +81,7 @@ impl Road {
 
 async fn receive(
     run: &Run<'_>,
-    room: &Promise,
+    promise: &Promise,
     source: &mut Source,
 ) -> Result<VecDeque<Bytes>, Stop> {
     let mut frames = VecDeque::new();
@@ -92,7 +93,7 @@ async fn receive(
                 received += length;
                 run.progress.set_received(received);
                 run.progress.set_total(source.total().unwrap_or(0));
-                room.add_used(length);
+                promise.add_used(length);
                 frames.push_back(bytes);
             }
             Event::Retrying {
@@ -118,18 +119,18 @@ fn hash(file: &DataFile, frames: &VecDeque<Bytes>, kept: bool) -> Result<Verifie
     hasher.finish().map_err(Stop::verify)
 }
 
-/// Writes the archive to `spool`, which is where it is kept from, and its tree into `staging`.
+/// Writes the archive to `spool`, to be retained from there, and its tree into `staging`.
 fn unpack(
     file: &DataFile,
     frames: VecDeque<Bytes>,
     spool: &Path,
     staging: Staging,
     options: &unpack::Options,
-    room_limit: Option<u64>,
+    space_limit: Option<u64>,
 ) -> Result<(Staging, Tree), Stop> {
     let archive = write(spool, &frames).map_err(|e| Stop::spool(durable::at("write", spool)(e)))?;
     let archive_type = file.archive_type;
-    unpack_staged(staging, room_limit, |target| {
+    unpack_staged(staging, space_limit, |target| {
         if archive_type.is_streamable() {
             unpack::unpack_stream(archive_type, Frames(frames), target, options)
         } else {
@@ -184,12 +185,13 @@ impl Read for Frames {
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The pool for small archives. Its threads are confined to the data directory once, instead of one
-/// new thread per archive.
+/// The pool for small archives. Its threads confine themselves to the data directory once, which
+/// saves a new thread per archive.
 pub(super) struct Workers(mpsc::SyncSender<Work>);
 
 impl Workers {
-    /// Starts `count` workers that may write below `root` only, where the kernel can see to it and `confined` says so.
+    /// Starts `count` workers. With `confined`, they can only write below `root`, if the kernel
+    /// supports that.
     pub(super) fn start(count: usize, root: &Path, confined: bool) -> io::Result<Self> {
         let (sender, receiver) = mpsc::sync_channel::<Work>(QUEUE);
         let receiver = Arc::new(Mutex::new(receiver));
@@ -199,7 +201,8 @@ impl Workers {
                 .name("small".to_owned())
                 .spawn(move || {
                     if confined {
-                        // Best effort: `doctor` and the log of the agent tell what the kernel can do.
+                        // Best effort: `doctor` and the agent's log report what the kernel
+                        // supports.
                         let _ = landlock::restrict_thread(&[&root]);
                     }
                     loop {
@@ -208,7 +211,7 @@ impl Workers {
                             .unwrap_or_else(PoisonError::into_inner)
                             .recv();
                         let Ok(work) = work else { return };
-                        // A panic is one file's failure, and its sender is dropped with it.
+                        // A panic fails only this file: its sender is dropped with the closure.
                         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
                     }
                 })?;

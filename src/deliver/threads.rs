@@ -1,4 +1,5 @@
-//! Blocking work of a run: on the pool or on a thread of its own, and how it is stopped.
+//! Blocking work of a run, on the pool or on a dedicated thread, and how it is stopped. A thread
+//! that hangs in the kernel is abandoned, so that it never blocks a cancel or a shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use super::failure::Stop;
 use super::run::Run;
 use crate::job::Stage;
 
-/// Stops blocking threads of a run that is canceled, out of time or dropped.
+/// Stops the blocking threads of a run that is canceled, past its deadline or dropped.
 pub(super) struct Stopper {
     pub(super) flag: Arc<AtomicBool>,
     cancel: CancellationToken,
@@ -28,7 +29,7 @@ impl Stopper {
         }
     }
 
-    /// Waits for `work`, and raises the flag when the run is to end before it.
+    /// Waits for `work`; if the run ends first, sets the stop flag.
     pub(super) async fn watch<T>(
         &self,
         work: impl Future<Output = Result<T, Stop>>,
@@ -40,7 +41,7 @@ impl Stopper {
             () = tokio::time::sleep_until(self.deadline) => Stop::deadline(Stage::Unpack),
         };
         self.raise();
-        // The thread looks at the flag between blocks; one that hangs in the kernel is left behind.
+        // The thread checks the flag between blocks; one that hangs in the kernel is abandoned.
         match tokio::time::timeout(Duration::from_secs(2), work).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) | Err(_) => Err(early),
@@ -67,12 +68,12 @@ pub(super) async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|e| Err(Stop::internal(e.to_string())))
 }
 
-/// A thread of its own, for work that confines itself to a sandbox, which lasts as long as the thread.
-/// If this is dropped, the thread ends with its input or with the flag of a [`Stopper`].
+/// A dedicated thread, for work that confines itself to a sandbox: a sandbox lasts as long as its
+/// thread. When this is dropped, the thread ends with its input or with the flag of a [`Stopper`].
 pub(super) struct Thread<T>(oneshot::Receiver<Result<T, Stop>>);
 
 impl<T: Send + 'static> Thread<T> {
-    /// Starts `work` on a thread called `name`.
+    /// Starts `work` on a thread named `name`.
     pub(super) fn start(
         name: &str,
         work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
@@ -103,5 +104,5 @@ impl<T: Send + 'static> Thread<T> {
 }
 
 fn panicked() -> Stop {
-    Stop::internal("a thread of the road panicked".to_owned())
+    Stop::internal("a delivery thread panicked".to_owned())
 }

@@ -1,4 +1,5 @@
-//! Verifies a published tree against its manifest: every entry, its mode, its link, its bytes, and nothing beside them.
+//! Verifies a published tree against its manifest: every entry, its mode, its link, its bytes, and
+//! nothing that is not in the manifest. Read-only: it reports differences and repairs nothing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,19 +17,19 @@ use crate::datafile::{Digest, Key, Sha256};
 use crate::sys::blocks::read_blocks;
 use crate::sys::durable;
 
-/// How many differences are told of one version; more are only counted.
+/// At most this many differences of one version are listed; further ones are only counted.
 pub const MOST_DAMAGE: usize = 100;
 
-/// How closely a tree is looked at.
+/// How thoroughly a tree is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// What a listing shows: which entries there are, their kinds, modes and sizes, and where links point.
+    /// Entries, kinds, modes, sizes and link targets; no file is read.
     Stat,
-    /// The bytes of every file as well.
+    /// The same, and the bytes of every file.
     Bytes,
 }
 
-/// What a walk over a tree carries.
+/// State of a walk over a tree.
 struct Look<'a> {
     depth: Depth,
     report: &'a mut Report,
@@ -40,24 +41,21 @@ struct Look<'a> {
 pub struct Damage {
     /// The entry's path below the version directory, escaped.
     pub path: String,
-    /// Stable name: `missing`, `extra`, `kind`, `mode`, `size`, `content`, `link`, `unreadable` or `manifest`.
+    /// Stable name: `missing`, `extra`, `kind`, `mode`, `size`, `content`, `link`, `unreadable` or
+    /// `manifest`.
     pub what: String,
-    /// What the manifest says.
     pub expected: String,
-    /// What the tree has.
     pub found: String,
 }
 
-/// What the verification of one version has found.
+/// Result of verifying one version.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Entries that were looked at.
     pub entries: u64,
-    /// Bytes that were hashed.
     pub bytes: u64,
-    /// The first differences, at most [`MOST_DAMAGE`].
+    /// The first [`MOST_DAMAGE`] differences.
     pub damage: Vec<Damage>,
-    /// How many differences there are.
+    /// The number of differences, listed or not.
     pub damaged: u64,
 }
 
@@ -76,8 +74,9 @@ impl Report {
 }
 
 impl Publisher {
-    /// Compares the tree of `key` with its manifest, to the `depth` that is asked for. `pace` is called with the bytes of
-    /// each block that was read, and may sleep, to cap the load, or return false to break off.
+    /// Compares the tree of `key` with its manifest, to the given `depth`. `pace` is called with
+    /// the number of bytes of each block read; it may sleep to cap the load, or return false to
+    /// abort.
     pub fn verify(
         &self,
         key: &Key,
@@ -199,7 +198,7 @@ fn compare(path: &Path, name: &[u8], entry: &Entry, look: &mut Look<'_>) -> Resu
         } => match hash(path, report, *pace) {
             Ok(found) if found == *digest => {}
             Ok(found) => report.add(name, "content", digest, found),
-            // A bad sector is damage of this entry; the others are still worth looking at.
+            // A bad sector damages only this entry; the others are still checked.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
                 report.add(name, "unreadable", digest, error);
             }
@@ -222,8 +221,8 @@ fn hash(path: &Path, report: &mut Report, pace: &mut dyn FnMut(u64) -> bool) -> 
         if pace(block.len() as u64) {
             return Ok(());
         }
-        // Not `Interrupted`, which means that the read is to be repeated.
-        Err(io::Error::other("the verification was broken off"))
+        // Not `Interrupted`: callers retry a read on that.
+        Err(io::Error::other("the verification was aborted"))
     })?;
     Ok(Digest(hasher.finalize().into()))
 }

@@ -1,4 +1,5 @@
-//! Where everything is on disk. The one place that knows the names of the directories.
+//! Where everything is on disk: the only module that knows the directory names. It refuses a data
+//! directory whose parts are on different file systems.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -15,8 +16,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Opens the data directory `root`, makes what is missing in it, and checks that staging, spool and data share one
-    /// file system: only then is publishing one atomic rename.
+    /// Opens the data directory `root`, creates what is missing in it, and checks that staging,
+    /// spool and data share one file system: otherwise publishing would not be one atomic rename.
     pub fn open(root: &Path) -> Result<Self, Error> {
         let root = std::path::absolute(root).map_err(durable::at("resolve", root))?;
         durable::create_dir_all(&root)?;
@@ -74,13 +75,13 @@ impl Layout {
         self.root.join("data")
     }
 
-    /// Returns the directory of trees that are being written.
+    /// Returns the directory of trees being written.
     #[must_use]
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }
 
-    /// Returns the directory of archives that are arriving.
+    /// Returns the directory of archives being received.
     #[must_use]
     pub fn spool(&self) -> PathBuf {
         self.root.join("spool")
@@ -92,13 +93,13 @@ impl Layout {
         self.root.join("manifests")
     }
 
-    /// Returns the directory of kept archives.
+    /// Returns the directory of retained archives.
     #[must_use]
     pub fn archives(&self) -> PathBuf {
         self.root.join("archives")
     }
 
-    /// Returns the directory of one name: it holds `versions/` and `current`.
+    /// Returns the directory of one name, which holds `versions/` and `current`.
     #[must_use]
     pub fn name_dir(&self, app: &AppId, name: &DataName) -> PathBuf {
         self.data()
@@ -119,13 +120,13 @@ impl Layout {
             .join(key.version.path_component())
     }
 
-    /// Returns the link that says which version of a name is live.
+    /// Returns the link that points to the live version of a name.
     #[must_use]
     pub fn current(&self, app: &AppId, name: &DataName) -> PathBuf {
         self.name_dir(app, name).join("current")
     }
 
-    /// Returns what `current` points to when `key` is live.
+    /// Returns the target of `current` while `key` is live.
     #[must_use]
     pub fn current_target(key: &Key) -> PathBuf {
         Path::new("versions").join(key.version.path_component())
@@ -141,7 +142,7 @@ impl Layout {
         dir.join(format!("{}.json", key.version.path_component()))
     }
 
-    /// Returns the kept archive of `key`.
+    /// Returns where the archive of `key` is retained.
     #[must_use]
     pub fn archive(&self, key: &Key) -> PathBuf {
         self.archives()

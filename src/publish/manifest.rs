@@ -1,5 +1,6 @@
-//! The manifest of a version: what was published, entry by entry, with digests. It lies beside the tree, not inside it,
-//! is readable without the database, and a lost database is rebuilt from it.
+//! The manifest of a version: what was published, entry by entry, with digests. It is stored next
+//! to the tree, not inside it, is readable without the database, and is what a lost database is
+//! rebuilt from.
 
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
@@ -10,71 +11,62 @@ use super::Error;
 use crate::datafile::{ArchiveType, Content, Key, Sha256};
 use crate::sys::durable;
 
-/// The format number that this code writes. A reader takes what it knows of a larger one.
+/// The format this code writes. A reader ignores unknown fields of a newer format.
 pub const FORMAT: u32 = 1;
-/// What stands between head and entries.
+/// Separates head and entries.
 const ENTRIES: &[u8] = b",\"entries\":[";
-/// A head has at most three names of a kilobyte, escaped, and little else.
+/// A head holds at most three escaped names of 1 KiB each, and little else.
 const HEAD_BYTES: usize = 32 << 10;
 
-/// Everything about a version but its entries.
+/// The manifest without its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Head {
-    /// The format number.
     pub format: u32,
-    /// Application, name and version.
     #[serde(flatten)]
     pub key: Key,
-    /// How the archive was packed.
     pub archive_type: ArchiveType,
-    /// Size and digests of the archive, as received.
+    /// Of the archive as received.
     pub source: Content,
-    /// The job that published it.
     pub job: i64,
-    /// When it was accepted, in milliseconds since the epoch.
+    /// Milliseconds since the epoch.
     pub accepted_ms: i64,
-    /// When it was published, in milliseconds since the epoch.
+    /// Milliseconds since the epoch.
     pub published_ms: i64,
-    /// Files in the tree.
     pub files: u64,
-    /// Bytes in the tree's files.
+    /// In the tree's files.
     pub bytes: u64,
 }
 
 /// One entry of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Path below the version directory, as bytes.
+    /// Raw bytes, relative to the version directory.
     pub path: Vec<u8>,
-    /// What it is.
     pub kind: EntryKind,
     /// Permission bits.
     pub mode: u32,
-    /// Modification time, in seconds since the epoch; none for a directory that the archive only implied.
+    /// Seconds since the epoch; `None` for a directory that the archive only implied.
     pub mtime: Option<i64>,
 }
 
-/// What an entry is.
+/// The kind of an entry, and what only that kind has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
-    /// A directory.
     Dir,
-    /// A regular file.
     File {
-        /// Its length in bytes.
+        /// In bytes.
         size: u64,
-        /// Its digest, where entries are hashed.
+        /// `None` where entries are not hashed.
         sha256: Option<Sha256>,
     },
-    /// A symbolic link.
     Symlink {
-        /// Where it points, as bytes.
+        /// Raw bytes.
         target: Vec<u8>,
     },
 }
 
-/// The form of an entry in JSON: `path` where it is UTF-8, else `pathHex`; the same for a link's target.
+/// An entry in JSON: `path` if it is UTF-8, otherwise `pathHex`; likewise for a link's target.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Line {
@@ -170,7 +162,7 @@ impl Line {
     }
 }
 
-/// Writes a manifest to `path` without syncing it: head first, then one entry a line.
+/// Writes a manifest to `path` without syncing it: the head, then one entry per line.
 pub fn write<'a>(
     path: &Path,
     head: &Head,
@@ -201,7 +193,8 @@ fn write_to<'a>(
     out.flush()
 }
 
-/// Reads the head of a manifest, whatever its entries are, and not more of the file than that where it is of our making.
+/// Reads only the head of a manifest; of a file that edgepush wrote, no more than the head is read
+/// from disk.
 pub fn read_head(path: &Path) -> Result<Head, Error> {
     let mut start = Vec::with_capacity(HEAD_BYTES);
     let file = std::fs::File::open(path).map_err(durable::at("open", path))?;
@@ -219,7 +212,7 @@ pub fn read_head(path: &Path) -> Result<Head, Error> {
     read_json(path)
 }
 
-/// Reads head and entries.
+/// Reads the head and the entries.
 pub fn read(path: &Path) -> Result<(Head, Vec<Entry>), Error> {
     #[derive(Deserialize)]
     struct Whole {

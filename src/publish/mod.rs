@@ -1,8 +1,10 @@
-//! Staging to version directory to `current`; the manifest beside it; how many versions stay.
+//! Publishing: from staging to a version directory to `current`, with the manifest next to the
+//! tree; and retention.
 //!
-//! A published tree is never modified. It appears under its final name by one rename, after everything in it has been
-//! synced, and becomes live by one more rename of a link. Whatever happens in between, a reader that goes through
-//! `current` sees the old version or the new one, whole. All functions block: call them from a blocking thread.
+//! A published tree is never modified. It appears under its final name by one rename, after
+//! everything in it has been synced, and goes live by one more rename of a link. Whatever happens
+//! in between, a reader that goes through `current` sees the old version or the new one, complete.
+//! All functions block: call them from a blocking thread.
 
 pub mod check;
 pub mod layout;
@@ -29,46 +31,48 @@ pub use names::NameLock;
 pub use release::{Flip, Link, Publisher, Record, Release, Staging};
 pub use sync::Session;
 
-/// How versions are published and kept.
+/// How versions are published and retained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many good versions of a name stay on the node, the live one included. At least 1; what is pinned and what a
-    /// rollback would go to stay beside them.
+    /// How many good versions of a name retention keeps, the live one included; at least 1. Pinned
+    /// versions and the rollback target are kept in addition.
     pub keep_versions: u32,
-    /// Whether the archive as received is kept under `archives/`, so that it can be downloaded and a damaged tree healed.
+    /// Whether archives are retained under `archives/`: they can then be downloaded, and damaged
+    /// trees repaired from them.
     pub keep_archives: bool,
-    /// Free space that a push never touches; `"0B"` stands for a twentieth of the file system, at most 1 GiB.
+    /// Free space that a push never uses; `"0B"` means a twentieth of the file system, at most 1
+    /// GiB.
     #[serde(with = "crate::sys::units::bytes")]
     pub reserve: u64,
-    /// Whether versions are synced to the disk before they are published. Only a throw-away node may turn it off.
+    /// Whether versions are synced to disk before they are published. Turn it off only on
+    /// throw-away nodes.
     pub durable: bool,
-    /// `keep_versions` of single applications, from `[apps]`.
+    /// Overrides of `keep_versions` per application, from `[apps]`.
     #[serde(skip)]
     pub apps_keep_versions: BTreeMap<AppId, u32>,
-    /// How many bytes all trees of an application may take, and down to how many versions are removed
-    /// beyond that; from `[apps]`.
+    /// Per application, the size limit of all its trees, and the size that retention shrinks them
+    /// to once they exceed it; from `[apps]`.
     #[serde(skip)]
     pub apps_bytes: BTreeMap<AppId, (u64, u64)>,
 }
 
 impl Config {
-    /// Returns how many versions of a name of `app` are kept.
+    /// Returns how many versions of a name of `app` are retained.
     #[must_use]
     pub fn keep_of(&self, app: &AppId) -> u32 {
         let of_app = self.apps_keep_versions.get(app);
         *of_app.unwrap_or(&self.keep_versions)
     }
 
-    /// Returns the fewest versions that are kept of any name.
+    /// Returns the smallest number of versions retained for any name.
     #[must_use]
     pub fn least_kept(&self) -> u32 {
         let of_apps = self.apps_keep_versions.values().copied();
         of_apps.fold(self.keep_versions, u32::min)
     }
 
-    /// Returns how many bytes the trees of `app` may take, and down to how many versions are removed
-    /// beyond that.
+    /// Returns the size limit of the trees of `app`, and the size that retention shrinks them to.
     #[must_use]
     pub fn bytes_of(&self, app: &AppId) -> Option<(u64, u64)> {
         self.apps_bytes.get(app).copied()
@@ -92,13 +96,13 @@ const SYNC: Kind = Kind {
     name: "sync-failed",
     class: Class::Device,
     retry: Retry::Transient,
-    help: "The disk did not take what was written. The attempt was thrown away; look at the kernel's log and the disk's health.",
+    help: "The disk did not accept the data, and the attempt was discarded: check the kernel's log and the disk's health.",
 };
 const CONFLICT: Kind = Kind {
     name: "version-conflict",
     class: Class::Request,
     retry: Retry::Fatal,
-    help: "Another content is published under this version, and a version never changes: push a new version.",
+    help: "Different content is already published under this version, and a version never changes: push a new version.",
 };
 const NOT_FOUND: Kind = Kind {
     name: "not-published",
@@ -110,19 +114,18 @@ const IN_USE: Kind = Kind {
     name: "in-use",
     class: Class::Request,
     retry: Retry::Fatal,
-    help: "The version is live, pinned or held open by a program: activate another one, unpin it, or end the program.",
+    help: "The version is live, pinned or held open by a program: activate another version, unpin it, or end the program.",
 };
 
-/// Every way in which this station fails, besides [`FAULTS`](crate::sys::failure::FAULTS).
+/// Every failure kind of this module, in addition to [`FAULTS`](crate::sys::failure::FAULTS).
 pub const KINDS: &[Kind] = &[SYNC, CONFLICT, NOT_FOUND, IN_USE];
 
 /// Why a version could not be published, activated or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file operation failed.
     #[error(transparent)]
     Durable(#[from] durable::Error),
-    /// There is not enough room, found out before the first byte.
+    /// Too little free space, detected before the first byte was fetched.
     #[error(
         "not enough {what} on {path}: {needed} needed, {available} available (reserve {reserve}, {promised} promised to other files)"
     )]
@@ -131,74 +134,61 @@ pub enum Error {
         what: &'static str,
         /// The data directory.
         path: String,
-        /// What the file needs.
         needed: String,
-        /// What may be used.
+        /// Free, without the reserve and the reservations of other files.
         available: String,
-        /// What is never used.
         reserve: String,
-        /// What running files will still use.
+        /// Reserved for other running files.
         promised: String,
     },
-    /// The tree turned out to need more room than there is.
-    #[error("not enough space: the tree takes more than the {available} that are available")]
+    /// The tree needed more space than there was.
+    #[error("not enough space: the tree needs more than the {available} available")]
     TooLarge {
-        /// What could be used when unpacking began.
+        /// When unpacking began.
         available: String,
     },
-    /// A sync failed; nothing of the attempt may be trusted.
+    /// A sync failed: nothing written in this attempt can be trusted.
     #[error("sync the file system of `{path}`")]
     Sync {
         /// The data directory.
         path: String,
-        /// What the system said.
         #[source]
         source: io::Error,
     },
-    /// The version directory is there already, with other content.
+    /// This version is already published, with different content.
     #[error(
-        "version {key} is there already: {what} of the published one is {published}, of the pushed one {pushed}"
+        "version {key} is already published with {what} {published}, but this push has {what} {pushed}"
     )]
     Conflict {
-        /// Which version.
         key: String,
-        /// What differs.
+        /// The property that differs.
         what: &'static str,
-        /// The published value.
         published: String,
-        /// The pushed value.
         pushed: String,
     },
-    /// There is no such version.
     #[error("version {key} is not published on this node")]
-    NotFound {
-        /// Which version.
-        key: String,
-    },
-    /// The version must not be removed now.
+    NotFound { key: String },
+    /// Removing the version is not allowed now.
     #[error("version {key} is in use: {why}")]
     InUse {
-        /// Which version.
         key: String,
-        /// By what.
+        /// What uses it.
         why: &'static str,
     },
-    /// A manifest cannot be read.
+    /// A manifest is missing or malformed.
     #[error("read manifest `{path}`")]
     Manifest {
-        /// Its path.
         path: String,
-        /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
-    /// The directories cannot work together.
+    /// The data directory cannot be used as it is.
     #[error("{0}")]
     Layout(String),
 }
 
 impl Error {
-    /// Tells whether a manifest is gone or cannot be read as one, as opposed to a system that refuses to read it now.
+    /// Returns whether a manifest is missing or malformed, rather than temporarily unreadable.
     pub(crate) fn is_no_manifest(&self) -> bool {
         match self {
             Self::Manifest { .. } => true,
@@ -207,7 +197,7 @@ impl Error {
         }
     }
 
-    /// Returns what this node lacks, if that is why.
+    /// Returns the resource that ran out on this node, if that is the cause.
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
         match self {
@@ -222,7 +212,7 @@ impl Error {
         }
     }
 
-    /// Returns the row of [`KINDS`] or of [`FAULTS`](crate::sys::failure::FAULTS).
+    /// Returns this error's row of [`KINDS`] or of [`FAULTS`](crate::sys::failure::FAULTS).
     #[must_use]
     pub fn kind(&self) -> &'static Kind {
         if let Some(fault) = self.fault() {

@@ -1,5 +1,5 @@
-//! One change of a name at a time: from the decision to its record, nothing else may change what is
-//! live or on disk.
+//! A lock per name: between the decision to change a name and the record of the change, nothing
+//! else may change what is live or on disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +10,11 @@ use crate::datafile::{AppId, DataName, Key};
 
 type Name = (AppId, DataName);
 
-/// The names that are being changed.
+/// The names currently locked.
 #[derive(Default)]
 pub(super) struct Names(Arc<Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>>);
 
-/// The right to change a name, for as long as it is held.
+/// Holds the lock on one name until it is dropped.
 pub struct NameLock {
     names: Arc<Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>>,
     name: Name,
@@ -22,12 +22,12 @@ pub struct NameLock {
 }
 
 impl Names {
-    /// Waits until nobody else changes the name of `key`.
+    /// Locks the name of `key`, waiting until it is free.
     pub(super) async fn lock(&self, key: &Key) -> NameLock {
         self.lock_name(&key.app, &key.name).await
     }
 
-    /// Waits until nobody else changes a name.
+    /// Locks a name, waiting until it is free.
     pub(super) async fn lock_name(&self, app: &AppId, name: &DataName) -> NameLock {
         let name = (app.clone(), name.clone());
         let lock = {
@@ -46,7 +46,7 @@ impl Drop for NameLock {
     fn drop(&mut self) {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         self.guard = None;
-        // Nobody else holds or waits for it: forget the name.
+        // No other holder or waiter: drop the name from the table.
         if names
             .get(&self.name)
             .is_some_and(|lock| Arc::strong_count(lock) == 1)

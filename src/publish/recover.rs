@@ -1,4 +1,5 @@
-//! What the disk says when the database is lost or doubted: every version that has a manifest, and what is live.
+//! What is published according to the disk alone, for when the database is lost or in doubt: every
+//! version that has a manifest, and which ones are live.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,17 +9,17 @@ use super::{Error, Publisher};
 use crate::datafile::Key;
 use crate::sys::durable;
 
-/// What a walk over manifests and trees has found.
+/// Result of a walk over manifests and trees.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Published versions, and whether each is live.
+    /// Published versions, each with whether it is live.
     pub versions: Vec<(Head, bool)>,
-    /// Manifests without a tree, and those that cannot be read.
+    /// Manifests that have no tree or cannot be read.
     pub orphans: Vec<PathBuf>,
 }
 
 impl Publisher {
-    /// Walks all manifests and returns the versions that they and the trees agree on.
+    /// Walks all manifests and returns the versions that have both manifest and tree.
     pub fn survey(&self) -> Result<Found, Error> {
         let mut found = Found::default();
         for app in subdirectories(&self.layout().manifests())? {
@@ -47,8 +48,9 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sweeps what an interrupted publication of `key` may have left beside its tree: temporary files and links of an
-    /// earlier life, and a manifest or archive without a tree. Other versions of the name may be published meanwhile.
+    /// Removes what an interrupted publication of `key` left next to its tree: temporary files and
+    /// links of an earlier process, and a manifest or archive without a tree. Other versions of the
+    /// name may be published at the same time.
     pub fn sweep_key(&self, key: &Key) -> Result<(), Error> {
         let layout = self.layout();
         let manifest = layout.manifest(key);
@@ -81,7 +83,7 @@ impl Publisher {
 
 fn remove_if_there(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        // Another version of the name may be swept at the same time.
+        // Another version of the name may be cleaned up at the same time.
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(durable::at("remove", path)(e).into())
         }

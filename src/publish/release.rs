@@ -1,4 +1,5 @@
-//! Publishes, activates and removes versions. Each step is one rename; what goes before it is synced.
+//! Publishes, activates and removes versions. Each step is one rename, made after everything it
+//! exposes has been synced.
 
 use std::fs;
 use std::io;
@@ -33,14 +34,14 @@ pub struct Publisher {
     names: Names,
 }
 
-/// What a reload may change.
+/// Settings that a reload can change.
 #[derive(Debug)]
 struct Rules {
     config: Config,
     umask: u32,
 }
 
-/// A private directory in which a tree is written. It removes itself unless it is published.
+/// A private directory that a tree is written into. Dropping it deletes it unless it was published.
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
@@ -49,26 +50,26 @@ pub struct Staging {
     leftovers: Leftovers,
 }
 
-/// Directories of staging that could not be removed when they should: the disk was read-only, or a file in them is
-/// immutable. They are tried again now and then.
+/// Staging directories that could not be deleted because the disk was read-only or a file in them
+/// is immutable. Deletion is retried from time to time.
 #[derive(Debug, Clone, Default)]
 struct Leftovers(Arc<Mutex<Vec<PathBuf>>>);
 
 impl Leftovers {
-    /// Removes what is at `path`, or remembers it.
+    /// Deletes `path`, or remembers it on failure.
     fn remove(&self, path: &Path) {
         if let Err(error) = remove_all(path) {
             self.keep(path, &error);
         }
     }
 
-    /// Remembers what could not be removed.
+    /// Remembers a path that could not be deleted.
     fn keep(&self, path: &Path, error: &io::Error) {
-        tracing::warn!(path = %path.display(), %error, "could not remove a staging directory; it is tried again");
+        tracing::warn!(path = %path.display(), %error, "could not remove a staging directory; will retry");
         self.lock().push(path.to_owned());
     }
 
-    /// Tries again to remove what is left.
+    /// Retries the deletions that failed.
     fn sweep(&self) {
         let left = std::mem::take(&mut *self.lock());
         let stuck = left.into_iter().filter(|path| remove_all(path).is_err());
@@ -82,7 +83,7 @@ impl Leftovers {
 }
 
 impl Staging {
-    /// Opens the directory, for a writer that works by descriptors only.
+    /// Opens the directory for a writer that uses only descriptors.
     pub fn open(&self) -> Result<OwnedFd, Error> {
         use rustix::fs::{Mode, OFlags};
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -90,7 +91,6 @@ impl Staging {
             .map_err(|e| durable::at("open", &self.path)(e.into()).into())
     }
 
-    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -105,7 +105,7 @@ impl Drop for Staging {
     }
 }
 
-/// Removes a tree, a file or a link; that there is none is as good.
+/// Removes a tree, a file or a link; a missing one is fine.
 fn remove_all(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
@@ -118,59 +118,55 @@ fn remove_all(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What is known of a tree that is about to be published.
+/// The facts about a tree that is about to be published.
 #[derive(Debug)]
 pub struct Record<'a> {
-    /// Under which key.
     pub key: &'a Key,
-    /// How it was packed.
     pub archive_type: ArchiveType,
-    /// By which job.
     pub job: i64,
-    /// When that was accepted.
+    /// When the job was accepted.
     pub accepted_ms: i64,
-    /// The moment of publication.
+    /// The time of publication.
     pub now_ms: i64,
-    /// What the tree holds.
     pub entries: &'a [Entry],
-    /// Whether a tree that is there already is exchanged: it was found damaged, and this one has the same content.
+    /// Whether to replace an existing tree: it was found damaged, and this one has the same
+    /// content.
     pub heal: bool,
 }
 
 /// A published version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
-    /// What its manifest says.
+    /// The head of its manifest.
     pub head: Head,
-    /// Its tree.
     pub path: PathBuf,
 }
 
-/// What `current` of a name is, beside the version that is said to be live.
+/// State of a name's `current`, compared with the version recorded as live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Link {
-    /// It leads to that version.
+    /// It points to that version.
     Right,
-    /// It leads to another published version.
+    /// It points to another published version.
     Other(Key),
-    /// It is not there, or leads to nothing that was published.
+    /// It is missing, or points to nothing that was published.
     Broken,
-    /// The version has no tree, so that nothing could lead to it.
+    /// The recorded version has no tree for `current` to point to.
     NoTree,
 }
 
 /// One flip of `current`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flip {
-    /// The version that was live before, where there was one.
+    /// The version that was live before, if any.
     pub from: Option<DataVersion>,
-    /// Whether `current` changed at all.
+    /// False if `current` already pointed to the version.
     pub changed: bool,
 }
 
 impl Publisher {
-    /// Opens the data directory, sweeps what earlier attempts have left in staging, and starts the sync thread.
-    /// `umask` holds the permission bits that no version directory gets.
+    /// Opens the data directory, deletes what earlier attempts left in staging, and starts the sync
+    /// thread. `umask` is the set of permission bits removed from every version directory.
     pub fn open(root: &Path, config: Config, umask: u32) -> Result<Self, Error> {
         let layout = Layout::open(root)?;
         let syncer = Syncer::start(layout.root(), config.durable)
@@ -190,14 +186,14 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Returns where things are.
+    /// Returns the paths of the data directory.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Changes how versions are kept and the permission bits that none gets; what is at work keeps the old ones. Whether
-    /// versions are synced stays as it was at the start: the sync thread was made for it.
+    /// Applies new retention and permission settings; running files keep the old ones. Whether
+    /// versions are synced is fixed at the start, when the sync thread is created.
     pub fn reload(&self, config: Config, umask: u32) {
         let durable = self.rules.now().config.durable;
         self.space.set_reserve(config.reserve);
@@ -205,36 +201,37 @@ impl Publisher {
         self.rules.replace(Rules { config, umask });
     }
 
-    /// Returns how versions are kept.
+    /// Returns the current settings.
     #[must_use]
     pub fn config(&self) -> Config {
         self.rules.now().config.clone()
     }
 
-    /// Tells whether archives are kept as received.
+    /// Returns whether archives are retained.
     #[must_use]
     pub fn keeps_archives(&self) -> bool {
         self.rules.now().config.keep_archives
     }
 
-    /// Returns the room of the file system.
+    /// Returns the free-space accounting of the file system.
     #[must_use]
     pub fn space(&self) -> &Space {
         &self.space
     }
 
-    /// Opens a sync session for one attempt; with `early`, what is written is synced in the background meanwhile.
+    /// Opens a sync session for one attempt; with `early`, writes are also synced in the background
+    /// while it is open.
     #[must_use]
     pub fn session(&self, early: bool) -> Session {
         self.syncer.session(early)
     }
 
-    /// Makes a private staging directory for `job`, with a name that no other attempt has.
+    /// Creates a private staging directory for `job`, under a name that no other attempt uses.
     pub fn stage(&self, job: i64) -> Result<Staging, Error> {
         loop {
             let path = self.unused(&job.to_string());
             match fs::DirBuilder::new().mode(0o700).create(&path) {
-                // Left by an earlier life, and nobody could remove it.
+                // An earlier process left it, and it could not be deleted.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(durable::at("make directory", &path)(e).into()),
                 Ok(()) => {
@@ -260,20 +257,21 @@ impl Publisher {
             let path = entry
                 .map_err(durable::at("read directory", &staging))?
                 .path();
-            // What cannot be removed takes room, but is no reason not to start.
+            // What cannot be deleted takes up space, but must not prevent a start.
             self.leftovers.remove(&path);
         }
         Ok(())
     }
 
-    /// Tries again to remove what could not be removed from staging before.
+    /// Retries deleting from staging what could not be deleted before.
     pub fn sweep_leftovers(&self) {
         self.leftovers.sweep();
     }
 
-    /// Makes the tree in `staging` the version `record.key`: writes its manifest, waits until all of it is on the disk,
-    /// and renames it into place. `keep` moves the archive to where it is kept, if it is. The version is not live yet, and
-    /// lasts only after [`Publisher::settle`].
+    /// Turns the tree in `staging` into the version `record.key`: writes its manifest, waits until
+    /// everything is on disk, and renames it into place. `keep` moves the archive to where it is
+    /// retained, if it is. The version is not live yet, and is only durable after
+    /// [`Publisher::settle`].
     pub fn publish(
         &self,
         mut staging: Staging,
@@ -309,19 +307,20 @@ impl Publisher {
             places.undo();
             return Err(error);
         }
-        // After an exchange the staging directory holds the damaged tree, and goes with it.
+        // After an exchange the staging directory holds the damaged tree, which is deleted with it.
         staging.published = !exchange;
         let path = places.version;
         Ok(Release { head, path })
     }
 
-    /// Finds out what is in the place of the version that is to be published.
+    /// Determines what already exists where the version will be published.
     fn place(&self, record: &Record<'_>, head: &Head) -> Result<Place, Error> {
         let key = record.key;
         let there = match self.find(key) {
-            // Nobody knows what a tree without a readable manifest holds; the new one is known.
+            // The content of a tree without a readable manifest is unknown; the new tree's is
+            // known.
             Err(error) if error.is_no_manifest() => {
-                tracing::warn!(event = "foreign-tree", data = %key, "there is a tree without a readable manifest in the place of this version; it is replaced");
+                tracing::warn!(event = "foreign-tree", data = %key, "a tree without a readable manifest exists where this version belongs; replacing it");
                 return Ok(Place::Replaced);
             }
             found => found?,
@@ -329,7 +328,7 @@ impl Publisher {
         match there {
             None => Ok(Place::Free),
             Some(_) if record.heal => Ok(Place::Replaced),
-            // Published by an earlier life that could not record it: its content is this one.
+            // An earlier process published it and could not record it: same content.
             Some(there) if there.head.source.md5 == head.source.md5 => {
                 Ok(Place::Published(there.into()))
             }
@@ -337,8 +336,8 @@ impl Publisher {
         }
     }
 
-    /// Returns the version `key` if it is on the disk already: published by an earlier life of this process that could
-    /// not record it any more.
+    /// Returns the version `key` if it is already on disk: an earlier process published it and
+    /// could not record that.
     pub fn find(&self, key: &Key) -> Result<Option<Release>, Error> {
         let path = self.layout.version_dir(key);
         if fs::symlink_metadata(&path).is_err() {
@@ -348,13 +347,15 @@ impl Publisher {
         Ok(Some(Release { head, path }))
     }
 
-    /// Reads the kept archive of `key` and returns its size and digests, or `None` where it is not kept or cannot be read.
+    /// Measures the retained archive of `key`: size and digests, or `None` if it is not retained or
+    /// cannot be read.
     #[must_use]
     pub fn archive_content(&self, key: &Key) -> Option<Content> {
         verify::measure(fs::File::open(self.layout.archive(key)).ok()?).ok()
     }
 
-    /// Makes `key` the live version of its name in one atomic step; it lasts only after [`Publisher::settle`].
+    /// Makes `key` the live version of its name in one atomic step; durable only after
+    /// [`Publisher::settle`].
     pub fn activate(&self, key: &Key) -> Result<Flip, Error> {
         if !self.layout.version_dir(key).is_dir() {
             return Err(Error::NotFound {
@@ -377,23 +378,23 @@ impl Publisher {
         })
     }
 
-    /// Waits until nobody else changes the name of `key`, and keeps others from it while the lock is held.
+    /// Locks the name of `key`; see [`NameLock`].
     pub async fn lock(&self, key: &Key) -> NameLock {
         self.names.lock(key).await
     }
 
-    /// As [`Publisher::lock`], by name.
+    /// Locks a name; see [`NameLock`].
     pub async fn lock_name(&self, app: &AppId, name: &DataName) -> NameLock {
         self.names.lock_name(app, name).await
     }
 
-    /// Flips `current` to `key`, and waits until that is on the disk.
+    /// Flips `current` to `key`, and waits until the flip is on disk.
     pub fn flip(&self, key: &Key) -> Result<(), Error> {
         self.activate(key)?;
         self.settle_name(&key.app, &key.name)
     }
 
-    /// Compares `current` with `key`, which is said to be live.
+    /// Compares `current` with `key`, the version recorded as live.
     #[must_use]
     pub fn look_at_link(&self, key: &Key) -> Link {
         if !self.layout.version_dir(key).is_dir() {
@@ -420,14 +421,14 @@ impl Publisher {
         }
     }
 
-    /// Returns the live version of a name, by what `current` says.
+    /// Returns the live version of a name, according to `current`.
     #[must_use]
     pub fn live(&self, app: &AppId, name: &DataName) -> Option<DataVersion> {
         let target = fs::read_link(self.layout.current(app, name)).ok()?;
         let component = target.file_name()?.to_str()?.to_owned();
         match from_path_component(&component) {
             Some(text) => DataVersion::parse(&text).ok(),
-            // Cut: the manifest knows the whole text.
+            // The path component was truncated: the manifest has the full text.
             None => {
                 let dir = self
                     .layout
@@ -441,7 +442,7 @@ impl Publisher {
         }
     }
 
-    /// Waits until the renames of this session are on the disk. Only then may an outcome be recorded.
+    /// Waits until the renames of this session are on disk. Only then may an outcome be recorded.
     pub fn settle(&self, session: &Session) -> Result<(), Error> {
         if is_seeded(Bug::NoSettle) {
             return Ok(());
@@ -449,7 +450,7 @@ impl Publisher {
         session.wait().map_err(|source| self.sync_error(source))
     }
 
-    /// Waits until a flip of this name is on the disk, without waiting for what others write.
+    /// Waits until a flip of this name is on disk, without waiting for other writers.
     pub fn settle_name(&self, app: &AppId, name: &DataName) -> Result<(), Error> {
         if self.rules.now().config.durable {
             durable::sync_dir(&self.layout.name_dir(app, name))?;
@@ -464,8 +465,9 @@ impl Publisher {
         }
     }
 
-    /// Takes the version `key` off the node: out of sight in one step, then its manifest and archive, and returns the
-    /// directory that is left to be deleted at leisure with [`Publisher::delete`].
+    /// Takes the version `key` off the node: moves its tree out of sight in one step, removes
+    /// manifest and archive, and returns the directory that [`Publisher::delete`] has yet to
+    /// delete.
     pub fn remove(&self, key: &Key) -> Result<PathBuf, Error> {
         let version = self.layout.version_dir(key);
         let in_use = |why| Error::InUse {
@@ -495,9 +497,10 @@ impl Publisher {
         };
         for path in [self.layout.manifest(key), self.layout.archive(key)] {
             match fs::remove_file(&path) {
-                // The version is gone nevertheless; without a tree this says nothing, and goes with the next publication.
+                // The version is gone all the same: without its tree, what is left of it is
+                // ignored, and the next publication removes it.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(path = %path.display(), %error, "could not remove what belonged to a version");
+                    tracing::warn!(path = %path.display(), %error, "could not remove a file of a removed version");
                 }
                 _ => {}
             }
@@ -505,13 +508,14 @@ impl Publisher {
         Ok(trash)
     }
 
-    /// Tells whether a program holds a `flock` on the version's directory, which is how a reader keeps a version.
+    /// Returns whether a program holds a `flock` on the version's directory, which is how a reader
+    /// prevents its removal.
     #[must_use]
     pub fn is_held(&self, key: &Key) -> bool {
         is_locked(&self.layout.version_dir(key))
     }
 
-    /// Tells what forbids to take the version's directory out of its place, where the file system says so.
+    /// Returns what forbids moving the version's directory, if the file system reports something.
     #[must_use]
     pub fn is_fixed(&self, key: &Key) -> Option<&'static str> {
         let version = self.layout.version_dir(key);
@@ -519,30 +523,30 @@ impl Publisher {
         fixed.then_some("its directory is immutable or append-only: see chattr(1)")
     }
 
-    /// Deletes a directory that [`Publisher::remove`] has taken out of sight; if another thread is
-    /// deleting already, it is left to that one.
+    /// Deletes a directory returned by [`Publisher::remove`]. If another thread is already
+    /// deleting, that thread takes it over.
     pub fn delete(&self, trash: &Path) {
         self.trash
             .delete(trash, |path, error| self.leftovers.keep(path, &error));
     }
 }
 
-/// What is in the place of a version that is to be published.
+/// What already exists where a version will be published.
 enum Place {
     Free,
-    /// A tree that the new one takes the place of.
+    /// A tree that the new one replaces.
     Replaced,
-    /// This very version.
+    /// The same version.
     Published(Box<Release>),
 }
 
-/// Where the parts of a version go.
+/// The final paths of a version's parts.
 struct Places {
     /// The manifest until it is synced.
     written: PathBuf,
     manifest: PathBuf,
     version: PathBuf,
-    /// The archive, if archives are kept.
+    /// `None` if archives are not retained.
     archive: Option<PathBuf>,
 }
 
@@ -557,7 +561,8 @@ impl Places {
         }
     }
 
-    /// The sync round that follows makes the new directories last, so they need no sync of their own.
+    /// The sync round that follows makes the new directories durable; they need no sync of their
+    /// own.
     fn make_dirs(&self) -> Result<(), Error> {
         let paths = [&self.manifest, &self.version].into_iter();
         for path in paths.chain(&self.archive) {
@@ -567,7 +572,7 @@ impl Places {
         Ok(())
     }
 
-    /// Removes what a publication that failed has left; the manifest of a tree that is there stays.
+    /// Removes what a failed publication left; if a tree is in place, its manifest stays.
     fn undo(&self) {
         let _ = fs::remove_file(&self.written);
         if fs::symlink_metadata(&self.version).is_err() {
@@ -610,7 +615,7 @@ fn conflict(published: &Head, pushed: &Head) -> Error {
     }
 }
 
-/// A staging directory is private; a version directory may be read as the mask allows.
+/// Staging directories are private; a version directory is readable as far as the umask allows.
 fn open_up(path: &Path, umask: u32) -> Result<(), Error> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755 & !umask))
         .map_err(durable::at("set mode of", path))?;

@@ -1,30 +1,31 @@
-//! Which versions may be removed: pure, so that tests can compare it with random sequences of steps.
+//! Which versions retention removes: pure functions, so that tests can check them against random
+//! sequences of steps.
 
 use crate::datafile::Key;
 
-/// What retention knows of one version.
+/// What retention knows about one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub key: Key,
-    /// Rises with every publication.
+    /// Increases with every publication.
     pub order: i64,
     pub bytes: u64,
     pub pinned: bool,
     pub live: bool,
-    /// Whether a rollback would go to it.
+    /// Whether it is the rollback target.
     pub previous: bool,
 }
 
 impl Candidate {
-    /// Returns whether the version stays whatever its age.
+    /// Returns whether the version stays regardless of its age.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.live || self.previous || self.pinned
     }
 }
 
-/// Returns the versions of one name to remove, oldest first, so that the newest `keep` stay. Live, previous
-/// and pinned versions are never among them.
+/// Returns the versions of one name to remove, oldest first, so that the newest `keep` remain.
+/// Never returns live, previous or pinned versions.
 #[must_use]
 pub fn surplus(versions: &[Candidate], keep: u32) -> Vec<Key> {
     let mut newest_first: Vec<&Candidate> = versions.iter().collect();
@@ -37,8 +38,8 @@ pub fn surplus(versions: &[Candidate], keep: u32) -> Vec<Key> {
         .collect()
 }
 
-/// Returns the versions of one application to remove, oldest first, to get down to `low` bytes once they
-/// take more than `max`. Live, previous and pinned versions are never among them.
+/// Returns the versions of one application to remove, oldest first, to shrink it to `low` bytes
+/// once it exceeds `max`. Never returns live, previous or pinned versions.
 #[must_use]
 pub fn oversize(versions: &[Candidate], max: u64, low: u64) -> Vec<Key> {
     let mut total: u64 = versions.iter().map(|c| c.bytes).sum();

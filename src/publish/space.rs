@@ -1,5 +1,5 @@
-//! Free space: what a file will need is reserved before its first byte, in addition to what running
-//! files will still use, so that parallel files do not run into the same last gigabyte.
+//! Free space: what a file will need is reserved before its first byte, on top of what running
+//! files still need, so that parallel files do not compete for the same last gigabyte.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,17 @@ use crate::sys::durable;
 use crate::sys::space::{self, Free};
 use crate::sys::units::show_bytes;
 
-/// Inodes that a file is expected to need at least: its directories and a few files.
+/// A file needs at least this many inodes: its directories and a few files.
 const LEAST_INODES: u64 = 16;
 
-/// The room of one file system.
+/// The free space of one file system and what is reserved of it.
 pub struct Space {
     path: PathBuf,
     reserve: AtomicU64,
     promises: Mutex<Vec<Weak<Promise>>>,
 }
 
-/// Room that was promised to one file; it is given back when the promise is dropped.
+/// Space reserved for one file, released on drop.
 #[derive(Debug)]
 pub struct Promise {
     needed: u64,
@@ -29,12 +29,12 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// Notes bytes that were written: they are no longer free, and so no longer promised.
+    /// Records bytes written: they are no longer free, so they no longer need to be reserved.
     pub fn add_used(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Forgets what was written: it was removed again.
+    /// Undoes [`Promise::add_used`]: what was written has been deleted.
     pub fn reset_used(&self) {
         self.used.store(0, Ordering::Relaxed);
     }
@@ -46,8 +46,8 @@ impl Promise {
 }
 
 impl Space {
-    /// Watches over the file system that holds `path`, keeping `reserve` bytes free, or a twentieth of it and at most
-    /// 1 GiB when `reserve` is 0.
+    /// Tracks the file system that holds `path`, keeping `reserve` bytes free; 0 means a twentieth
+    /// of it, at most 1 GiB.
     pub fn new(path: &Path, reserve: u64) -> Self {
         Self {
             path: path.to_owned(),
@@ -56,7 +56,7 @@ impl Space {
         }
     }
 
-    /// Keeps another number of bytes free from now on; 0 as in [`Space::new`].
+    /// Changes the number of bytes kept free; 0 as in [`Space::new`].
     pub(super) fn set_reserve(&self, bytes: u64) {
         self.reserve.store(bytes, Ordering::Relaxed);
     }
@@ -72,7 +72,7 @@ impl Space {
         Ok(space::free(&self.path).map_err(durable::at("read free space of", &self.path))?)
     }
 
-    /// Returns the bytes that a file may use now, beside the reserve and what is promised.
+    /// Returns the bytes a file may use now: free space minus the reserve and all reservations.
     pub fn available(&self) -> Result<u64, Error> {
         let free = self.free()?;
         Ok(free
@@ -91,7 +91,7 @@ impl Space {
             .sum()
     }
 
-    /// Promises `needed` bytes, or says why not.
+    /// Reserves `needed` bytes, or fails with what is missing.
     pub fn promise(&self, needed: u64) -> Result<Arc<Promise>, Error> {
         let free = self.free()?;
         let reserve = self.reserve_of(&free);
@@ -124,7 +124,7 @@ impl Space {
         Ok(promise)
     }
 
-    /// Tells whether the file system can be read at all; for health checks.
+    /// Returns the free space, failing if the file system cannot be read; for health checks.
     pub fn check(&self) -> io::Result<Free> {
         space::free(&self.path)
     }

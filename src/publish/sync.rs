@@ -1,8 +1,9 @@
-//! One `syncfs` for everyone who waits: pushes that end together share a round.
+//! One `syncfs` for all waiting callers: pushes that end together share a round.
 //!
-//! A round that starts after a caller has asked covers all that the caller wrote before. While someone holds an early
-//! [`Session`], rounds also run on their own, so that the last one has little left to write. A failed sync fails every
-//! session that was open, and is never repeated for them: the kernel may have dropped the pages that it could not write.
+//! A round that starts after a caller asked covers everything that caller wrote before. While an
+//! early [`Session`] is open, rounds also run on their own, so that the last one has little left to
+//! write. A failed sync fails every session open at the time and is never retried for them: the
+//! kernel may have dropped the pages it could not write.
 
 use std::fs::File;
 use std::io;
@@ -13,16 +14,16 @@ use std::time::Duration;
 
 use crate::sys::failpoint::{Bug, is_seeded};
 
-/// How long after one early round the next one starts.
+/// Pause between early rounds.
 const EARLY_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct State {
-    /// How often a round was asked for; a caller waits until `done` reaches the number it was given.
+    /// Requests so far; a caller waits until `done` reaches its own number.
     asked: u64,
-    /// The last request that a finished round covers.
+    /// The last request covered by a finished round.
     done: u64,
-    /// How many rounds have failed, and with what the last one did.
+    /// Failed rounds so far, and the last one's error.
     failures: u64,
     error: i32,
     early: usize,
@@ -31,9 +32,9 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
-    /// Rings for the thread that syncs: a round is asked for, early ones are wanted, or it is over.
+    /// Wakes the sync thread: a round was requested, early rounds are wanted, or it must end.
     wanted: Condvar,
-    /// Rings for those who wait, once for each round.
+    /// Wakes the waiting callers, once per round.
     ended: Condvar,
     enabled: bool,
 }
@@ -44,13 +45,14 @@ impl Shared {
     }
 }
 
-/// The coalescer of one file system.
+/// Combines the sync requests for one file system.
 pub struct Syncer {
     shared: Arc<Shared>,
 }
 
 impl Syncer {
-    /// Starts the coalescer of the file system that holds `path`; with `enabled` false every wait returns at once.
+    /// Starts the sync thread for the file system that holds `path`; with `enabled` false every
+    /// wait returns at once.
     pub fn start(path: &Path, enabled: bool) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -68,7 +70,8 @@ impl Syncer {
         Ok(Self { shared })
     }
 
-    /// Opens a session before the first byte is written; with `early`, rounds run on their own while it is open.
+    /// Opens a session; do so before the first byte is written. With `early`, rounds also run on
+    /// their own while it is open.
     #[must_use]
     pub fn session(&self, early: bool) -> Session {
         let mut state = self.shared.lock();
@@ -102,8 +105,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Returns when all that was written before this call is on the disk; fails when any sync has failed since the
-    /// session was opened.
+    /// Returns once everything written before this call is on disk; fails if any sync has failed
+    /// since the session was opened.
     pub fn wait(&self) -> io::Result<()> {
         if !self.shared.enabled {
             return Ok(());
@@ -158,7 +161,7 @@ fn run(shared: &Shared, directory: &File) {
                 continue;
             }
         }
-        // Everyone who has asked by now is covered by the round that starts now.
+        // The round that starts now covers every request made so far.
         let round = state.asked;
         drop(state);
         let result = sync(directory);

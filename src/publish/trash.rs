@@ -1,5 +1,5 @@
-//! Deletes trees that nobody can see any more, one after the other, so that a large retention run
-//! does not take every blocking thread.
+//! Deletes trees that are already out of sight, one at a time, so that a large retention run does
+//! not occupy every blocking thread.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::sys::beneath::clear;
 
-/// Trees to be deleted.
+/// Trees waiting for deletion.
 #[derive(Debug, Default)]
 pub(super) struct Trash(Mutex<Queue>);
 
@@ -22,8 +22,8 @@ struct Queue {
 }
 
 impl Trash {
-    /// Deletes `path`, or leaves it to the thread that is deleting already. What cannot be deleted
-    /// goes to `failed`.
+    /// Deletes `path`, or leaves it to the thread that is already deleting. Calls `failed` for what
+    /// cannot be deleted.
     pub(super) fn delete(&self, path: &Path, failed: impl Fn(&Path, io::Error)) {
         let mut queue = self.lock();
         queue.waiting.push_back(path.to_owned());

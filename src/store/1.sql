@@ -1,6 +1,6 @@
 -- The node's tables. Times are milliseconds since the epoch.
 
--- One row per (application, name, version) that was ever pushed, in the order of first pushes.
+-- One row per (application, name, version) that was ever pushed, in order of first pushes.
 CREATE TABLE files (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     app TEXT NOT NULL,
@@ -53,9 +53,9 @@ CREATE INDEX jobs_by_file ON jobs (file, id);
 CREATE INDEX jobs_by_push ON jobs (push, id);
 CREATE INDEX jobs_queued ON jobs (id) WHERE state = 'queued';
 CREATE INDEX jobs_running ON jobs (id) WHERE state = 'running';
--- When the next of the jobs that were put off is due; the others are found by jobs_queued.
+-- Finds the delayed jobs by due time; those due at once are found by jobs_queued.
 CREATE INDEX jobs_put_off ON jobs (not_before) WHERE state = 'queued' AND not_before > 0;
--- Small files have slots of their own: the smallest queued one is found at once.
+-- Small files have their own slots: finds the smallest queued one in one step.
 CREATE INDEX jobs_waiting_by_size ON jobs (size, id) WHERE state = 'queued';
 CREATE UNIQUE INDEX jobs_open ON jobs (file) WHERE state IN ('queued', 'running');
 
@@ -63,7 +63,7 @@ CREATE TRIGGER jobs_final BEFORE UPDATE OF state ON jobs
 WHEN OLD.state IN ('succeeded', 'failed', 'canceled')
 BEGIN SELECT RAISE(ABORT, 'a final state is never left'); END;
 
--- The versions that are on the disk, whole.
+-- The complete versions on disk.
 CREATE TABLE releases (
     file INTEGER PRIMARY KEY REFERENCES files (id),
     app TEXT NOT NULL,
@@ -89,7 +89,7 @@ CREATE UNIQUE INDEX releases_live ON releases (app, name) WHERE live = 1;
 CREATE INDEX releases_by_age ON releases (app, name, published, file);
 CREATE INDEX releases_by_before ON releases (before) WHERE before IS NOT NULL;
 
--- Every change of what is live: asked for (`done` is null), then done or refused.
+-- Every change of the live version: requested (`done` is null), then done or refused.
 CREATE TABLE activations (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     app TEXT NOT NULL,
@@ -107,7 +107,7 @@ CREATE TABLE activations (
 CREATE INDEX activations_by_name ON activations (app, name, seq);
 CREATE INDEX activations_pending ON activations (id) WHERE done IS NULL;
 
--- What happened, for people and for `watch`.
+-- The timeline, for people and for `watch`.
 CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     ts INTEGER NOT NULL,
@@ -123,7 +123,8 @@ CREATE TABLE events (
 CREATE INDEX events_by_job ON events (job, id) WHERE job IS NOT NULL;
 CREATE INDEX events_by_file ON events (file, id);
 
--- What lists and status count, kept by the database itself: counting what is there takes longer with every version.
+-- Counters for lists and status, maintained by triggers: counting rows would take longer with
+-- every version.
 CREATE TABLE file_counts (
     app TEXT NOT NULL,
     state TEXT NOT NULL,

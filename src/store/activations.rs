@@ -2,9 +2,9 @@
 //! change.
 //!
 //! Each change has a turn, `seq`, from the sequence that numbers jobs, so pushes and operators
-//! stand in one order: that of acceptance. A change whose turn was before one that has happened, or
-//! that waits, must not happen any more ([`may_activate`]): an older push that ends later never
-//! overtakes a newer one.
+//! share one order: that of acceptance. A change is obsolete once a change with a later turn has
+//! happened or is pending ([`may_activate`]): an older push that ends later never overtakes a newer
+//! one.
 
 use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
@@ -23,32 +23,30 @@ use crate::shown::callbacks;
 use crate::shown::{Activation, Release};
 use crate::sys::clock::stamp;
 
-/// A wish to make a version live.
+/// A request to make a version live.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The version.
     pub key: &'a Key,
-    /// Why.
     pub reason: Reason,
-    /// By whom.
+    /// Who asked.
     pub actor: &'a str,
-    /// The push it belongs to.
+    /// The push it belongs to, if any.
     pub job: Option<JobId>,
 }
 
-/// What became of a wish to make a version live.
+/// Result of a request to make a version live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Requested {
-    /// It waits for the runner, under this number.
+    /// Pending, under this number; the runner will carry it out.
     Waiting(i64, DataVersion),
-    /// It is live, or the latest request already wants it.
+    /// It is live, or the latest request already asks for it.
     AlreadyLive(DataVersion),
-    /// It is not on the disk.
+    /// Not on disk.
     Unknown,
-    /// It is on the disk, but damaged.
+    /// On disk, but damaged.
     Damaged,
-    /// There is nothing to go back to.
+    /// There is no version to roll back to.
     NothingBefore,
 }
 
@@ -62,7 +60,7 @@ pub fn request(tx: &Tx<'_>, request: &Request<'_>) -> Result<Requested, Error> {
     }
     let version = release.key.version.clone();
     if wanted(tx, &release.key.app, &release.key.name)?.as_ref() == Some(&version) {
-        // Still a turn of its own where an older push is at work that would overtake it.
+        // It still takes a new turn if an open job of an older push would overtake it.
         if has_open_job(tx, &release.key)? {
             claim(tx, &release, request)?;
         }
@@ -73,8 +71,8 @@ pub fn request(tx: &Tx<'_>, request: &Request<'_>) -> Result<Requested, Error> {
     Ok(Requested::Waiting(id, version))
 }
 
-/// Asks the runner to go back to the previous good version of a name; counted from what waiting
-/// requests will have done.
+/// Asks the runner to roll a name back to its previous good version, as seen once all pending
+/// requests are carried out.
 pub fn request_rollback(
     tx: &Tx<'_>,
     app: &AppId,
@@ -103,15 +101,15 @@ pub fn request_rollback(
     )
 }
 
-/// Returns the requests that wait, in their order. One that is `superseded` must be ended with an
-/// error, not carried out.
+/// Returns the pending requests, in order. A `superseded` one must be ended with an error, not
+/// carried out.
 pub fn pending(reader: &Reader<'_>) -> Result<Vec<Activation>, Error> {
     let sql = format!("{SHOWN} WHERE a.done IS NULL ORDER BY a.seq");
     reader.many("find waiting activations", &sql, [], read)
 }
 
-/// Ends a request: the link was flipped, or `error` says why not. Returns false if it had ended
-/// before.
+/// Ends a request: the link was flipped, or `error` says why not. Returns false if it had already
+/// ended.
 pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
     let sql = format!("{SHOWN} WHERE a.id = ?1 AND a.done IS NULL");
     let Some(row) = tx.one("find an activation", &sql, [id], read)? else {
@@ -126,7 +124,7 @@ pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
         "UPDATE activations SET done = ?2, error = ?3, from_version = ?4 WHERE id = ?1",
         params![id, tx.now_ms(), error, from],
     )?;
-    // Whoever asked for it waits for it to end.
+    // Whoever made the request is waiting for its end.
     tx.touch(ACTIVATIONS);
     let flip = Flip {
         key: &row.key,
@@ -145,23 +143,22 @@ pub fn done(tx: &Tx<'_>, id: i64, error: Option<&str>) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// A change of what is live that has happened.
+/// A change of the live version that has happened.
 #[derive(Debug, Clone, Copy)]
 pub struct Flip<'a> {
-    /// The version that is live now.
+    /// The version that is now live.
     pub key: &'a Key,
-    /// Why.
     pub reason: Reason,
-    /// By whom.
+    /// Who asked.
     pub actor: &'a str,
-    /// The push it belongs to.
+    /// The push it belongs to, if any.
     pub job: Option<JobId>,
     /// Its turn.
     pub seq: i64,
 }
 
-/// Writes down a change that has happened without a request: the release is live, the audit log,
-/// the timeline and the callbacks say so.
+/// Records a change that happened without a request: updates the release, the audit log, the
+/// timeline and the callbacks.
 pub fn record(tx: &Tx<'_>, flip: &Flip<'_>) -> Result<(), Error> {
     let from = releases::set_live(tx, flip.key, flip.reason)?;
     let request = Request {
@@ -179,8 +176,8 @@ pub fn record(tx: &Tx<'_>, flip: &Flip<'_>) -> Result<(), Error> {
     tell(tx, flip, from.as_ref(), tx.now_ms())
 }
 
-/// Returns the live version of a name, unless a push or a request at work would make another one
-/// live.
+/// Returns the live version of a name, unless an open job or a pending request would make another
+/// one live.
 pub fn settled_live(
     reader: &Reader<'_>,
     app: &AppId,
@@ -194,8 +191,8 @@ pub fn settled_live(
     Ok(settled.then_some(live))
 }
 
-/// Notes that `current` points to this version, where the table says otherwise: the disk is the
-/// truth. Returns whether the version is known and was not live.
+/// Makes this version live because `current` points to it while the table says otherwise: the disk
+/// decides. Returns whether the version is known and was not live.
 pub fn trust_link(tx: &Tx<'_>, key: &Key) -> Result<bool, Error> {
     let Some(release) = releases::get(tx, key)? else {
         return Ok(false);
@@ -214,8 +211,8 @@ pub fn trust_link(tx: &Tx<'_>, key: &Key) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Tells whether a change with this turn may still happen: none with a later turn has happened or
-/// waits.
+/// Returns whether a change with this turn may still happen: none with a later turn has happened or
+/// is pending.
 pub fn may_activate(
     reader: &Reader<'_>,
     app: &AppId,
@@ -223,20 +220,21 @@ pub fn may_activate(
     seq: i64,
 ) -> Result<bool, Error> {
     let newer = reader.number(
-        "look for a newer activation",
+        "find a newer activation",
         "SELECT EXISTS (SELECT 1 FROM activations WHERE app = ?1 AND name = ?2 AND seq > ?3 AND error IS NULL)",
         params![app, name, seq],
     )?;
     Ok(newer == 0)
 }
 
-/// Tells whether the version of a job may become live when it is published; see [`may_activate`]. A
-/// job that was pushed again while it ran has the turn of that later push.
+/// Returns whether the version of a job may go live when it is published; see [`may_activate`]. A
+/// job that was pushed again while it ran has the turn of the later push.
 pub fn job_may_activate(reader: &Reader<'_>, key: &Key, job: JobId) -> Result<bool, Error> {
     may_activate(reader, &key.app, &key.name, files::seq(reader, job)?)
 }
 
-/// Gives a job that is pushed again while it runs a new turn, if a later one was taken meanwhile.
+/// Gives a job that is pushed again while it runs a new turn, if a later turn has been taken in the
+/// meantime.
 pub fn renew_turn(tx: &Tx<'_>, key: &Key, job: JobId) -> Result<(), Error> {
     if job_may_activate(tx, key, job)? {
         return Ok(());
@@ -245,8 +243,8 @@ pub fn renew_turn(tx: &Tx<'_>, key: &Key, job: JobId) -> Result<(), Error> {
     files::set_seq(tx, job, seq)
 }
 
-/// Returns the audit log, newest first, of an application and a name or of all, without its first
-/// `offset` rows.
+/// Returns the audit log, newest first, skipping `offset` rows; optionally only of an application
+/// or a name.
 pub fn log(
     reader: &Reader<'_>,
     app: Option<&str>,
@@ -256,30 +254,30 @@ pub fn log(
 ) -> Result<Vec<Activation>, Error> {
     let (condition, mut params) = columns::of_name(app, name);
     params.extend([limit.into(), offset.into()]);
-    // With a name, its rows are found by it and sorted: there are few. The plus keeps SQLite from
-    // walking all rows instead.
+    // With a name given, its few rows are found by index and sorted. The plus keeps SQLite from
+    // scanning all rows in order instead.
     let order = if name.is_some() { "+a.id" } else { "a.id" };
     let sql = format!("{SHOWN} WHERE {condition} ORDER BY {order} DESC LIMIT ? OFFSET ?");
     reader.many("read the audit log", &sql, params_from_iter(params), read)
 }
 
-/// Returns a row of the audit log.
+/// Returns one row of the audit log.
 pub fn get(reader: &Reader<'_>, id: i64) -> Result<Option<Activation>, Error> {
     let sql = format!("{SHOWN} WHERE a.id = ?1");
     reader.one("read an activation", &sql, [id], read)
 }
 
-/// Tells whether a version waits to become live.
-pub(super) fn waits(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
+/// Returns whether a request to make a version live is pending.
+pub(super) fn is_pending(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
     let waiting = reader.number(
-        "look for a waiting activation",
+        "find a pending activation",
         "SELECT EXISTS (SELECT 1 FROM activations WHERE app = ?1 AND name = ?2 AND to_version = ?3 AND done IS NULL)",
         params![key.app, key.name, key.version],
     )?;
     Ok(waiting == 1)
 }
 
-/// Returns the version that is live once every waiting request is carried out.
+/// Returns the version that is live once all pending requests are carried out.
 fn wanted(reader: &Reader<'_>, app: &AppId, name: &DataName) -> Result<Option<DataVersion>, Error> {
     let waiting = reader.one(
         "find the latest request",
@@ -293,10 +291,10 @@ fn wanted(reader: &Reader<'_>, app: &AppId, name: &DataName) -> Result<Option<Da
     }
 }
 
-/// Tells whether a push of another version of the name is at work that would become live.
+/// Returns whether an open job would make another version of the name live.
 fn has_open_job(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
     let open = reader.number(
-        "look for running pushes of a name",
+        "find running pushes of a name",
         "SELECT EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file
              WHERE j.state IN ('queued', 'running') AND j.activate = 1
                AND f.app = ?1 AND f.name = ?2 AND f.version <> ?3)",
@@ -305,7 +303,7 @@ fn has_open_job(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
     Ok(open == 1)
 }
 
-/// Takes a turn for a version that is live already or about to be.
+/// Takes a turn for a version that is already live or about to be.
 fn claim(tx: &Tx<'_>, release: &Release, request: &Request<'_>) -> Result<(), Error> {
     let id = insert(tx, request, files::next_seq(tx)?)?;
     if release.live {

@@ -1,4 +1,4 @@
-//! How the node's types are stored: one column each, as the text that serde writes for them, or as
+//! How the node's types are stored: in one column each, as the text serde writes for them, or in
 //! several columns.
 
 use rusqlite::types::{
@@ -79,15 +79,15 @@ impl ToSql for JobId {
     }
 }
 
-/// The contract's status is not stored: the state decides it.
+/// Not stored: the contract's status follows from the state.
 impl FromSql for Status {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         JobState::column_result(value).map(JobState::status)
     }
 }
 
-/// Reads the next column of a row. By position: to find a column by its name, SQLite compares all
-/// names in each row, which shows in long lists.
+/// Reads the next column of a row, by position: to look a column up by name, SQLite compares all
+/// names in each row, which is measurable in long lists.
 pub(super) fn next<T: FromSql>(row: &Row<'_>, at: &mut usize) -> Result<T> {
     *at += 1;
     row.get(*at - 1)
@@ -111,7 +111,7 @@ pub(super) fn next_content(row: &Row<'_>, at: &mut usize) -> Result<Content> {
     })
 }
 
-/// Reads the next three columns as what is on the disk; they are all null if there is nothing.
+/// Reads the next three columns as the state on disk; they are null if nothing is on disk.
 pub(super) fn next_on_disk(row: &Row<'_>, at: &mut usize) -> Result<Option<OnDisk>> {
     let (live, pinned, damage) = (next(row, at)?, next(row, at)?, next(row, at)?);
     let on_disk = |live: bool, pinned: bool| OnDisk {
@@ -122,7 +122,7 @@ pub(super) fn next_on_disk(row: &Row<'_>, at: &mut usize) -> Result<Option<OnDis
     Ok(Option::zip(live, pinned).map(|(live, pinned)| on_disk(live, pinned)))
 }
 
-/// Reads the columns of a key by their names.
+/// Reads the columns of a key by name.
 pub(super) fn read_key(row: &Row<'_>) -> Result<Key> {
     Ok(Key {
         app: row.get("app")?,
@@ -131,7 +131,7 @@ pub(super) fn read_key(row: &Row<'_>) -> Result<Key> {
     })
 }
 
-/// Reads the columns of an archive's size and digests by their names.
+/// Reads the columns of an archive's size and digests by name.
 pub(super) fn read_content(row: &Row<'_>) -> Result<Content> {
     Ok(Content {
         size: row.get("size")?,
@@ -140,9 +140,9 @@ pub(super) fn read_content(row: &Row<'_>) -> Result<Content> {
     })
 }
 
-/// Returns the condition for rows of an application and a name, where they are given, and its
-/// parameters. A clause that also holds when nothing is given would keep SQLite from using an
-/// index.
+/// Returns the condition, with its parameters, that selects the rows of the given application and
+/// name. Parts not given are left out: a clause such as "or not given" would keep SQLite from using
+/// an index.
 pub(super) fn of_name(app: Option<&str>, name: Option<&str>) -> (String, Vec<Sql>) {
     let mut condition = "1".to_owned();
     let mut params = Vec::new();

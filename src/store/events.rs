@@ -1,5 +1,5 @@
-//! The timeline: what happened to a job or a file, in order, for people and for `watch`. It is
-//! bounded per job; subscribers receive an event after its commit.
+//! The timeline: what happened to a job or a file, in order, for people and for `watch`. Its length
+//! per job is limited; subscribers receive an event after its commit.
 
 use rusqlite::{Row, params};
 use serde_json::Value;
@@ -13,10 +13,10 @@ use crate::db;
 use crate::job::{EventKind, JobId, Stage};
 use crate::shown::Event;
 
-/// Progress events kept per job: the newest.
+/// Progress events retained per job: the newest ones.
 const PROGRESS: u32 = 20;
 
-/// An event of a timeline that is to be written.
+/// A timeline event to be written.
 #[derive(Debug, Clone)]
 pub struct Note<'a> {
     kind: EventKind,
@@ -28,7 +28,7 @@ pub struct Note<'a> {
 }
 
 impl<'a> Note<'a> {
-    /// Makes a note of type `kind` with a sentence for people.
+    /// Creates a note of type `kind`; `text` is a sentence for people.
     #[must_use]
     pub fn new(kind: EventKind, message: &'a str) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl<'a> Note<'a> {
         }
     }
 
-    /// Adds where on the road it happened.
+    /// Adds the stage in which it happened.
     #[must_use]
     pub fn stage(mut self, stage: Stage) -> Self {
         self.stage = Some(stage);
@@ -78,7 +78,7 @@ pub fn add(tx: &Tx<'_>, job: JobId, note: Note<'_>) -> Result<(), Error> {
     }
 }
 
-/// Adds an event to the timeline of a file, beside its jobs.
+/// Adds an event to the timeline of a file that belongs to none of its jobs.
 pub fn add_for_file(tx: &Tx<'_>, key: &Key, note: Note<'_>) -> Result<(), Error> {
     match files::id(tx, key)? {
         Some(file) => write(tx, Some((file, key.clone())), None, note),
@@ -100,7 +100,7 @@ pub fn of_job(
     )
 }
 
-/// Returns the timeline of a file over all its jobs after event `after`, oldest first.
+/// Returns the timeline of a file, over all its jobs, after event `after`, oldest first.
 pub fn of_file(
     reader: &Reader<'_>,
     key: &Key,
@@ -126,7 +126,7 @@ pub fn since(reader: &Reader<'_>, after: i64, limit: u32) -> Result<Vec<Event>, 
     )
 }
 
-/// Returns the newest `limit` events, oldest of them first.
+/// Returns the newest `limit` events, oldest first.
 pub fn newest(reader: &Reader<'_>, limit: u32) -> Result<Vec<Event>, Error> {
     let mut rows = select(reader, "ORDER BY e.id DESC LIMIT ?1", params![limit])?;
     rows.reverse();
@@ -203,12 +203,12 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Keeps the timeline bounded: progress goes first, then whatever is oldest; how it began and how
-/// it ended stay longest.
+/// Limits the length of the timeline: progress is dropped first, then whatever is oldest; the
+/// events of beginning and end stay longest.
 fn trim(tx: &Tx<'_>, file: Option<i64>, job: Option<JobId>, kind: &EventKind) -> Result<(), Error> {
     let most = tx.config().events_per_job;
     match (file, job) {
-        // Nothing comes before it.
+        // There is nothing older to trim.
         (_, Some(_)) if *kind == EventKind::Accepted => {}
         (_, Some(job)) => {
             if *kind == EventKind::Progress {

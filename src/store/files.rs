@@ -1,4 +1,4 @@
-//! Files: the keys that were ever pushed; and the one sequence of numbers that jobs and operators'
+//! Files: every key that was ever pushed. Also the one sequence of numbers that jobs and operators'
 //! requests share.
 
 use rusqlite::{Row, params};
@@ -10,16 +10,16 @@ use crate::datafile::Key;
 use crate::job::{JobId, JobState};
 use crate::wire::push::Via;
 
-/// What a job is about.
+/// The file of a job, and the job's turn.
 pub(super) struct Subject {
     pub(super) file: i64,
     pub(super) key: Key,
     pub(super) via: Via,
-    /// The job's turn to become live; see [`super::activations::may_activate`].
+    /// The job's turn to go live; see [`super::activations::may_activate`].
     pub(super) seq: i64,
 }
 
-/// Returns what a job is about, unless the job is forgotten.
+/// Returns the file of a job, or `None` once the job is forgotten.
 pub(super) fn of_job(reader: &Reader<'_>, job: JobId) -> Result<Option<Subject>, Error> {
     reader.one(
         "find the file of a job",
@@ -37,7 +37,7 @@ pub(super) fn of_job(reader: &Reader<'_>, job: JobId) -> Result<Option<Subject>,
     )
 }
 
-/// Returns the number of a file, if it was ever pushed.
+/// Returns the row id of a file, if it was ever pushed.
 pub(super) fn id(reader: &Reader<'_>, key: &Key) -> Result<Option<i64>, Error> {
     reader.one(
         "find a file",
@@ -47,7 +47,7 @@ pub(super) fn id(reader: &Reader<'_>, key: &Key) -> Result<Option<i64>, Error> {
     )
 }
 
-/// Makes sure that a file is there, in `state`, and returns its number.
+/// Inserts a file in `state` unless it exists, and returns its row id.
 pub(super) fn enter(tx: &Tx<'_>, key: &Key, state: JobState) -> Result<i64, Error> {
     tx.number(
         "enter a file",
@@ -67,17 +67,18 @@ pub(super) fn link(tx: &Tx<'_>, file: i64, job: JobId) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Copies the state of a file's latest job to the file: lists by state read it there.
+/// Copies the state of a file's latest job to the file's row, where lists filtered by state read
+/// it.
 pub(super) fn mirror_state(tx: &Tx<'_>, job: JobId, state: JobState) -> Result<(), Error> {
     tx.run(
-        "note the state of a file",
+        "record the state of a file",
         "UPDATE files SET state = ?2 WHERE job = ?1 AND id = (SELECT file FROM jobs WHERE id = ?1)",
         params![job, state],
     )
     .map(drop)
 }
 
-/// Returns when a job's turn to become live is; see [`super::activations::may_activate`].
+/// Returns a job's turn to go live; see [`super::activations::may_activate`].
 pub(super) fn seq(reader: &Reader<'_>, job: JobId) -> Result<i64, Error> {
     reader.number(
         "read a job's turn",
@@ -86,7 +87,7 @@ pub(super) fn seq(reader: &Reader<'_>, job: JobId) -> Result<i64, Error> {
     )
 }
 
-/// Gives a job that was pushed again a later turn to become live.
+/// Gives a job that was pushed again a later turn to go live.
 pub(super) fn set_seq(tx: &Tx<'_>, job: JobId, seq: i64) -> Result<(), Error> {
     tx.run(
         "set a job's turn",

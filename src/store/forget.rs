@@ -1,5 +1,5 @@
-//! What the database forgets, so that it stays bounded: old jobs of a file, and files that are not
-//! on the disk any more.
+//! Keeps the database bounded: forgets old jobs of a file, and files that are no longer on disk.
+//! Files on disk or with an open job are never forgotten.
 
 use rusqlite::{Row, params};
 
@@ -8,11 +8,11 @@ use super::Error;
 use super::releases;
 use super::{Reader, Tx};
 
-/// Files forgotten by one call of housekeeping at most.
+/// Maximum files forgotten per housekeeping run.
 const AT_ONCE: u32 = 500;
 
-/// Returns files to be forgotten: not on the disk, not at work, and not pushed for a long time, or
-/// more than are remembered. It looks at every file, so the writer should not wait for it.
+/// Returns the files to forget: not on disk, no open job, and either not pushed for a long time or
+/// beyond the number of files remembered. It reads every file, so run it outside the writer.
 pub(super) fn forgettable(
     reader: &Reader<'_>,
     config: &Config,
@@ -26,7 +26,7 @@ pub(super) fn forgettable(
         now_ms.saturating_sub(i64::try_from(config.forget_after.as_millis()).unwrap_or(i64::MAX));
     let read = |r: &Row<'_>| r.get(0);
     let mut found = reader.many(
-        "look for old files",
+        "find old files",
         "SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
          WHERE j.state NOT IN ('queued', 'running') AND j.updated < ?1
            AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
@@ -35,7 +35,7 @@ pub(super) fn forgettable(
         read,
     )?;
     found.extend(reader.many(
-        "look for more files than are remembered",
+        "find files beyond the limit",
         "SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
          WHERE j.state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
          ORDER BY j.id DESC LIMIT ?2 OFFSET ?1",
@@ -45,7 +45,7 @@ pub(super) fn forgettable(
     Ok(found)
 }
 
-/// Forgets these files, but for those that came back meanwhile.
+/// Forgets these files, except those that came back in the meantime.
 pub(super) fn forget(tx: &Tx<'_>, files: &[i64]) -> Result<usize, Error> {
     let mut forgotten = 0;
     for file in files {
@@ -59,7 +59,7 @@ pub(super) fn forget(tx: &Tx<'_>, files: &[i64]) -> Result<usize, Error> {
     Ok(forgotten)
 }
 
-/// Forgets the oldest jobs of a file beyond the bound.
+/// Forgets the oldest jobs of a file beyond the limit.
 pub(super) fn trim(tx: &Tx<'_>, file: i64) -> Result<(), Error> {
     tx.run(
         "forget old jobs",

@@ -1,8 +1,8 @@
-//! What the node knows: files and their jobs, releases and what is live, the timeline.
+//! What the node knows: files and their jobs, releases and what is live, and the timeline.
 //!
-//! The tables are families, one module each: functions over [`Tx`] or [`Reader`], to be joined in
-//! one closure when they belong together. [`crate::db`] owns the connection and promises that what
-//! was answered is on the disk.
+//! Each family of tables has its module, with functions over [`Tx`] or [`Reader`]; what belongs
+//! together is called within one closure. [`crate::db`] owns the connection and guarantees that an
+//! acknowledged write is on disk.
 
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -30,10 +30,10 @@ pub mod remove;
 #[cfg(test)]
 pub(crate) mod testing;
 
-/// `Epsh`, in the header of every database of a node.
+/// `Epsh`, in the file header of every node's database.
 const APPLICATION_ID: i64 = 0x4570_7368;
-/// Every migration, oldest first. One is never changed after a release, only followed by another;
-/// an older program refuses a newer database instead of guessing.
+/// Oldest first. A migration never changes after a release, only new ones are added; an older
+/// program refuses a newer database instead of guessing.
 const MIGRATIONS: &[&str] = &[concat!(
     include_str!("../db/tables.sql"),
     include_str!("1.sql")
@@ -41,33 +41,33 @@ const MIGRATIONS: &[&str] = &[concat!(
 
 /// A job was accepted, is due again, or is to be canceled.
 pub const JOBS: Topic = Topic(1);
-/// A change of what is live was asked for or carried out.
+/// A change of the live version was requested or carried out.
 pub const ACTIVATIONS: Topic = Topic(2);
 
 /// Timeline events that a slow subscriber may lag behind before it misses some.
 const EVENTS: usize = 4096;
 
-/// Bounds of what the database keeps.
+/// Limits on what the database remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Ended jobs kept per file; older ones are forgotten with their timeline.
+    /// Ended jobs remembered per file; older ones are forgotten together with their timeline.
     pub history_per_file: u32,
-    /// Timeline events kept per job, and per file beside its jobs.
+    /// Timeline events remembered per job, and per file in addition to those of its jobs.
     pub events_per_job: u32,
-    /// How long a file that is not on the disk any more is remembered.
+    /// How long a file is remembered after it has left the disk.
     #[serde(with = "crate::sys::units::duration")]
     pub forget_after: Duration,
-    /// How many files that are not on the disk any more are remembered.
+    /// Maximum number of files remembered after they have left the disk.
     pub gone_files: u32,
-    /// Changes of what is live kept in the audit log, per name.
+    /// Changes of the live version retained in the audit log, per name.
     pub audit_per_name: u32,
-    /// Callbacks waiting for delivery at most, over all endpoints. Beyond it the oldest progress is
-    /// dropped first, then the oldest `accepted`, then the oldest of all.
+    /// Maximum pending callbacks, over all endpoints. Beyond it, the oldest progress is dropped
+    /// first, then the oldest `accepted`, then the oldest of all.
     pub outbox_rows: u32,
-    /// Delivered and dead callbacks kept for `edgepush outbox`.
+    /// Delivered callbacks, and dead ones, retained for `edgepush outbox`.
     pub outbox_settled: u32,
-    /// Connections for queries.
+    /// Number of connections for queries.
     pub readers: u32,
 }
 
@@ -86,21 +86,21 @@ impl Default for Config {
     }
 }
 
-/// A handle of the node's database; clones share it. When the last is dropped the database is
-/// closed in order.
+/// A handle to the node's database; clones share it. Dropping the last one closes the database
+/// cleanly.
 #[derive(Clone)]
 pub struct Store {
     db: Db,
     node: Arc<Node>,
 }
 
-/// What pieces of work need beside the database.
+/// State that writes need in addition to the database.
 struct Node {
     config: Config,
     events: broadcast::Sender<Arc<Event>>,
 }
 
-/// One piece of writing: all of it is committed, or none.
+/// One piece of work: it is committed completely or not at all.
 pub struct Tx<'a> {
     db: &'a db::Tx<'a>,
     config: &'a Config,
@@ -115,7 +115,7 @@ impl<'a> Deref for Tx<'a> {
 }
 
 impl Tx<'_> {
-    /// Sends `event` to all subscribers, after the commit.
+    /// Sends `event` to all subscribers after the commit.
     fn emit(&self, event: Event) {
         self.events.borrow_mut().push(Arc::new(event));
     }
@@ -133,7 +133,7 @@ impl Deref for Store {
 }
 
 impl Store {
-    /// Opens the database at `path` with the default bounds; see [`Store::open_with`].
+    /// Opens the database at `path` with default limits; see [`Store::open_with`].
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         Self::open_with(path, clock, Config::default())
     }
@@ -158,13 +158,13 @@ impl Store {
         Ok(Self { db, node })
     }
 
-    /// Returns the database itself, for what needs none of the node's tables.
+    /// Returns the database itself, for work that needs none of the node's tables.
     #[must_use]
     pub fn db(&self) -> &Db {
         &self.db
     }
 
-    /// As [`Db::write`], for work on the node's tables.
+    /// Like [`Db::write`], for the node's tables.
     pub async fn write<T, F>(&self, f: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -174,7 +174,7 @@ impl Store {
         self.db.write(move |db| node.run(db, f)).await
     }
 
-    /// As [`Db::write_soon`], for work on the node's tables.
+    /// Like [`Db::write_soon`], for the node's tables.
     pub fn write_soon<F>(&self, f: F) -> Result<(), Error>
     where
         F: FnOnce(&Tx<'_>) -> Result<(), Error> + Send + 'static,
@@ -183,15 +183,14 @@ impl Store {
         self.db.write_soon(move |db| node.run(db, f))
     }
 
-    /// Subscribes to the timeline: every event, after its commit. A subscriber that lags reads the
-    /// rest from the table.
+    /// Subscribes to the timeline: every event, after its commit. A subscriber that lags behind
+    /// reads what it missed from the table.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
         self.node.events.subscribe()
     }
 
-    /// Keeps the database bounded: forgets what is past the limits of [`Config`]. Call it now and
-    /// then.
+    /// Forgets what exceeds the limits of [`Config`]. Call it periodically.
     pub async fn housekeep(&self) -> Result<(), Error> {
         let (node, now_ms) = (Arc::clone(&self.node), self.now_ms());
         let files = self

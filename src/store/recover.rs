@@ -1,4 +1,5 @@
-//! Rebuilding a lost database from the versions that are on the disk.
+//! Rebuilds a lost database from the versions on disk: each is entered as if a push of it had
+//! succeeded. Keys that are already known are left as they are.
 
 use rusqlite::params;
 
@@ -11,28 +12,24 @@ use super::releases;
 use crate::datafile::{ArchiveType, Key};
 use crate::job::{EventKind, JobId, JobState, Published, Reason};
 
-/// Above this a number in a manifest is not one of ours: the sequence would be used up.
+/// Larger job numbers in a manifest are ignored: edgepush never wrote them, and they would exhaust
+/// the sequence.
 const LARGEST_NUMBER: i64 = 1 << 52;
 
-/// A version that was found on the disk with its manifest.
+/// A version found on disk, with its manifest.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// Which version.
     pub key: Key,
-    /// How its archive was packed.
     pub archive_type: ArchiveType,
-    /// The job that published it, by its manifest.
+    /// The job that published it, according to the manifest.
     pub job: JobId,
-    /// What it holds.
     pub published: Published,
-    /// When it was published.
     pub published_ms: i64,
     /// Whether `current` points to it.
     pub live: bool,
 }
 
-/// Enters a version that was found on the disk, for a rebuilt database. Nothing happens where the
-/// key is known already.
+/// Adds a version found on disk to a rebuilt database. Does nothing if the key is already known.
 pub fn release(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
     let (key, live) = (&found.key, found.live);
     if releases::get(tx, key)?.is_some() {
@@ -44,7 +41,10 @@ pub fn release(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
         tx,
         Some((file, key.clone())),
         None,
-        Note::new(EventKind::Recovered, "found on the disk and entered again"),
+        Note::new(
+            EventKind::Recovered,
+            "found on disk and added to the database",
+        ),
     )?;
     if live {
         let flip = Flip {
@@ -59,9 +59,9 @@ pub fn release(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Enters a file that is on the disk as if a push of it had succeeded: for a rebuilt database. It
-/// keeps the number of the job that published it, so that old versions stay older than new ones;
-/// only a number that another job has is not used.
+/// Adds a file found on disk as if a push of it had succeeded. It keeps the number of the job that
+/// published it, so that old versions stay older than new ones, unless another job already has that
+/// number.
 fn enter(tx: &Tx<'_>, found: &Found) -> Result<(i64, JobId), Error> {
     let (key, published) = (&found.key, &found.published);
     let file = files::enter(tx, key, JobState::Succeeded)?;

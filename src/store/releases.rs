@@ -1,5 +1,5 @@
-//! The versions that are on the disk, whole: exactly one of a name is live, and each remembers what
-//! was live before it, so that a rollback goes where it should.
+//! The complete versions on disk. Exactly one version of a name is live, and each remembers which
+//! one was live before it, so that a rollback goes to the right version.
 
 use rusqlite::types::Value as Sql;
 use rusqlite::{Row, params, params_from_iter};
@@ -18,7 +18,7 @@ use crate::shown::Release;
 use crate::shown::callbacks;
 use crate::wire::download;
 
-/// How far back a rollback looks for a good version.
+/// Maximum steps a rollback follows to find a good version.
 const CHAIN: usize = 64;
 
 const SHOWN: &str = "SELECT * FROM releases r";
@@ -48,8 +48,7 @@ pub fn of_name(reader: &Reader<'_>, app: &AppId, name: &DataName) -> Result<Vec<
     reader.many("list releases", &sql, params![app, name], read)
 }
 
-/// Returns releases in the order of application, name and age (newest first), after the first
-/// `offset` of them.
+/// Returns releases ordered by application, name and age (newest first), skipping `offset` of them.
 pub fn list(
     reader: &Reader<'_>,
     app: Option<&str>,
@@ -57,7 +56,7 @@ pub fn list(
     offset: u32,
     limit: u32,
 ) -> Result<Vec<Release>, Error> {
-    // No clause that says "or not given": an index is only used for what is.
+    // No "or not given" clause: SQLite would not use an index for it.
     let (condition, mut params) = columns::of_name(app, name);
     params.extend([Sql::from(limit), Sql::from(offset)]);
     let sql = format!(
@@ -66,21 +65,20 @@ pub fn list(
     reader.many("list releases", &sql, params_from_iter(params), read)
 }
 
-/// How much there is of everything.
+/// Totals over all releases.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Names with releases.
     pub names: u64,
-    /// Releases.
     pub versions: u64,
-    /// Bytes in their trees.
+    /// In their trees.
     pub bytes: u64,
 }
 
-/// Returns how many names and releases there are, and how much they take.
+/// Returns the number of names and releases, and their size.
 pub fn totals(reader: &Reader<'_>) -> Result<Totals, Error> {
     let totals = reader.one(
-        "read how many releases there are",
+        "count releases",
         "SELECT sum(names) AS names, sum(versions) AS versions, sum(bytes) AS bytes FROM release_counts",
         [],
         |r| {
@@ -95,7 +93,7 @@ pub fn totals(reader: &Reader<'_>) -> Result<Totals, Error> {
     Ok(totals.unwrap_or_default())
 }
 
-/// Returns the applications that have releases, and the bytes in the trees of each.
+/// Returns the applications that have releases, with the size of their trees.
 pub fn apps(reader: &Reader<'_>) -> Result<Vec<(AppId, u64)>, Error> {
     reader.many(
         "list applications",
@@ -105,10 +103,10 @@ pub fn apps(reader: &Reader<'_>) -> Result<Vec<(AppId, u64)>, Error> {
     )
 }
 
-/// Returns the names that have more than `most` releases, and how many.
+/// Returns the names with more than `most` releases, and how many they have.
 pub fn crowded(reader: &Reader<'_>, most: u32) -> Result<Vec<(AppId, DataName, u64)>, Error> {
     reader.many(
-        "look for names with many releases",
+        "find names with many releases",
         "SELECT app, name, count(*) AS versions FROM releases INDEXED BY releases_by_key
          GROUP BY app, name HAVING versions > ?1",
         [most],
@@ -119,7 +117,7 @@ pub fn crowded(reader: &Reader<'_>, most: u32) -> Result<Vec<(AppId, DataName, u
     )
 }
 
-/// Returns up to `limit` live versions, in the order of application and name.
+/// Returns up to `limit` live versions, ordered by application and name.
 pub fn all_live(reader: &Reader<'_>, limit: usize) -> Result<Vec<Key>, Error> {
     reader.many(
         "list what is live",
@@ -130,8 +128,8 @@ pub fn all_live(reader: &Reader<'_>, limit: usize) -> Result<Vec<Key>, Error> {
 }
 
 /// Returns the version that a rollback of a name goes to: the nearest one that was live before the
-/// present one, is still on the disk and is not known to be damaged; failing that, the newest good
-/// one published before it.
+/// current one, is still on disk and is not known to be damaged; otherwise the newest good one
+/// published before it.
 pub fn previous(
     reader: &Reader<'_>,
     app: &AppId,
@@ -143,7 +141,7 @@ pub fn previous(
     }
 }
 
-/// As [`previous`], as if `key` were live.
+/// Like [`previous`], as if `key` were live.
 pub(super) fn previous_of(reader: &Reader<'_>, key: &Key) -> Result<Option<Release>, Error> {
     let Some(start) = files::id(reader, key)? else {
         return Ok(None);
@@ -178,7 +176,7 @@ fn before(reader: &Reader<'_>, file: i64) -> Result<Option<i64>, Error> {
     Ok(found.flatten())
 }
 
-/// Writes the release that a job has published, or heals the one that is there.
+/// Writes the release that a job has published, or marks an existing one as undamaged.
 pub(super) fn publish(
     tx: &Tx<'_>,
     file: i64,
@@ -212,8 +210,8 @@ pub(super) fn publish(
     .map(drop)
 }
 
-/// Makes a release the live one of its name and returns the version that was live before; the one
-/// place that does. A rollback leaves the chain of what was live before as it is, so that a second
+/// Makes a release the live one of its name and returns the previously live version. Nothing else
+/// does this. A rollback does not change the chain of earlier live versions, so that a second
 /// rollback goes further back.
 pub(super) fn set_live(
     tx: &Tx<'_>,
@@ -243,7 +241,7 @@ pub(super) fn set_live(
     Ok(from.map(|f| f.key.version))
 }
 
-/// Protects a release from retention, or ends that. False if there is no such release.
+/// Protects a release from retention, or ends the protection. False if there is no such release.
 pub fn set_pinned(tx: &Tx<'_>, key: &Key, pinned: bool, actor: &str) -> Result<bool, Error> {
     let changed = tx.run(
         "pin a release",
@@ -263,8 +261,8 @@ pub fn set_pinned(tx: &Tx<'_>, key: &Key, pinned: bool, actor: &str) -> Result<b
     Ok(true)
 }
 
-/// Notes what `verify` found wrong with a release, or that nothing is, and reports a change. A
-/// damaged release can be pushed again. False if it was known already.
+/// Records what `verify` found wrong with a release, or that it is undamaged, and reports a change.
+/// A damaged release can be pushed again. False if nothing changed.
 pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool, Error> {
     let changed = tx.run(
         "mark a release",
@@ -279,7 +277,7 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
         Some(what) => (callbacks::DAMAGED, Note::new(EventKind::Damaged, what)),
         None => (
             callbacks::HEALED,
-            Note::new(EventKind::Healed, "found whole again"),
+            Note::new(EventKind::Healed, "matches its manifest again"),
         ),
     };
     events::add_for_file(tx, key, note)?;
@@ -299,10 +297,10 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
     Ok(true)
 }
 
-/// Notes the SHA-256 of a release's archive, which nobody had asked for when it arrived.
+/// Adds the SHA-256 of a release's archive, which was not computed when the archive arrived.
 pub fn learn_sha256(tx: &Tx<'_>, key: &Key, sha256: Sha256) -> Result<(), Error> {
     tx.run(
-        "note the SHA-256 of a release",
+        "record the SHA-256 of a release",
         "UPDATE releases SET sha256 = ?4 WHERE app = ?1 AND name = ?2 AND version = ?3 AND sha256 IS NULL",
         params![
             key.app,

@@ -1,4 +1,5 @@
-//! Removing a release from the database, before its tree goes.
+//! Removes a release from the database. This is committed before the tree is deleted: a crash in
+//! between leaves a tree without a row, never the reverse.
 
 use serde::Serialize;
 use serde_json::json;
@@ -15,25 +16,24 @@ use crate::job::EventKind;
 use crate::shown::callbacks;
 use crate::sys::clock::stamp;
 
-/// What became of a wish to remove a release.
+/// Result of a request to remove a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Removal {
-    /// Its row is gone; the tree may go.
+    /// The row is gone; the tree may be deleted.
     Done,
-    /// There is no such release.
     Unknown,
-    /// It is live: something else must become live first.
+    /// It is live: another version must go live first.
     Live,
-    /// It is about to become live: that was asked for, and waits.
+    /// It is about to go live: a request for it is pending.
     Wanted,
-    /// It is pinned.
     Pinned,
 }
 
-/// Removes the row of a release, tells the timeline and the callbacks. Those that are live, about
-/// to be, or pinned are refused. Commit this before the tree is deleted: a tree without a row is
-/// swept at the next start, a row without a tree would be a lie.
+/// Removes the row of a release and reports that in the timeline and in callbacks. Refuses releases
+/// that are live, about to be, or pinned. Commit this before deleting the tree: a tree without a
+/// row is cleaned up at the next start, while a row without a tree would claim a version that is
+/// not there.
 pub fn release(tx: &Tx<'_>, key: &Key, why: &str, actor: &str) -> Result<Removal, Error> {
     let Some(row) = releases::get(tx, key)? else {
         return Ok(Removal::Unknown);
@@ -44,7 +44,7 @@ pub fn release(tx: &Tx<'_>, key: &Key, why: &str, actor: &str) -> Result<Removal
     if row.pinned {
         return Ok(Removal::Pinned);
     }
-    if activations::waits(tx, key)? {
+    if activations::is_pending(tx, key)? {
         return Ok(Removal::Wanted);
     }
     let Some(file) = files::id(tx, key)? else {

@@ -1,5 +1,5 @@
-//! What the tests of the store, the intake and the reporter share: a database in a directory of its
-//! own, and files to push.
+//! Shared by the tests of the store, the intake and the reporter: a database in its own directory,
+//! and files to push.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::job::{JobId, Outcome, Published};
 use crate::sys::clock::SetClock;
 use crate::wire::push::Via;
 
-/// When the tests' clock starts.
+/// Start time of the test clock.
 pub(crate) const NOW: i64 = 1_767_323_045_000;
 
-/// A store with its directory and its clock.
+/// A store with its directory and clock.
 pub(crate) struct Bench {
     pub(crate) store: Store,
     pub(crate) clock: Arc<SetClock>,
@@ -39,7 +39,7 @@ impl Bench {
         Self { store, clock, dir }
     }
 
-    /// Closes the store and opens it again.
+    /// Closes the store and reopens it.
     pub(crate) fn again(self) -> Self {
         let Self { store, clock, dir } = self;
         drop(store);
@@ -47,7 +47,7 @@ impl Bench {
         Self { store, clock, dir }
     }
 
-    /// Makes one endpoint that wants everything.
+    /// Registers one endpoint that wants all events.
     pub(crate) async fn listen(&self) {
         let endpoint = Endpoint {
             name: "hook".to_owned(),

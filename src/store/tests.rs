@@ -1,4 +1,4 @@
-//! The promises of the store itself; those of each table family stand beside it.
+//! Guarantees of the store itself; each table module tests its own.
 
 use super::testing::{Bench, file, key};
 use super::*;
@@ -7,7 +7,7 @@ use crate::job::{EventKind, JobState};
 
 mod outbox;
 
-/// Keeps the owner busy until the sender is dropped, so that what is written meanwhile forms one
+/// Blocks the owner until the sender is dropped, so that everything written meanwhile forms one
 /// group.
 fn occupy(store: &Store) -> std::sync::mpsc::SyncSender<()> {
     let (release, wait) = std::sync::mpsc::sync_channel::<()>(0);

@@ -1,12 +1,12 @@
-//! MD5 from the assembly of the TLS library, which is linked anyway. It is 1.3 times as fast as the
-//! portable code, and an incompressible archive (W3 in `docs/performance.md`) waits for MD5: 0.57 s of
-//! 1.1 s for 512 MiB. A test compares it with the `md-5` crate.
+//! MD5 by the assembly code of the TLS library, which is linked anyway. It is 1.3 times as fast as
+//! the portable code, and MD5 is the bottleneck of an incompressible archive (W3 in
+//! `docs/performance.md`): 0.57 s of 1.1 s for 512 MiB. A test compares it with the `md-5` crate.
 
 use std::ffi::c_void;
 
 use aws_lc_sys::{MD5_CTX, MD5_Final, MD5_Init, MD5_Update};
 
-/// A running MD5.
+/// An MD5 computation in progress.
 pub(super) struct Md5(MD5_CTX);
 
 impl Md5 {
@@ -31,7 +31,7 @@ impl Md5 {
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
         #[expect(unsafe_code, reason = "reads exactly the slice and writes the context")]
-        // SAFETY: pointer and length are of one live slice; the context was initialised by `new`.
+        // SAFETY: pointer and length come from one live slice; `new` initialised the context.
         unsafe {
             MD5_Update(
                 &raw mut self.0,
@@ -44,7 +44,7 @@ impl Md5 {
     pub(super) fn finish(mut self) -> [u8; 16] {
         let mut out = [0; 16];
         #[expect(unsafe_code, reason = "writes exactly 16 bytes")]
-        // SAFETY: `out` has the 16 bytes that MD5 has; the context was initialised by `new`.
+        // SAFETY: `out` has the 16 bytes of an MD5; `new` initialised the context.
         unsafe {
             MD5_Final(out.as_mut_ptr(), &raw mut self.0);
         }

@@ -1,7 +1,8 @@
-//! Size and digests of what arrived; the only maker of [`Verified`], the proof that publishing asks for.
+//! Checks size and digests of a received archive; the only maker of [`Verified`], the proof that
+//! publishing requires.
 //!
-//! The hashing happens while the bytes arrive, on a thread of its own: MD5 is serial and the slowest thing that is done
-//! to an incompressible archive.
+//! Hashing happens while the bytes arrive, on its own thread: MD5 is serial, and the slowest step
+//! for an incompressible archive.
 
 mod md5;
 
@@ -14,29 +15,28 @@ use crate::datafile::{Content, Digest};
 use crate::sys::blocks::read_blocks;
 use crate::sys::failure::{Class, Kind, Retry};
 
-/// What this station checks beyond what a push states.
+/// What a push must state for its archive to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Which digest a push must state: `"none"`, `"md5"` (either digest will do) or `"sha256"`.
+    /// The digest a push must state: `"none"`, `"md5"` (either digest is accepted) or `"sha256"`.
     pub require: Require,
 }
 
-/// Which digest a push must state.
+/// The digest a push must state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Require {
-    /// A push may state no digest at all; then only a stated size is checked.
+    /// No digest is required; without one, only a stated size is checked.
     #[default]
     None,
-    /// MD5 or SHA-256.
+    /// Either digest.
     Md5,
-    /// SHA-256.
     Sha256,
 }
 
 impl Require {
-    /// Tells whether a push that states `content` states enough.
+    /// Fails if a push that states `content` states too little.
     pub fn check(self, content: &Content) -> Result<(), Error> {
         let (enough, wanted) = match self {
             Self::None => (true, ""),
@@ -58,51 +58,49 @@ const DIGEST: Kind = Kind {
     name: "digest-mismatch",
     class: Class::Content,
     retry: Retry::Fatal,
-    help: "The bytes are not the announced ones: compare the digest in the push with the file at the origin, and look for a proxy or an error page in between.",
+    help: "The bytes differ from what the push announced: compare the digest in the push with the file at the origin, and look for a proxy or an error page in between.",
 };
 const SIZE: Kind = Kind {
     name: "size-mismatch",
     class: Class::Content,
     retry: Retry::Fatal,
-    help: "The archive has another length than the push says: compare the size in the push with the file at the origin.",
+    help: "The archive's length differs from the size in the push: compare it with the file at the origin.",
 };
 const UNSTATED: Kind = Kind {
     name: "digest-required",
     class: Class::Policy,
     retry: Retry::Fatal,
-    help: "This node takes no file without a digest (`verify.require`): state it in the push.",
+    help: "This node accepts no file without a digest (`verify.require`): state it in the push.",
 };
 
-/// Every way in which this station fails.
+/// Every failure kind of this module.
 pub const KINDS: &[Kind] = &[DIGEST, SIZE, UNSTATED];
 
-/// Why the bytes are not accepted.
+/// Why the bytes were rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A digest differs.
     #[error("{algorithm} differs: expected {expected}, found {found}, over {length} bytes")]
     Digest {
         /// `md5` or `sha256`.
         algorithm: &'static str,
-        /// What the push states.
+        /// Stated in the push.
         expected: String,
-        /// What the bytes have.
+        /// Computed from the bytes.
         found: String,
-        /// How many bytes there were.
+        /// In bytes.
         length: u64,
     },
-    /// The length differs.
     #[error("size differs: expected {expected} bytes, found {found}")]
     Size {
-        /// What the push states.
+        /// Stated in the push, in bytes.
         expected: u64,
-        /// How many bytes there are.
+        /// In bytes.
         found: u64,
     },
-    /// The push states no digest, and this node wants one.
+    /// The push states no digest, but this node requires one.
     #[error("the push states no {wanted}, which this node requires")]
     Unstated {
-        /// What should be stated.
+        /// The digest that is required.
         wanted: &'static str,
     },
 }
@@ -118,7 +116,7 @@ impl Error {
         }
     }
 
-    /// Returns the expected and the found value, where there are two.
+    /// Returns the expected and the found value, if the error has them.
     #[must_use]
     pub fn values(&self) -> Option<(String, String)> {
         match self {
@@ -140,8 +138,8 @@ pub struct Hasher {
 }
 
 impl Hasher {
-    /// Starts hashing an archive of which `expected` is stated. SHA-256 is computed where it is stated, and where nothing
-    /// else would tell this content from another.
+    /// Starts hashing an archive; `expected` is what the push states. SHA-256 is computed if it is
+    /// stated, or if no other digest is.
     #[must_use]
     pub fn new(expected: Content) -> Self {
         Self {
@@ -153,14 +151,13 @@ impl Hasher {
         }
     }
 
-    /// Computes SHA-256 in any case: for an archive that is not kept, and so cannot be asked for it later.
+    /// Always computes SHA-256: an archive that is not retained cannot be hashed later.
     #[must_use]
     pub fn with_sha256(mut self) -> Self {
         self.sha256.get_or_insert_default();
         self
     }
 
-    /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.length += bytes.len() as u64;
         self.md5.update(bytes);
@@ -169,7 +166,7 @@ impl Hasher {
         }
     }
 
-    /// Takes everything that `input` holds.
+    /// Hashes `input` to its end.
     pub fn read(mut self, input: impl Read) -> io::Result<Self> {
         read_blocks(input, |block| {
             self.update(block);
@@ -178,13 +175,13 @@ impl Hasher {
         Ok(self)
     }
 
-    /// Returns how many bytes were taken.
+    /// Returns how many bytes were hashed.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Compares everything that was stated with what was found.
+    /// Compares all stated values with the computed ones.
     pub fn finish(self) -> Result<Verified, Error> {
         let (expected, length) = (self.expected, self.length);
         let found = self.found();
@@ -215,7 +212,7 @@ impl Hasher {
         Ok(Verified(found))
     }
 
-    /// Returns what was found, without comparing it.
+    /// Returns the computed values without comparing them.
     fn found(self) -> Content {
         Content {
             size: Some(self.length),
@@ -225,13 +222,13 @@ impl Hasher {
     }
 }
 
-/// Returns the size and both digests of what `input` holds.
+/// Returns the size and both digests of `input`.
 pub fn measure(input: impl Read) -> io::Result<Content> {
     let hasher = Hasher::new(Content::default()).with_sha256().read(input)?;
     Ok(hasher.found())
 }
 
-/// The proof that the bytes of an archive are the announced ones. Only [`Hasher::finish`] makes one.
+/// Proof that the bytes of an archive are the announced ones. Only [`Hasher::finish`] makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verified(Content);
 

@@ -179,7 +179,7 @@ fn sweeps_left_overs_of_earlier_lives_and_nothing_of_this_one() {
     let two = key("2");
     let manifest = publisher.layout().manifest(&two);
     let current = publisher.layout().current(&two.app, &two.name);
-    // Another thread is at work on another version of the name.
+    // Another thread is publishing another version of the name.
     let ours = [&manifest, &current].map(|path| durable::temporary_sibling(path));
     let theirs = [&manifest, &current].map(|path| {
         let name = path.file_name().unwrap().to_str().unwrap();

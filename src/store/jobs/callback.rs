@@ -1,4 +1,5 @@
-//! The callback about a job: a view of what is shown of it.
+//! The callback about a job: a subset of what the API shows of it, written in the transaction that
+//! changes the job.
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use crate::shown::File;
 use crate::sys::clock::stamp;
 use crate::wire::status::ResultCode;
 
-/// Writes the callback of a job's present state.
+/// Writes a callback with a job's current state.
 pub(super) fn report(
     tx: &Tx<'_>,
     file: i64,
@@ -29,8 +30,8 @@ pub(super) fn report(
     outbox::enqueue(tx, kind, Some(file), &body(&row, code)?)
 }
 
-/// Fields of [`File`] that a callback leaves out: they matter on the node alone, or are told in
-/// another way.
+/// Fields of [`File`] that a callback omits: they matter only on the node, or are reported in
+/// another form.
 const NOT_REPORTED: [&str; 10] = [
     "id",
     "stated",
@@ -44,8 +45,8 @@ const NOT_REPORTED: [&str; 10] = [
     "release",
 ];
 
-/// Returns the `data` of a callback about a job: the job as it is shown, with time stamps and a
-/// flat content. [`crate::report`] documents it.
+/// Returns the `data` of a callback about a job: the job as shown, with formatted time stamps and
+/// flattened content. [`crate::report`] documents it.
 fn body(file: &File, code: ResultCode) -> Result<Value, Error> {
     let content = file.published.as_ref().map_or(file.stated, |p| p.content);
     let mut body = db::to_value("callback", file)?;

@@ -1,4 +1,5 @@
-//! Which jobs the runner starts, stops or waits for.
+//! Selects the jobs that the runner starts or stops, and the time of the next one. Queries only,
+//! worded so that indexes serve them: the runner asks often, and the queue may be long.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,11 +14,11 @@ use super::super::columns::{read_content, read_key};
 use crate::datafile::{Content, DataFile, Key, SourceUrl};
 use crate::job::{Job, JobId};
 
-/// No retry is put off longer than this; what claims to be is from before a jump of the clock, and
-/// is due.
+/// Longest delay of a retry. A stored delay beyond it dates from before a jump of the clock; such a
+/// job is due.
 pub(super) const LONGEST_WAIT_MS: i64 = 3_600_000;
 
-/// Returns up to `limit` jobs that may be started now, in the order of acceptance, without those of
+/// Returns up to `limit` jobs that may start now, in order of acceptance, except those in
 /// `running`.
 pub fn due(
     reader: &Reader<'_>,
@@ -28,7 +29,7 @@ pub fn due(
     waiting(reader, OLDEST_FIRST, 0, now_ms, limit, running)
 }
 
-/// As [`due`], those of at most `most` bytes by what their push states, the smallest first.
+/// Like [`due`], but only jobs whose push states at most `most` bytes, smallest first.
 pub fn due_small(
     reader: &Reader<'_>,
     most: u64,
@@ -40,7 +41,7 @@ pub fn due_small(
     waiting(reader, SMALL_FIRST, most, now_ms, limit, running)
 }
 
-/// Which jobs, by a bound, and their order: words that lead to an index.
+/// SQL fragments, a condition and an order, chosen so that an index serves both.
 pub(super) type Which = [&'static str; 2];
 pub(super) const OLDEST_FIRST: Which = ["j.id > ?4", "j.id"];
 pub(super) const SMALL_FIRST: Which = ["j.size <= ?4", "j.size, j.id"];
@@ -73,7 +74,7 @@ pub(super) fn waiting_sql([condition, order]: Which) -> String {
     )
 }
 
-/// Returns the keys of the files that are waiting or at work.
+/// Returns the keys of all files with an open job.
 pub fn open_keys(reader: &Reader<'_>) -> Result<Vec<Key>, Error> {
     reader.many(
         "find open files",
@@ -83,10 +84,10 @@ pub fn open_keys(reader: &Reader<'_>) -> Result<Vec<Key>, Error> {
     )
 }
 
-/// Returns when the next waiting job is due, in milliseconds since the epoch.
+/// Returns when the next queued job is due, in milliseconds since the epoch.
 pub fn next_due_ms(reader: &Reader<'_>) -> Result<Option<i64>, Error> {
     let read = |r: &Row<'_>| r.get::<_, i64>(0);
-    // Most are due at once, and the first of them says so; only few are ever put off.
+    // Most queued jobs are due at once, and the first of them settles it; only few are delayed.
     let at_once = "SELECT not_before FROM jobs WHERE state = 'queued' AND not_before <= 0 ORDER BY id LIMIT 1";
     if let Some(due) = reader.one("find a due job", at_once, [], read)? {
         return Ok(Some(due));
@@ -99,7 +100,7 @@ pub fn next_due_ms(reader: &Reader<'_>) -> Result<Option<i64>, Error> {
     )
 }
 
-/// As [`next_due_ms`], the next of those that were put off and have at most `most` bytes.
+/// Like [`next_due_ms`], for delayed jobs of at most `most` bytes.
 pub fn next_small_ms(reader: &Reader<'_>, most: u64) -> Result<Option<i64>, Error> {
     reader.one(
         "find the next small job that is due",
@@ -109,7 +110,7 @@ pub fn next_small_ms(reader: &Reader<'_>, most: u64) -> Result<Option<i64>, Erro
     )
 }
 
-/// Returns the running jobs that shall be stopped.
+/// Returns the running jobs that an operator asked to cancel.
 pub fn to_cancel(reader: &Reader<'_>) -> Result<Vec<JobId>, Error> {
     reader.many(
         "find jobs to cancel",
@@ -119,7 +120,7 @@ pub fn to_cancel(reader: &Reader<'_>) -> Result<Vec<JobId>, Error> {
     )
 }
 
-/// What a running push of a file states of its archive.
+/// Returns the open job of a file, and what its push states about the archive.
 pub fn open_content(reader: &Reader<'_>, key: &Key) -> Result<Option<(JobId, Content)>, Error> {
     reader.one(
         "find the running push of a file",
@@ -130,14 +131,12 @@ pub fn open_content(reader: &Reader<'_>, key: &Key) -> Result<Option<(JobId, Con
     )
 }
 
-/// Reads a job for the runner. A row that cannot be read is left out and complained about, so that
-/// it cannot hold up the others for ever.
+/// Reads a job for the runner. An unreadable row is logged and skipped, so that it never blocks the
+/// others.
 pub(super) fn readable(row: &Row<'_>) -> Option<Job> {
     let id = row.get::<_, i64>("id").unwrap_or(-1);
     read_job(row)
-        .inspect_err(
-            |e| tracing::error!(job = id, error = %e, "a job cannot be read and is left alone"),
-        )
+        .inspect_err(|e| tracing::error!(job = id, error = %e, "a job cannot be read; skipping it"))
         .ok()
 }
 

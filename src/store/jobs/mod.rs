@@ -1,6 +1,6 @@
 //! The life of a job: accepted, started, requeued, ended. A job is one accepted push of a file, and
-//! a file's latest job is what the contract calls its status. At most one job of a file is open,
-//! and a job that has ended never changes again: the database refuses both.
+//! the state of a file's latest job is what the contract calls the file's status. A file has at
+//! most one open job, and an ended job never changes; the database enforces both.
 
 use rusqlite::params;
 use serde::Serialize;
@@ -29,21 +29,20 @@ pub use due::{due, due_small, next_due_ms, next_small_ms, open_content, open_key
 pub use progress::{note_spent, progress_event};
 pub use rows::{Filter, Page, counts, get, history, known, latest, list, of_push};
 
-/// A file that is accepted.
+/// An accepted file, to be inserted.
 #[derive(Debug, Clone, Copy)]
 pub struct NewJob<'a> {
-    /// What to publish, and from where.
     pub file: &'a DataFile,
-    /// The id of the push it came with.
+    /// The id of the push that contained it.
     pub push: &'a str,
-    /// By which way it came in.
+    /// The interface it came in through.
     pub via: Via,
-    /// Whether its version becomes `current` when it is published.
+    /// Whether the version becomes `current` when published.
     pub activate: bool,
 }
 
-/// Accepts a file: writes its job, the timeline's `accepted` and the callback. The caller has made
-/// sure that no job of this key is open.
+/// Accepts a file: writes its job, the timeline's `accepted` and the callback. The caller has
+/// checked that no job of this key is open.
 pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
     let (file, key, now) = (new.file, &new.file.key, tx.now_ms());
     let file_id = files::enter(tx, key, JobState::Queued)?;
@@ -79,8 +78,8 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
     Ok(id)
 }
 
-/// Starts a job and returns how often it was started, this time included; none if it has ended
-/// meanwhile.
+/// Starts a job and returns its number of starts, including this one; `None` if it has ended in the
+/// meantime.
 pub fn start(tx: &Tx<'_>, id: JobId, now_ms: i64) -> Result<Option<u32>, Error> {
     let changed = tx.run(
         "start a job",
@@ -111,7 +110,7 @@ pub fn start(tx: &Tx<'_>, id: JobId, now_ms: i64) -> Result<Option<u32>, Error> 
 /// the timeline.
 pub fn requeue(tx: &Tx<'_>, id: JobId, not_before_ms: i64, why: &str) -> Result<bool, Error> {
     let changed = tx.run(
-        "put a job back",
+        "requeue a job",
         "UPDATE jobs SET state = 'queued', not_before = min(?2, ?3 + ?4), updated = ?3 WHERE id = ?1 AND state = 'running'",
         params![id, not_before_ms, tx.now_ms(), due::LONGEST_WAIT_MS],
     )?;
@@ -124,21 +123,21 @@ pub fn requeue(tx: &Tx<'_>, id: JobId, not_before_ms: i64, why: &str) -> Result<
     Ok(true)
 }
 
-/// Requeues a job that a shutdown has stopped. Its start does not count: only starts during which
-/// the agent died do.
+/// Requeues a job that a shutdown stopped. This start is not counted: only starts during which the
+/// agent died are.
 pub fn put_back(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
     if !requeue(tx, id, tx.now_ms(), "the agent shut down")? {
         return Ok(false);
     }
     tx.run(
-        "take back a start",
+        "subtract a start",
         "UPDATE jobs SET starts = max(starts - 1, 0) WHERE id = ?1",
         [id],
     )?;
     Ok(true)
 }
 
-/// Makes a queued job due at once because an operator asked for it. False if it is not queued.
+/// Makes a queued job due immediately, at an operator's request. False if it is not queued.
 pub fn hurry(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<bool, Error> {
     let changed = tx.run(
         "make a job due",
@@ -154,7 +153,7 @@ pub fn hurry(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Requeues every job that is recorded as running, at the start of the agent, and returns them.
+/// Requeues every job recorded as running, when the agent starts, and returns them.
 pub fn interrupted(tx: &Tx<'_>) -> Result<Vec<Job>, Error> {
     let rows = tx.many(
         "find interrupted jobs",
@@ -175,8 +174,8 @@ pub fn interrupted(tx: &Tx<'_>) -> Result<Vec<Job>, Error> {
     Ok(jobs)
 }
 
-/// Ends a job: in one transaction its final state, the timeline, the callback, and on success the
-/// release. Returns false, and changes nothing, if it has ended before: a job has exactly one end.
+/// Ends a job: in one transaction, writes its final state, the timeline, the callback and, on
+/// success, the release. Returns false and changes nothing if it has already ended.
 pub fn finish(tx: &Tx<'_>, id: JobId, outcome: &Outcome, now_ms: i64) -> Result<bool, Error> {
     let (failure, published) = match outcome {
         Outcome::Published(p) => (None, Some(p)),
@@ -258,15 +257,14 @@ fn describe_published(published: &Published) -> String {
     format!("published {live}: {files} files, {size}")
 }
 
-/// The result of a request to cancel.
+/// Result of a request to cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cancel {
-    /// There is no such job.
     Unknown,
-    /// It has ended already.
+    /// It has already ended.
     Ended,
-    /// It had not started, and has ended now.
+    /// It had not started, and has now ended.
     Done,
     /// It is running and will be stopped.
     Requested,
@@ -298,7 +296,7 @@ pub fn cancel_request(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<Cancel, Err
 
 fn note_cancel(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<(), Error> {
     let changed = tx.run(
-        "note a wish to cancel",
+        "record a request to cancel",
         "UPDATE jobs SET cancel_requested = 1, updated = ?2 WHERE id = ?1 AND cancel_requested = 0",
         params![id, tx.now_ms()],
     )?;

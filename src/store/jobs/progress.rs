@@ -1,4 +1,4 @@
-//! What a running job has done so far, written down now and then: in its row, its timeline and its
+//! Stores the progress of a running job from time to time: in its row, its timeline and its
 //! callbacks.
 
 use rusqlite::params;
@@ -15,25 +15,25 @@ use crate::shown::callbacks;
 use crate::sys::units::show_bytes;
 use crate::wire::status::ResultCode;
 
-/// Progress of a job is reported at most this often, by the uptime clock.
+/// Shortest interval between two reports of a job's progress, by the uptime clock.
 const PROGRESS_EVERY_MS: i64 = 10_000;
 
-/// Notes what a running job has taken of the network, before its state changes: what was noted on
-/// the way may be seconds old, or nothing.
+/// Records the attempts and bytes of a running job before its state changes: what was stored on the
+/// way may be seconds old, or missing.
 pub fn note_spent(tx: &Tx<'_>, id: JobId, snapshot: Option<&Snapshot>) -> Result<(), Error> {
     let Some(snapshot) = snapshot else {
         return Ok(());
     };
     tx.run(
-        "note what a job has taken",
+        "record the attempts of a job",
         "UPDATE jobs SET attempts = ?2, fetched = ?3 WHERE id = ?1 AND state = 'running'",
         params![id, snapshot.attempt, snapshot.fetched],
     )
     .map(drop)
 }
 
-/// Notes how far a running job is, in its row, in the timeline, and at most every 10 s in a
-/// callback.
+/// Records the progress of a running job in its row and in the timeline, and at most every 10 s in
+/// a callback.
 pub fn progress_event(
     tx: &Tx<'_>,
     id: JobId,
@@ -72,7 +72,7 @@ pub fn progress_event(
     events::write(tx, Some((of.file, of.key)), Some(id), note)?;
     let uptime = tx.uptime_ms();
     let report_now = tx.run(
-        "note a report of progress",
+        "record a progress report",
         "UPDATE jobs SET progress_at = ?2 WHERE id = ?1 AND (progress_at IS NULL OR progress_at <= ?2 - ?3)",
         params![id, uptime, PROGRESS_EVERY_MS],
     )?;

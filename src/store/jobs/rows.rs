@@ -13,36 +13,35 @@ use crate::db;
 use crate::job::{JobId, JobState};
 use crate::shown::{File, Files};
 
-/// Which files a list shows; what is empty or none does not restrict.
+/// Selects the files of a list; empty and `None` do not restrict.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Of this application.
     pub app: Option<String>,
-    /// With one of these names.
+    /// Any of these names.
     pub names: Vec<String>,
-    /// With one of these versions.
+    /// Any of these versions.
     pub versions: Vec<String>,
-    /// Whose latest job is in one of these states.
+    /// The latest job is in one of these states.
     pub states: Vec<JobState>,
-    /// Whose latest job was accepted at or after this.
+    /// The latest job was accepted at or after this time.
     pub from_ms: Option<i64>,
-    /// Whose latest job was accepted before this.
+    /// The latest job was accepted before this time.
     pub before_ms: Option<i64>,
 }
 
-/// Which part of a list.
+/// Selects a part of a list.
 #[derive(Debug, Clone, Copy)]
 pub struct Page {
-    /// Rows to leave out at the beginning.
+    /// Rows to skip.
     pub offset: u64,
-    /// Rows to show at most.
+    /// Maximum rows to return.
     pub limit: u64,
-    /// Newest first instead of in the order of first pushes.
+    /// Otherwise in order of first pushes.
     pub newest_first: bool,
 }
 
 impl Page {
-    /// Everything, in the order of first pushes.
+    /// Everything, in order of first pushes.
     pub const ALL: Self = Self {
         offset: 0,
         limit: i64::MAX as u64,
@@ -64,7 +63,7 @@ pub fn latest(reader: &Reader<'_>, key: &Key) -> Result<Option<File>, Error> {
     reader.one("read the latest job of a file", &sql, params, read)
 }
 
-/// Returns every job of a file that is kept, oldest first.
+/// Returns all remembered jobs of a file, oldest first.
 pub fn history(reader: &Reader<'_>, key: &Key) -> Result<Vec<File>, Error> {
     let sql = format!("{SHOWN} WHERE f.app = ?1 AND f.name = ?2 AND f.version = ?3 ORDER BY j.id");
     let params = params![key.app, key.name, key.version];
@@ -77,8 +76,7 @@ pub fn of_push(reader: &Reader<'_>, push: &str) -> Result<Vec<File>, Error> {
     reader.many("read the jobs of a push", &sql, [push], read)
 }
 
-/// Returns files by their latest job, in the order of their first push unless the page says
-/// otherwise.
+/// Returns files with their latest job, in order of first pushes unless the page says otherwise.
 pub fn list(reader: &Reader<'_>, filter: &Filter, page: Page) -> Result<Files, Error> {
     let total = total(reader, filter)?;
     let (sql, params) = listing(filter, page)?;
@@ -86,7 +84,7 @@ pub fn list(reader: &Reader<'_>, filter: &Filter, page: Page) -> Result<Files, E
     Ok(Files { total, files })
 }
 
-/// The query of a list and its parameters.
+/// Returns the query of a list and its parameters.
 pub(super) fn listing(filter: &Filter, page: Page) -> Result<(String, Vec<Sql>), Error> {
     let (condition, mut params) = condition(filter)?;
     let order = order(filter, page.newest_first);
@@ -100,7 +98,8 @@ pub(super) fn listing(filter: &Filter, page: Page) -> Result<(String, Vec<Sql>),
     Ok((sql, params))
 }
 
-/// Returns how many files pass a filter, by what the database counts itself wherever that tells.
+/// Returns the number of files that pass a filter; uses the counters that triggers maintain where
+/// they suffice.
 fn total(reader: &Reader<'_>, filter: &Filter) -> Result<u64, Error> {
     let by_time = filter.from_ms.is_some() || filter.before_ms.is_some();
     let counted = !by_time && filter.names.is_empty() && filter.versions.is_empty();
@@ -116,15 +115,15 @@ fn total(reader: &Reader<'_>, filter: &Filter) -> Result<u64, Error> {
     Ok(u64::try_from(total).unwrap_or(0))
 }
 
-/// The order of a list, in words that lead SQLite to the index that finds the first rows without
-/// looking at all of them.
+/// Returns the ORDER BY clause that leads SQLite to an index, so that the first rows are found
+/// without reading all of them.
 fn order(filter: &Filter, newest_first: bool) -> &'static str {
     match (
         newest_first,
         filter.app.is_some() && !filter.names.is_empty(),
     ) {
-        // A name has few versions: they are found by their key and sorted (the plus keeps it from
-        // walking the whole application in this order instead).
+        // A name has few versions: they are found by key and sorted. The plus keeps SQLite from
+        // scanning the whole application in this order instead.
         (false, true) => "+f.id",
         (false, false) => "f.id",
         (true, true) => "+j.id DESC",
@@ -133,7 +132,7 @@ fn order(filter: &Filter, newest_first: bool) -> &'static str {
     }
 }
 
-/// Returns how many files there are in each state.
+/// Returns the number of files in each state.
 pub fn counts(reader: &Reader<'_>) -> Result<Vec<(JobState, u64)>, Error> {
     reader.many(
         "count files by state",
@@ -143,23 +142,22 @@ pub fn counts(reader: &Reader<'_>) -> Result<Vec<(JobState, u64)>, Error> {
     )
 }
 
-/// Returns whether an application and a name were ever pushed, the name's versions aside:
-/// (application, name).
+/// Returns whether the application was ever pushed, and whether the name was, in any version.
 pub fn known(reader: &Reader<'_>, app: &str, name: &str) -> Result<(bool, bool), Error> {
     let app_known = reader.number(
-        "look for an application",
+        "find an application",
         "SELECT EXISTS (SELECT 1 FROM files WHERE app = ?1)",
         [app],
     )?;
     let name_known = reader.number(
-        "look for a name",
+        "find a name",
         "SELECT EXISTS (SELECT 1 FROM files WHERE app = ?1 AND name = ?2)",
         [app, name],
     )?;
     Ok((app_known == 1, name_known == 1))
 }
 
-/// The WHERE clause of a filter and its parameters.
+/// Returns the WHERE clause of a filter and its parameters.
 fn condition(filter: &Filter) -> Result<(String, Vec<Sql>), Error> {
     let (mut clauses, mut params) = (vec!["1".to_owned()], Vec::new());
     let mut add = |clause: &str, value: Sql| {
@@ -189,8 +187,8 @@ fn condition(filter: &Filter) -> Result<(String, Vec<Sql>), Error> {
     Ok((clauses.join(" AND "), params))
 }
 
-/// A clause that holds for any of `values`; of one value only, an index can give rows in the order
-/// of its next column.
+/// Returns a clause that holds for any of `values`. A single value becomes an equality, so that an
+/// index also delivers the rows in the order of its next column.
 fn one_of<T: AsRef<str> + Serialize>(column: &str, values: &[T]) -> Result<(String, Sql), Error> {
     Ok(match values {
         [one] => (format!("{column} = #"), Sql::Text(one.as_ref().to_owned())),
@@ -201,8 +199,8 @@ fn one_of<T: AsRef<str> + Serialize>(column: &str, values: &[T]) -> Result<(Stri
     })
 }
 
-/// Declares the columns that a job is read from, in order: one list for the query and for the
-/// reader, so that they cannot differ. What is not one column has a reader of its own.
+/// Declares the columns that a job is read from, in order: a single list for the query and for the
+/// reader, so that they cannot diverge. A field made of several columns names its own reader.
 macro_rules! columns {
     (@read $row:ident, $at:ident) => { next($row, $at)? };
     (@read $row:ident, $at:ident, $reader:ident) => { $reader($row, $at)? };

@@ -65,7 +65,7 @@ async fn a_final_state_is_never_left() {
                 assert!(!requeue(tx, id, 0, "")?);
                 assert_eq!(cancel_request(tx, id, "me")?, Cancel::Ended);
                 assert!(interrupted(tx)?.is_empty());
-                // And by the database itself, whatever a statement to come says.
+                // The database refuses it as well, whatever the statement.
                 let forced = tx.run(
                     "force",
                     "UPDATE jobs SET state = 'running' WHERE id = ?1",
@@ -132,7 +132,7 @@ async fn jobs_are_due_in_the_order_of_acceptance_and_not_before_their_time() {
         ids,
         "an hour is the longest wait"
     );
-    // The clock goes back by ten days: what waits for a time that far away is due.
+    // The clock is set back ten days: a job delayed until a time that far ahead is due.
     assert_eq!(due(&bench, NOW - 864_000_000, 9, &[]).await, ids);
 }
 
@@ -374,7 +374,7 @@ async fn lists_stand_in_the_order_of_first_pushes_and_pages_add_up() {
             keys.push(key(name, version));
         }
     }
-    // A second push of the first key changes its job, and not its place.
+    // A second push of the first key changes its job, but not its position.
     bench.clock.set(NOW + 5000);
     let again = bench.accept(file("b", "2")).await;
     let store = &bench.store;
@@ -514,7 +514,8 @@ async fn one_file_has_one_open_job() {
     assert!(second.is_err());
 }
 
-/// Where time goes as the node fills up: accepting one more file among 100,000 published versions.
+/// How time is spent as the node fills up: accepting one more file among 100,000 published
+/// versions.
 #[tokio::test]
 async fn accepting_stays_flat_as_versions_add_up() {
     let bench = Bench::new();
@@ -693,8 +694,8 @@ async fn files_are_counted_as_they_come_change_and_go() {
     assert_eq!(check().await, left);
 }
 
-/// Each list finds its rows in the order they are shown in, or by their names: with a hundred
-/// thousand files there is no time to look at all of them.
+/// Each list finds its rows by an index in the order shown, or by their names: with a hundred
+/// thousand files, a full scan takes too long.
 #[tokio::test]
 async fn no_list_looks_at_every_file() {
     let bench = Bench::new();

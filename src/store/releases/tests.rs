@@ -76,7 +76,7 @@ async fn rolling_back_twice_goes_back_two_versions() {
         flip(&bench, want, Reason::Rollback).await;
     }
     assert_eq!(previous_version(&bench).await, None);
-    // Forward again: what was live just before is where a rollback goes, however old it is.
+    // Forward again: a rollback goes to the version that was live just before, however old it is.
     flip(&bench, "3", Reason::Activate).await;
     assert_eq!(previous_version(&bench).await.as_deref(), Some("1"));
 }
@@ -154,7 +154,7 @@ async fn without_a_chain_a_rollback_goes_to_the_newest_older_version() {
         .await
         .unwrap();
     assert_eq!(names_of(listed), ["3", "2", "1"]);
-    // A restored key can be pushed on: it is a file like any other.
+    // A restored key can be pushed again like any other file.
     bench.publish("n", "4").await;
     assert_eq!(previous_version(&bench).await.as_deref(), Some("3"));
 }

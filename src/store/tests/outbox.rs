@@ -1,4 +1,4 @@
-//! Order, bounds and the life of a callback; sending it is the reporter's.
+//! Order, limits and life of a callback; sending it is tested with the reporter.
 
 use serde_json::json;
 
@@ -137,7 +137,7 @@ async fn a_dead_callback_lets_the_next_of_its_file_go() {
         (dead[0].attempts, dead[0].last_error.as_deref()),
         (2, Some("400"))
     );
-    // Replayed: its old id, and in its old place before the others.
+    // Replayed: under its old id, and in its old position before the others.
     assert_eq!(bench.store.write(|tx| replay(tx, None)).await.unwrap(), 1);
     let again = due_now(&bench, "hook").await;
     assert_eq!((again.len(), &again[0].webhook_id), (1, &first.webhook_id));
@@ -193,7 +193,7 @@ async fn a_start_makes_everything_due_and_keeps_the_order() {
     bench
         .store
         .write(|tx| {
-            // As after a crash of a program with a bug: times lost, times in the far future.
+            // As after a crash of a faulty version: due times missing, or far in the future.
             tx.run(
                 "spoil",
                 "UPDATE outbox SET next_at = iif(id % 2, NULL, 1000000000000)",
@@ -270,7 +270,7 @@ async fn the_outbox_is_bounded_and_gives_up_the_least_first() {
         [[PUBLISHED; 7].as_slice(), &[FAILED; 2]].concat(),
         "the rest is kept as dead letters"
     );
-    // Each order still has exactly one that is due.
+    // Each order key still has exactly one due callback.
     let due = due_now(&bench, "hook").await;
     let mut files: Vec<_> = due.iter().map(|m| m.order_key).collect();
     files.dedup();
@@ -323,8 +323,8 @@ async fn events_of_the_node_have_no_order_to_wait_for() {
     assert_eq!(due_now(&bench, "hook").await.len(), 2);
 }
 
-/// The receiver comes back after a long outage: finding what is due must not look at all that
-/// waits.
+/// The receiver comes back after a long outage: finding the due callbacks must not scan all pending
+/// ones.
 #[tokio::test]
 async fn finding_what_is_due_stays_quick_in_a_long_queue() {
     let bench = Bench::new();
