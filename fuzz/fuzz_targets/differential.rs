@@ -14,10 +14,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use edgepush_fuzz::datafile::ArchiveType;
+use edgepush_fuzz::datafile::tree::{Entry, EntryKind};
 use edgepush_fuzz::disk::Place;
 use edgepush_fuzz::input::Input;
 use edgepush_fuzz::others::{self, Tool};
-use edgepush_fuzz::unpack::{Entry, EntryKind, Target, Tree};
+use edgepush_fuzz::unpack::{Target, Tree};
 use edgepush_fuzz::{fixed, options, plain, unpack};
 use libfuzzer_sys::{Corpus, fuzz_mutator, fuzz_target};
 

@@ -5,9 +5,10 @@
 
 use std::sync::OnceLock;
 
+use edgepush_fuzz::datafile::tree::EntryKind;
 use edgepush_fuzz::disk::{self, Place};
 use edgepush_fuzz::input::Input;
-use edgepush_fuzz::unpack::{EntryKind, Target, Tree};
+use edgepush_fuzz::unpack::{Target, Tree};
 use edgepush_fuzz::{check, fixed, options, unpack};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 

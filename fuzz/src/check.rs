@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 
-use crate::unpack::{Entry, EntryKind, Error, KINDS, Options, Tree};
+use crate::datafile::tree::{Entry, EntryKind};
+use crate::unpack::{Error, KINDS, Options, Tree};
 
 /// Steps followed for one link; longer chains are not checked further.
 const MOST_STEPS: u32 = 5000;

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::unpack::{EntryKind, Mtime, Target, Tree};
+use crate::datafile::tree::{EntryKind, Mtime};
+use crate::unpack::{Target, Tree};
 
 /// The variable with the directory for all places; `fuzz/run` sets one in memory and removes it
 /// afterwards.

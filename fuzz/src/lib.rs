@@ -3,7 +3,7 @@
 
 #![allow(dead_code, unreachable_pub)]
 
-#[path = "../../src/datafile.rs"]
+#[path = "../../src/datafile/mod.rs"]
 pub mod datafile;
 #[path = "../../src/unpack/mod.rs"]
 pub mod unpack;

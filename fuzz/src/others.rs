@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::datafile::ArchiveType;
+use crate::datafile::tree::EntryKind;
 use crate::disk::{Found, Kind, Place};
 use crate::forked::Forked;
 use crate::input::Input;
-use crate::unpack::{EntryKind, Tree};
+use crate::unpack::Tree;
 
 /// A tool that unpacks archives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

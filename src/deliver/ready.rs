@@ -8,16 +8,15 @@ use super::failure::Stop;
 use super::run::Run;
 use crate::datafile::{ArchiveType, Key};
 use crate::fetch::Spool;
-use crate::publish::manifest::{Entry, EntryKind};
 use crate::publish::{Publisher, Record, Session, Staging};
 use crate::sys::durable;
-use crate::unpack;
+use crate::unpack::Tree;
 use crate::verify::Verified;
 
 /// The result of fetching, verifying and unpacking.
 pub(super) struct Brought {
     pub(super) verified: Verified,
-    pub(super) tree: (Staging, unpack::Tree),
+    pub(super) tree: (Staging, Tree),
     pub(super) archive: Archive,
     /// Bytes received over the network, earlier starts included.
     pub(super) fetched: u64,
@@ -33,7 +32,7 @@ pub(super) struct Ready {
     pub(super) heal: bool,
     pub(super) verified: Verified,
     pub(super) staging: Staging,
-    pub(super) tree: unpack::Tree,
+    pub(super) tree: Tree,
     /// `None` if the archive is already retained.
     pub(super) archive: Option<Archive>,
     pub(super) session: Session,
@@ -61,14 +60,13 @@ impl Ready {
 
     /// Publishes it as a version that is not live yet. Blocks.
     pub(super) fn publish(self, publisher: &Publisher, now_ms: i64) -> Result<Done, Stop> {
-        let entries = manifest_entries(self.tree);
         let record = Record {
             key: &self.key,
             archive_type: self.archive_type,
             job: self.job,
             accepted_ms: self.accepted_ms,
             now_ms,
-            entries: &entries,
+            entries: &self.tree.entries,
             heal: self.heal,
         };
         let mut archive = self.archive;
@@ -107,21 +105,4 @@ impl Archive {
             Self::File(path) => std::fs::remove_file(&path).map_err(durable::at("remove", &path)),
         }
     }
-}
-
-fn manifest_entries(tree: unpack::Tree) -> Vec<Entry> {
-    let kind = |kind| match kind {
-        unpack::EntryKind::Dir => EntryKind::Dir,
-        unpack::EntryKind::File { size, sha256, .. } => EntryKind::File { size, sha256 },
-        unpack::EntryKind::Symlink { target } => EntryKind::Symlink { target },
-    };
-    tree.entries
-        .into_iter()
-        .map(|e| Entry {
-            path: e.path,
-            kind: kind(e.kind),
-            mode: e.mode,
-            mtime: e.mtime.map(|m| m.secs),
-        })
-        .collect()
 }

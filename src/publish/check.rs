@@ -11,8 +11,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use super::manifest::{self, Entry, EntryKind};
-use super::{Error, Publisher};
+use super::{Error, Publisher, manifest};
+use crate::datafile::tree::{Entry, EntryKind};
 use crate::datafile::{Digest, Key, Sha256};
 use crate::sys::blocks::read_blocks;
 use crate::sys::durable;

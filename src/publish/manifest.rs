@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use crate::datafile::tree::{Entry, EntryKind, Mtime};
 use crate::datafile::{ArchiveType, Content, Key, Sha256};
 use crate::sys::durable;
 
@@ -36,34 +37,6 @@ pub struct Head {
     pub files: u64,
     /// In the tree's files.
     pub bytes: u64,
-}
-
-/// One entry of the tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Raw bytes, relative to the version directory.
-    pub path: Vec<u8>,
-    pub kind: EntryKind,
-    /// Permission bits.
-    pub mode: u32,
-    /// Seconds since the epoch; `None` for a directory that the archive only implied.
-    pub mtime: Option<i64>,
-}
-
-/// The kind of an entry, and what only that kind has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EntryKind {
-    Dir,
-    File {
-        /// In bytes.
-        size: u64,
-        /// `None` where entries are not hashed.
-        sha256: Option<Sha256>,
-    },
-    Symlink {
-        /// Raw bytes.
-        target: Vec<u8>,
-    },
 }
 
 /// An entry in JSON: `path` if it is UTF-8, otherwise `pathHex`; likewise for a link's target.
@@ -110,7 +83,7 @@ impl From<&Entry> for Line {
             path_hex,
             kind: kind.to_owned(),
             mode,
-            mtime: entry.mtime,
+            mtime: entry.mtime.map(|m| m.secs),
             size: None,
             sha256: None,
             target: None,
@@ -118,7 +91,7 @@ impl From<&Entry> for Line {
         };
         match &entry.kind {
             EntryKind::Dir => line("dir"),
-            EntryKind::File { size, sha256 } => Self {
+            EntryKind::File { size, sha256, .. } => Self {
                 size: Some(*size),
                 sha256: *sha256,
                 ..line("file")
@@ -143,6 +116,7 @@ impl Line {
             "file" => EntryKind::File {
                 size: self.size?,
                 sha256: self.sha256,
+                link_to: None,
             },
             "symlink" => EntryKind::Symlink {
                 target: bytes_of(self.target, self.target_hex)?,
@@ -155,9 +129,9 @@ impl Line {
             .map_or(Some(0o777), |m| u32::from_str_radix(m, 8).ok())?;
         Some(Entry {
             path: bytes_of(self.path, self.path_hex)?,
-            kind,
             mode,
-            mtime: self.mtime,
+            mtime: self.mtime.map(|secs| Mtime { secs, nanos: 0 }),
+            kind,
         })
     }
 }
@@ -242,11 +216,8 @@ mod tests {
     use super::*;
     use crate::datafile::{AppId, DataName, DataVersion};
 
-    #[test]
-    fn goes_both_ways_with_any_bytes_in_a_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m.json");
-        let head = Head {
+    fn head() -> Head {
+        Head {
             format: FORMAT,
             key: Key {
                 app: AppId::parse("app").unwrap(),
@@ -263,34 +234,73 @@ mod tests {
             published_ms: 2,
             files: 1,
             bytes: 3,
-        };
+        }
+    }
+
+    fn entry(path: &[u8], mode: u32, mtime: Option<(i64, u32)>, kind: EntryKind) -> Entry {
+        Entry {
+            path: path.to_vec(),
+            mode,
+            mtime: mtime.map(|(secs, nanos)| Mtime { secs, nanos }),
+            kind,
+        }
+    }
+
+    fn file(link_to: Option<&[u8]>) -> EntryKind {
+        EntryKind::File {
+            size: 3,
+            sha256: Some(crate::datafile::Digest([9; 32])),
+            link_to: link_to.map(<[u8]>::to_vec),
+        }
+    }
+
+    fn symlink(target: &[u8]) -> EntryKind {
+        EntryKind::Symlink {
+            target: target.to_vec(),
+        }
+    }
+
+    #[test]
+    fn goes_both_ways_with_any_bytes_in_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.json");
         let entries = vec![
-            Entry {
-                path: b"d".to_vec(),
-                kind: EntryKind::Dir,
-                mode: 0o755,
-                mtime: Some(1),
-            },
-            Entry {
-                path: b"d/\xff\n".to_vec(),
-                kind: EntryKind::File {
-                    size: 3,
-                    sha256: Some(crate::datafile::Digest([9; 32])),
-                },
-                mode: 0o644,
-                mtime: Some(-1),
-            },
-            Entry {
-                path: b"l".to_vec(),
-                kind: EntryKind::Symlink {
-                    target: b"d".to_vec(),
-                },
-                mode: 0o777,
-                mtime: Some(0),
-            },
+            entry(b"d", 0o755, Some((1, 0)), EntryKind::Dir),
+            entry(b"d/\xff\n", 0o644, Some((-1, 0)), file(None)),
+            entry(b"l", 0o777, Some((0, 0)), symlink(b"d")),
         ];
-        write(&path, &head, entries.iter()).unwrap();
-        assert_eq!(read(&path).unwrap(), (head.clone(), entries));
-        assert_eq!(read_head(&path).unwrap(), head);
+        write(&path, &head(), entries.iter()).unwrap();
+        assert_eq!(read(&path).unwrap(), (head(), entries));
+        assert_eq!(read_head(&path).unwrap(), head());
+    }
+
+    #[test]
+    fn keeps_neither_nanoseconds_nor_which_file_a_name_is_a_link_of() {
+        let entries = [
+            entry(b"d", 0o755, None, EntryKind::Dir),
+            entry(b"f", 0o644, Some((-1, 5)), file(None)),
+            entry(b"h", 0o644, Some((-1, 5)), file(Some(b"f"))),
+            entry(b"l", 0o777, Some((2, 7)), symlink(b"\xff")),
+        ];
+        let mut text = Vec::new();
+        write_to(&mut text, &head(), entries.iter()).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        let digest = "09".repeat(32);
+        let file = |path| {
+            format!(
+                r#"{{"path":"{path}","kind":"file","mode":"0644","mtime":-1,"size":3,"sha256":"{digest}"}},"#
+            )
+        };
+        assert_eq!(
+            lines,
+            [
+                r#"{"path":"d","kind":"dir","mode":"0755"},"#,
+                &file("f"),
+                &file("h"),
+                r#"{"path":"l","kind":"symlink","mtime":2,"targetHex":"ff"}"#,
+                "]}"
+            ]
+        );
     }
 }

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::manifest::{self, Entry, Head};
+use super::manifest::{self, Head};
 use super::names::{NameLock, Names};
 use super::space::Space;
 use super::sync::{Session, Syncer};
 use super::trash::Trash;
 use super::{Config, Error, Layout};
+use crate::datafile::tree::{Entry, EntryKind};
 use crate::datafile::{
     AppId, ArchiveType, Content, DataName, DataVersion, Key, from_path_component,
 };
@@ -585,8 +586,8 @@ impl Places {
 
 fn head_of(record: &Record<'_>, verified: Verified) -> Head {
     let sizes = record.entries.iter().filter_map(|e| match &e.kind {
-        manifest::EntryKind::File { size, .. } => Some(*size),
-        manifest::EntryKind::Dir | manifest::EntryKind::Symlink { .. } => None,
+        EntryKind::File { size, .. } => Some(*size),
+        EntryKind::Dir | EntryKind::Symlink { .. } => None,
     });
     let (files, bytes) = sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size));
     Head {

@@ -175,8 +175,9 @@ mod tests {
 
     use super::super::limits::Limits;
     use super::super::path::EntryPath;
-    use super::super::tree::{Duplicates, Mtime};
+    use super::super::tree::Duplicates;
     use super::*;
+    use crate::datafile::tree::Mtime;
 
     fn open_root(path: &std::path::Path) -> Arc<OwnedFd> {
         Arc::new(fs::File::open(path).unwrap().into())

@@ -2,7 +2,7 @@
 //! about a size, the archive is refused.
 
 use super::error::{Reason, Refusal};
-use super::tree::Mtime;
+use crate::datafile::tree::Mtime;
 
 /// Size of a tar block.
 pub(super) const BLOCK: usize = 512;

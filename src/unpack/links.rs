@@ -132,8 +132,9 @@ fn circle(detail: &str, target: &[u8]) -> Refusal {
 mod tests {
     use super::super::limits::Limits;
     use super::super::path::EntryPath;
-    use super::super::tree::{Duplicates, Mtime};
+    use super::super::tree::Duplicates;
     use super::*;
+    use crate::datafile::tree::Mtime;
 
     fn check_tree(dirs: &[&str], links: &[(String, String)]) -> Result<(), Reason> {
         let limits = Limits::default();

@@ -43,7 +43,7 @@ pub use crate::sys::beneath::clear;
 pub use block::SpareBlocks;
 pub use error::{Error, KINDS, Reason, Refusal, escape};
 pub use limits::Limits;
-pub use tree::{Entry, EntryKind, Mtime, Tree};
+pub use tree::Tree;
 
 use block::Stream;
 use sink::{Disk, Sink};

@@ -3,7 +3,7 @@
 //! newlines have been exploited that way.
 
 use super::error::{Reason, Refusal, escape};
-use super::tree::Mtime;
+use crate::datafile::tree::Mtime;
 
 /// What one header's records say about the next member.
 #[derive(Debug, Default, PartialEq, Eq)]

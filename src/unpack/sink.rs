@@ -14,9 +14,10 @@ use super::error::Error;
 use super::finish::finish;
 use super::path::split_last;
 use super::stop::Stop;
-use super::tree::{FilePlan, LinkPlan, Model, Mtime, NodeKind};
+use super::tree::{FilePlan, LinkPlan, Model, NodeKind};
 use super::write::{self, Create, Modes, Step, Writer};
 use crate::datafile::Sha256;
+use crate::datafile::tree::Mtime;
 
 /// Batches queued for the writing thread.
 const DEPTH: usize = 6;

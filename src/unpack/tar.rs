@@ -13,7 +13,8 @@ use super::path::EntryPath;
 use super::pax::{self, Pax, PaxSparse};
 use super::sink::Sink;
 use super::sparse::{MapReader, Sparse, push_old_pairs};
-use super::tree::{Duplicates, Model, Mtime};
+use super::tree::{Duplicates, Model};
+use crate::datafile::tree::Mtime;
 
 /// The walk over one archive.
 pub(super) struct Walk<'a, R> {

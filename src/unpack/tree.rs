@@ -10,6 +10,7 @@ use super::error::{Reason, Refusal};
 use super::limits::{Limits, MAX_TARGET};
 use super::path::{EntryPath, split_last};
 use crate::datafile::Sha256;
+use crate::datafile::tree::{Entry, EntryKind, Mtime};
 
 /// The root of the tree.
 pub(super) const ROOT: u32 = 0;
@@ -18,15 +19,6 @@ const MIN_NAME_BUDGET: u64 = 64 << 20;
 const NAME_BUDGET_PER_ENTRY: u64 = 256;
 /// Hard links per file: the limit of ext4, the lowest of the common file systems.
 const MAX_NAMES: u32 = 65_000;
-
-/// A modification time: seconds since the epoch, negative before it, plus nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Mtime {
-    /// Whole seconds, rounded down.
-    pub secs: i64,
-    /// Nanoseconds to add, below 10^9.
-    pub nanos: u32,
-}
 
 /// An unpacked tree: every entry below the root, sorted by the bytes of its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,36 +29,6 @@ pub struct Tree {
     pub files: u64,
     /// Bytes of all files; hard-linked content counts once.
     pub bytes: u64,
-}
-
-/// One entry of a [`Tree`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Path below the root: bytes, components joined by single slashes.
-    pub path: Vec<u8>,
-    /// Permission bits, as on disk.
-    pub mode: u32,
-    /// Modification time from the archive; `None` for a directory that is only implied.
-    pub mtime: Option<Mtime>,
-    pub kind: EntryKind,
-}
-
-/// The kind of an [`Entry`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EntryKind {
-    Dir,
-    File {
-        size: u64,
-        /// Digest of the content; `None` if the tree was only checked.
-        sha256: Option<Sha256>,
-        /// The path of the entry that this one is a hard link to.
-        link_to: Option<Vec<u8>>,
-    },
-    /// A symbolic link that stays inside the tree.
-    Symlink {
-        /// Its target, as in the archive.
-        target: Vec<u8>,
-    },
 }
 
 /// How a second member of the same name is treated.

@@ -15,7 +15,8 @@ use super::Options;
 use super::block::Slice;
 use super::error::Error;
 use super::path::split_last;
-use super::tree::{FilePlan, Mtime};
+use super::tree::FilePlan;
+use crate::datafile::tree::Mtime;
 use crate::datafile::{Digest, Sha256};
 use crate::sys::failure::Fault;
 

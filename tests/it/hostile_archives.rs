@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use edgepush::datafile::ArchiveType;
+use edgepush::datafile::tree::EntryKind;
 use edgepush::unpack::{
-    self, Config, EntryKind, Error, NameEncoding, Options, SpareBlocks, Target, Tree, unpack,
-    unpack_stream,
+    self, Config, Error, NameEncoding, Options, SpareBlocks, Target, Tree, unpack, unpack_stream,
 };
 use flate2::Compression;
 use flate2::write::GzEncoder;

@@ -195,7 +195,6 @@ fn sweeps_left_overs_of_earlier_lives_and_nothing_of_this_one() {
 
 #[test]
 fn verification_finds_every_kind_of_damage() {
-    use crate::publish::manifest::EntryKind;
     use std::os::unix::fs::symlink;
     let dir = tempfile::tempdir().unwrap();
     let publisher = publisher(dir.path());
@@ -213,9 +212,13 @@ fn verification_finds_every_kind_of_damage() {
         };
         entries.push(Entry {
             path: name.into(),
-            kind: EntryKind::File { size: 4, sha256 },
+            kind: EntryKind::File {
+                size: 4,
+                sha256,
+                link_to: None,
+            },
             mode: 0o644,
-            mtime: Some(0),
+            mtime: None,
         });
     }
     symlink("same", staging.path().join("link")).unwrap();
@@ -226,7 +229,7 @@ fn verification_finds_every_kind_of_damage() {
         path: b"link".to_vec(),
         kind,
         mode: 0o777,
-        mtime: Some(0),
+        mtime: None,
     });
     let key = key("1");
     let record = Record {

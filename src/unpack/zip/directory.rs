@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 
+use crate::datafile::tree::Mtime;
 use crate::unpack::error::{Error, Reason, Refusal};
 use crate::unpack::limits::Limits;
-use crate::unpack::tree::Mtime;
 
 const END: &[u8; 4] = b"PK\x05\x06";
 const END_LEN: u64 = 22;

@@ -4,6 +4,8 @@
 //! module checks it again. No I/O happens here. The words are the contract's (ENS 2017-11-10,
 //! `PushApplicationData`).
 
+pub mod tree;
+
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
