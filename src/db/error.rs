@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
 use crate::sys::durable;
-use crate::sys::failure::{Class, Kind, Retry};
+use crate::sys::failure::{Class, Fault, Kind, Retry};
 
 /// Why the database refused or failed. Cloneable, because every caller in a group receives the
 /// error of a failed commit.
@@ -196,13 +196,29 @@ impl Error {
         }
     }
 
+    /// Returns what this node lacks, if that is why.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Prepare(error) => Some(error.fault()),
+            Self::Full => Some(Fault::NoSpace),
+            Self::ReadOnly => Some(Fault::ReadOnly),
+            Self::Open { source, .. } | Self::Sql { source, .. } => fault_of(source),
+            Self::InUse { .. }
+            | Self::Newer { .. }
+            | Self::Foreign { .. }
+            | Self::Damaged { .. }
+            | Self::Row { .. }
+            | Self::Failed { .. }
+            | Self::Busy
+            | Self::Panicked
+            | Self::Closed => None,
+        }
+    }
+
     /// Returns whether the database's disk is full.
     pub(crate) fn is_full(&self) -> bool {
-        match self {
-            Self::Full => true,
-            Self::Prepare(error) => error.fault().is_full(),
-            _ => false,
-        }
+        self.fault().is_some_and(Fault::is_full)
     }
 
     /// Returns whether the same work may be accepted a moment later: the disk is full or read-only,
@@ -219,9 +235,9 @@ impl Error {
 
     /// Wraps the error of a statement; `what` names the step.
     pub(crate) fn sql(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
-        move |source| match source.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => Self::Full,
-            Some(ErrorCode::ReadOnly) => Self::ReadOnly,
+        move |source| match fault_of(&source) {
+            Some(Fault::NoSpace) => Self::Full,
+            Some(Fault::ReadOnly) => Self::ReadOnly,
             _ => Self::Sql {
                 what,
                 source: Arc::new(source),
@@ -235,10 +251,11 @@ impl Error {
         let Self::Sql { source, .. } = self else {
             return false;
         };
-        matches!(
-            source.sqlite_error_code(),
-            Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-        )
+        fault_of(source) == Some(Fault::Io)
+            || matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            )
     }
 
     /// Returns whether the system refused a write, as opposed to failing a sync: only a refused
@@ -254,6 +271,16 @@ impl Error {
     }
 }
 
+/// Returns what this node lacks, as far as SQLite reports it.
+pub(super) fn fault_of(error: &rusqlite::Error) -> Option<Fault> {
+    match error.sqlite_error_code()? {
+        ErrorCode::DiskFull => Some(Fault::NoSpace),
+        ErrorCode::ReadOnly => Some(Fault::ReadOnly),
+        ErrorCode::SystemIoFailure => Some(Fault::Io),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,6 +293,10 @@ mod tests {
     fn tells_a_full_disk_from_a_broken_one() {
         assert!(matches!(failure(ffi::SQLITE_FULL), Error::Full));
         assert!(matches!(failure(ffi::SQLITE_READONLY), Error::ReadOnly));
+        assert!(failure(ffi::SQLITE_FULL).is_full());
+        assert_eq!(failure(ffi::SQLITE_READONLY).fault(), Some(Fault::ReadOnly));
+        assert_eq!(failure(ffi::SQLITE_IOERR_FSYNC).fault(), Some(Fault::Io));
+        assert_eq!(failure(ffi::SQLITE_CORRUPT).fault(), None);
         assert!(failure(ffi::SQLITE_IOERR_FSYNC).is_device());
         assert!(!failure(ffi::SQLITE_IOERR_FSYNC).is_refused_write());
         assert!(failure(ffi::SQLITE_IOERR_WRITE).is_refused_write());

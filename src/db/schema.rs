@@ -13,9 +13,10 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 
 use super::Setup;
-use super::error::Error;
+use super::error::{Error, fault_of};
 use crate::sys::durable;
 use crate::sys::failpoint::{Bug, is_seeded};
+use crate::sys::failure::Fault;
 
 /// Prepared statements cached per connection.
 const STATEMENTS: usize = 256;
@@ -71,7 +72,7 @@ fn open_error<'a>(
                 what: source.to_string(),
             }
         }
-        Some(rusqlite::ErrorCode::DiskFull) => Error::Full,
+        _ if fault_of(&source) == Some(Fault::NoSpace) => Error::Full,
         // The log's index (shared-memory file) cannot grow.
         _ if source.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_SHMSIZE) => Error::Full,
         _ => Error::Open {
