@@ -4,24 +4,21 @@
 //! module checks it again. No I/O happens here. The words are the contract's (ENS 2017-11-10,
 //! `PushApplicationData`).
 
+mod component;
+mod source_url;
 pub mod tree;
 
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::Digest as _;
-use url::Url;
+
+pub use component::{MAX_COMPONENT, from_path_component, path_component};
+pub use source_url::{MAX_URL, SourceUrl, authority};
 
 /// Maximum length of a name, version or application id, in bytes.
 pub const MAX_TEXT: usize = 1024;
-/// Maximum length of a source URL, in bytes.
-pub const MAX_URL: usize = 16 * 1024;
-/// Maximum length of an escaped path component, in bytes; a longer one is truncated and ends in a
-/// digest.
-pub const MAX_COMPONENT: usize = 200;
 /// Time limit of a file if its push gives none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 /// The largest time limit a push may give.
@@ -199,57 +196,6 @@ text_type!(
     DataVersion, "version", |text| no_comma("version")(text)
 );
 
-/// Returns the path component used for `text`; different texts never share one.
-///
-/// `A-Z a-z 0-9 . _ -` are kept; every other byte becomes `%XX`, and so does a leading dot. A
-/// result longer than [`MAX_COMPONENT`] bytes is truncated at 160 and ends in `%~` and 32
-/// hexadecimal digits of the text's SHA-256; the escape itself never produces `%~`.
-/// [`from_path_component`] reverses it unless it was truncated.
-#[must_use]
-pub fn path_component(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut cut = 0;
-    for (i, byte) in text.bytes().enumerate() {
-        let plain =
-            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || (byte == b'.' && i > 0);
-        if plain {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-        if out.len() <= 160 {
-            cut = out.len();
-        }
-    }
-    if out.len() > MAX_COMPONENT {
-        out.truncate(cut);
-        let digest = sha2::Sha256::digest(text.as_bytes());
-        out.push_str("%~");
-        out.push_str(&hex::encode(&digest[..16]));
-    }
-    out
-}
-
-/// Returns the text behind `component`, or `None` if it was truncated or was not made by
-/// [`path_component`].
-#[must_use]
-pub fn from_path_component(component: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(component.len());
-    let mut rest = component.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first == b'%' {
-            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
-            out.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = &rest[2..];
-        } else {
-            out.push(*first);
-        }
-    }
-    let text = String::from_utf8(out).ok()?;
-    (path_component(&text) == component).then_some(text)
-}
-
 /// The format of a data file's archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ArchiveType {
@@ -364,122 +310,6 @@ impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
     }
 }
 
-/// Returns host and port as used to connect, such as `cdn.example:443`.
-#[must_use]
-pub fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or("");
-    match url.port_or_known_default() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    }
-}
-
-/// Where an archive is fetched from. `Display` and `Debug` show only scheme, host, port and path:
-/// user information and query often contain credentials or a signature, which must never appear in
-/// a log, a status or an error.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SourceUrl(Url);
-
-impl SourceUrl {
-    /// Parses an `http` or `https` URL that has a host.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let url = Self::parse_any(text)?;
-        match url.scheme() {
-            "http" | "https" => Ok(Self(url)),
-            other => Err(Invalid::Url {
-                why: format!("scheme `{}`, expected `http` or `https`", shorten(other)),
-            }),
-        }
-    }
-
-    /// Parses a source in a local push document: an `http(s)` or `file` URL, or a path relative to
-    /// `base`.
-    pub fn parse_local(text: &str, base: &Path) -> Result<Self, Invalid> {
-        if text.trim().is_empty() {
-            return Err(Invalid::Blank { what: "url" });
-        }
-        if let Ok(url) = Url::parse(text) {
-            return match url.scheme() {
-                "http" | "https" => Self::parse(text),
-                "file" if url.to_file_path().is_ok() => Ok(Self(url)),
-                other => Err(Invalid::Url {
-                    why: format!(
-                        "scheme `{}`, expected `http`, `https` or `file`",
-                        shorten(other)
-                    ),
-                }),
-            };
-        }
-        let path = std::path::absolute(base.join(text)).map_err(|_| Invalid::Url {
-            why: "not an absolute path and no current directory".to_owned(),
-        })?;
-        Url::from_file_path(path)
-            .map(Self)
-            .map_err(|()| Invalid::Url {
-                why: "not a path".to_owned(),
-            })
-    }
-
-    fn parse_any(text: &str) -> Result<Url, Invalid> {
-        if text.trim().is_empty() {
-            return Err(Invalid::Blank { what: "url" });
-        }
-        if text.len() > MAX_URL {
-            return Err(Invalid::TooLong {
-                what: "url",
-                len: text.len(),
-                max: MAX_URL,
-            });
-        }
-        let mut url = Url::parse(text).map_err(|e| Invalid::Url { why: e.to_string() })?;
-        url.set_fragment(None);
-        Ok(url)
-    }
-
-    /// Returns the URL to connect to; it may contain secrets and must not be printed.
-    #[must_use]
-    pub fn url(&self) -> &Url {
-        &self.0
-    }
-
-    /// Returns the full text, secrets included. Only the store may use it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.as_str()
-    }
-
-    /// Returns the path of a `file` URL.
-    #[must_use]
-    pub fn file_path(&self) -> Option<std::path::PathBuf> {
-        (self.0.scheme() == "file")
-            .then(|| self.0.to_file_path().ok())
-            .flatten()
-    }
-}
-
-impl From<Url> for SourceUrl {
-    fn from(url: Url) -> Self {
-        Self(url)
-    }
-}
-
-impl fmt::Display for SourceUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
-        let _ = shown.set_username("");
-        let _ = shown.set_password(None);
-        let hidden = shown.query().is_some();
-        shown.set_query(None);
-        write!(f, "{shown}{}", if hidden { "?…" } else { "" })
-    }
-}
-
-impl fmt::Debug for SourceUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 /// Identifies a published tree: one version of one name of one application.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
@@ -551,76 +381,6 @@ pub struct Content {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn escapes_every_name_to_one_component_and_back() {
-        for (text, want) in [
-            ("app01", "app01"),
-            (
-                "159828628258496/mirror_file/game-1.tar",
-                "159828628258496%2Fmirror_file%2Fgame-1.tar",
-            ),
-            (".", "%2E"),
-            ("..", "%2E."),
-            (".hidden", "%2Ehidden"),
-            ("a%2Fb", "a%252Fb"),
-            ("ü", "%C3%BC"),
-            ("1.0+b 2", "1.0%2Bb%202"),
-            ("A", "A"),
-            ("a", "a"),
-        ] {
-            assert_eq!(path_component(text), want);
-            assert_eq!(from_path_component(want).as_deref(), Some(text));
-        }
-    }
-
-    #[test]
-    fn long_names_stay_apart_and_under_the_limit() {
-        let (a, b) = ("ü".repeat(300), format!("{}x", "ü".repeat(300)));
-        for text in [&a, &b] {
-            let component = path_component(text);
-            assert!(component.len() <= MAX_COMPONENT, "{}", component.len());
-            assert_eq!(from_path_component(&component), None);
-        }
-        assert_ne!(path_component(&a), path_component(&b));
-        let exact = "x".repeat(MAX_COMPONENT);
-        assert_eq!(path_component(&exact), exact);
-    }
-
-    #[test]
-    fn refuses_components_that_are_not_of_its_making() {
-        for odd in ["%2f", "%41", "%", "%2", "%zz", "a/b", ".x", "%FF"] {
-            assert_eq!(from_path_component(odd), None, "{odd}");
-        }
-    }
-
-    #[test]
-    fn url_shows_no_secret() {
-        let url = SourceUrl::parse("https://user:pa55@cdn.example:8443/a/b.zip?sign=SECRET#frag")
-            .unwrap();
-        assert_eq!(url.to_string(), "https://cdn.example:8443/a/b.zip?…");
-        assert_eq!(format!("{url:?}"), url.to_string());
-        assert!(url.expose().contains("sign=SECRET"));
-        assert_eq!(authority(url.url()), "cdn.example:8443");
-    }
-
-    #[test]
-    fn url_must_be_http_unless_local() {
-        for bad in [
-            "",
-            "  ",
-            "ftp://h/x",
-            "file:///etc/passwd",
-            "h/x",
-            "http://",
-            "javascript:1",
-        ] {
-            assert!(SourceUrl::parse(bad).is_err(), "{bad}");
-        }
-        let local = SourceUrl::parse_local("a.zip", Path::new("/srv/doc")).unwrap();
-        assert_eq!(local.file_path().unwrap(), Path::new("/srv/doc/a.zip"));
-        assert!(SourceUrl::parse_local("ftp://h/x", Path::new("/")).is_err());
-    }
 
     #[test]
     fn names_are_checked() {
