@@ -1,5 +1,7 @@
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
-use crate::datafile::Content;
+use crate::datafile::{Content, DataVersion};
 use crate::publish::check::Depth;
 use crate::verify::Hasher;
 

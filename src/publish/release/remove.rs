@@ -1,0 +1,92 @@
+//! Removes a version: out of sight by one rename, then at leisure.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Publisher;
+use crate::datafile::Key;
+use crate::publish::{Error, Layout};
+use crate::sys::durable;
+
+impl Publisher {
+    /// Takes the version `key` off the node: moves its tree out of sight in one step, removes
+    /// manifest and archive, and returns the directory that [`Publisher::delete`] has yet to
+    /// delete.
+    pub fn remove(&self, key: &Key) -> Result<PathBuf, Error> {
+        let version = self.layout.version_dir(key);
+        let in_use = |why| Error::InUse {
+            key: key.to_string(),
+            why,
+        };
+        if fs::symlink_metadata(&version).is_err() {
+            return Err(Error::NotFound {
+                key: key.to_string(),
+            });
+        }
+        if fs::read_link(self.layout.current(&key.app, &key.name))
+            .is_ok_and(|t| t == Layout::current_target(key))
+        {
+            return Err(in_use("it is live"));
+        }
+        if self.is_held(key) {
+            return Err(in_use("a program holds a lock on its directory"));
+        }
+        let trash = loop {
+            let trash = self.unused("trash");
+            match durable::rename_no_replace(&version, &trash) {
+                Err(e) if e.source.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e.into()),
+                Ok(()) => break trash,
+            }
+        };
+        for path in [self.layout.manifest(key), self.layout.archive(key)] {
+            match fs::remove_file(&path) {
+                // The version is gone all the same: without its tree, what is left of it is
+                // ignored, and the next publication removes it.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "could not remove a file of a removed version");
+                }
+                _ => {}
+            }
+        }
+        Ok(trash)
+    }
+
+    /// Returns whether a program holds a `flock` on the version's directory, which is how a reader
+    /// prevents its removal.
+    #[must_use]
+    pub fn is_held(&self, key: &Key) -> bool {
+        is_locked(&self.layout.version_dir(key))
+    }
+
+    /// Returns what forbids moving the version's directory, if the file system reports something.
+    #[must_use]
+    pub fn is_fixed(&self, key: &Key) -> Option<&'static str> {
+        let version = self.layout.version_dir(key);
+        let fixed = version.ancestors().take(2).any(is_immutable);
+        fixed.then_some("its directory is immutable or append-only: see chattr(1)")
+    }
+
+    /// Deletes a directory returned by [`Publisher::remove`]. If another thread is already
+    /// deleting, that thread takes it over.
+    pub fn delete(&self, trash: &Path) {
+        self.trash
+            .delete(trash, |path, error| self.leftovers.keep(path, &error));
+    }
+}
+
+fn is_immutable(dir: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+    statx(CWD, dir, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
+        .is_ok_and(|found| found.stx_attributes.intersects(fixed))
+}
+
+fn is_locked(dir: &Path) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    let Ok(file) = fs::File::open(dir) else {
+        return false;
+    };
+    flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
+}
