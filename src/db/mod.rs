@@ -12,14 +12,14 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use serde::Serialize;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::sys::clock::Clock;
 use crate::sys::{Chain, durable};
@@ -28,12 +28,16 @@ mod error;
 pub mod nonces;
 pub mod outbox;
 mod owner;
+mod readers;
 mod reserve;
 pub(crate) mod schema;
+mod shared;
 mod sql;
 
 pub use error::{Error, KINDS};
+use readers::Readers;
 use reserve::Reserve;
+use shared::Shared;
 pub use sql::{Reader, Tx};
 pub(crate) use sql::{json, to_json, to_value};
 
@@ -41,8 +45,6 @@ pub(crate) use sql::{json, to_json, to_value};
 const QUEUE: usize = 1024;
 /// How often the uptime clock is saved, as part of a transaction that is written anyway.
 const SAVE_UPTIME_MS: i64 = 60_000;
-/// More than any role uses.
-const TOPICS: usize = 4;
 
 /// The tables of this module. The first migration of every role starts with them.
 #[cfg(test)]
@@ -111,24 +113,6 @@ struct Inner {
     unclean: bool,
     /// Holds the directory lock; released only after the owner thread has ended.
     _lock: File,
-}
-
-/// State shared by the owner and the handles.
-struct Shared {
-    clock: Arc<dyn Clock>,
-    started: Instant,
-    uptime_base_ms: i64,
-    reserve: Reserve,
-    /// The last write that the disk refused; cleared by the next successful one.
-    refused: Mutex<Option<(Instant, Error)>>,
-    failed: watch::Sender<Option<Arc<str>>>,
-    wakes: [watch::Sender<u64>; TOPICS],
-    closed: AtomicBool,
-    /// When the owner started its current work, in milliseconds since `started` plus 1; 0 while it
-    /// is idle.
-    busy_since: AtomicU64,
-    commits: AtomicU64,
-    pieces: AtomicU64,
 }
 
 impl Db {
@@ -335,142 +319,6 @@ impl Drop for Inner {
         {
             let _ = owner.join();
         }
-    }
-}
-
-impl Shared {
-    fn new(clock: Arc<dyn Clock>, uptime_base_ms: i64, reserve: Reserve) -> Self {
-        Self {
-            clock,
-            started: Instant::now(),
-            uptime_base_ms,
-            reserve,
-            refused: Mutex::default(),
-            failed: watch::Sender::new(None),
-            wakes: std::array::from_fn(|_| watch::Sender::new(0)),
-            closed: AtomicBool::new(false),
-            busy_since: AtomicU64::new(0),
-            commits: AtomicU64::new(0),
-            pieces: AtomicU64::new(0),
-        }
-    }
-
-    fn since_start_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn uptime_ms(&self) -> i64 {
-        self.uptime_base_ms
-            .saturating_add(i64::try_from(self.since_start_ms()).unwrap_or(i64::MAX))
-    }
-
-    fn failure(&self) -> Option<Arc<str>> {
-        self.failed.borrow().clone()
-    }
-
-    /// Records the first failure, permanently, and returns it.
-    fn fail(&self, why: &str) -> Arc<str> {
-        self.failed.send_if_modified(|failed| {
-            let first = failed.is_none();
-            if first {
-                tracing::error!(
-                    event = "store-failed",
-                    why,
-                    "the database has failed; the process must end"
-                );
-                *failed = Some(why.into());
-            }
-            first
-        });
-        self.failure().unwrap_or_else(|| why.into())
-    }
-
-    /// Returns why the owner is gone.
-    fn gone(&self) -> Error {
-        self.failure()
-            .map_or(Error::Closed, |why| Error::Failed { why })
-    }
-
-    fn tell(&self, effects: sql::Effects) {
-        for after in effects.after {
-            after();
-        }
-        for topic in effects.topics {
-            self.wakes[topic.0].send_modify(|n| *n += 1);
-        }
-    }
-
-    fn count(&self, pieces: usize) {
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        self.pieces.fetch_add(pieces as u64, Ordering::Relaxed);
-    }
-
-    fn refused(&self, error: Option<&Error>) {
-        let now = Instant::now();
-        *self.refused_lock() = error.map(|error| (now, error.clone()));
-    }
-
-    fn refused_lock(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Error)>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self) {
-        self.busy_since
-            .store(self.since_start_ms() + 1, Ordering::Relaxed);
-    }
-
-    fn leave(&self) {
-        self.busy_since.store(0, Ordering::Relaxed);
-    }
-
-    fn busy_for(&self) -> Option<Duration> {
-        let since = self.busy_since.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(Duration::from_millis(
-            self.since_start_ms().saturating_sub(since),
-        ))
-    }
-}
-
-/// The connections for queries, opened on first use.
-struct Readers {
-    path: PathBuf,
-    permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
-}
-
-impl Readers {
-    fn new(path: PathBuf, count: u32) -> Self {
-        Self {
-            path,
-            permits: Arc::new(Semaphore::new(count.max(1) as usize)),
-            idle: Mutex::default(),
-        }
-    }
-
-    fn with<T>(
-        &self,
-        shared: &Shared,
-        f: impl FnOnce(&Reader<'_>) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        if shared.closed.load(Ordering::Acquire) {
-            return Err(shared.gone());
-        }
-        let conn = match self.idle().pop() {
-            Some(conn) => conn,
-            None => schema::open_reader(&self.path)?,
-        };
-        conn.execute_batch("BEGIN")
-            .map_err(Error::sql("begin to read"))?;
-        let result = f(&Reader::new(&conn, shared.uptime_ms()));
-        // A connection that cannot end its transaction is discarded.
-        if conn.execute_batch("ROLLBACK").is_ok() {
-            self.idle().push(conn);
-        }
-        result
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

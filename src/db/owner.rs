@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::Error;
 use super::schema;
+use super::shared::Shared;
 use super::sql::{Effects, Reader, Tx};
-use super::{SAVE_UPTIME_MS, Setup, Shared};
+use super::{SAVE_UPTIME_MS, Setup};
 use crate::sys::failpoint::{Bug, is_seeded};
 use crate::sys::failure::Fault;
 use crate::sys::{Chain, durable};
