@@ -47,8 +47,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::db::outbox;
 use crate::db::{self, Db};
+use crate::db::{endpoints, outbox};
 use crate::shown::callbacks;
 use crate::sys::clock::stamp;
 use crate::sys::failure::{Class, Kind, Retry};
@@ -208,7 +208,7 @@ impl Reporter {
         let setup = Arc::new(Setup::new(&config)?);
         let endpoints = setup.endpoints();
         store
-            .write_soon(move |tx| outbox::register(tx, &endpoints))
+            .write_soon(move |tx| endpoints::register(tx, &endpoints))
             .map_err(Error::Store)?;
         Ok(Self {
             store,

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::datafile::{ArchiveType, Content, DataVersion, Key};
-pub use crate::db::outbox::{Callback, EndpointStatus};
+pub use crate::db::endpoints::EndpointStatus;
+pub use crate::db::outbox::Callback;
 use crate::job::{EventKind, Failure, JobId, JobState, Published, Reason, Stage};
 use crate::wire::push::Via;
 use crate::wire::status::Status;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Api;
 use super::error::{ApiError, json};
 use crate::datafile::Key;
-use crate::db::outbox;
+use crate::db::{endpoints, outbox};
 use crate::job::{JobId, JobState};
 use crate::shown::{File, Files, Release, model};
 use crate::store::activations;
@@ -252,7 +252,7 @@ pub(super) async fn outbox(
         .deps
         .store
         .read(move |reader| {
-            let endpoints = outbox::endpoints(reader)?;
+            let endpoints = endpoints::list(reader)?;
             Ok((endpoints, outbox::list(reader, &filter, limit)?))
         })
         .await?;

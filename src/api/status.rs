@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::Api;
 use super::error::{ApiError, json};
 use super::native::{Answer, ok};
-use crate::db::outbox;
+use crate::db::endpoints;
 use crate::job::JobState;
 use crate::publish::Publisher;
 use crate::shown::{File, model};
@@ -143,7 +143,7 @@ impl Api {
                     running: list(&[JobState::Running], 100)?,
                     failures: list(&[JobState::Failed], 5)?,
                     totals: releases::totals(reader)?,
-                    endpoints: outbox::endpoints(reader)?,
+                    endpoints: endpoints::list(reader)?,
                     disk: space::free(&data_dir).ok(),
                 })
             })
@@ -211,6 +211,6 @@ struct Seen {
     running: Vec<File>,
     failures: Vec<File>,
     totals: releases::Totals,
-    endpoints: Vec<outbox::EndpointStatus>,
+    endpoints: Vec<endpoints::EndpointStatus>,
     disk: Option<space::Free>,
 }

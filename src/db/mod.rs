@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::sys::clock::Clock;
 use crate::sys::{Chain, durable};
 
+pub mod endpoints;
 mod error;
 pub mod nonces;
 pub mod outbox;

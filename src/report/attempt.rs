@@ -7,6 +7,7 @@ use reqwest::header::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
 use super::setup::{Setup, Target};
+use crate::db::endpoints;
 use crate::db::outbox::{self, Message};
 use crate::db::{self, Db};
 use crate::dial::{backoff, retry_after};
@@ -174,9 +175,9 @@ impl Written {
         let next_at = tx.uptime_ms().saturating_add(self.delay_ms);
         outbox::postpone(tx, &self.message, error, next_at, self.refused)?;
         let not_before = self.asked_ms.map_or(0, |ms| tx.now_ms().saturating_add(ms));
-        outbox::endpoint_failed(tx, &self.message.endpoint, error, not_before)?;
+        endpoints::endpoint_failed(tx, &self.message.endpoint, error, not_before)?;
         if self.gone {
-            outbox::disable(tx, &self.message.endpoint, error)?;
+            endpoints::disable(tx, &self.message.endpoint, error)?;
         }
         Ok(())
     }

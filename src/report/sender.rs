@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Attempt, LONGEST_ASKED, Outcome};
 use super::health::Health;
 use super::setup::Setup;
+use crate::db::endpoints;
 use crate::db::outbox::{self, Message};
 use crate::db::{self, Db, Topic};
 use crate::sys::Chain;
@@ -83,7 +84,7 @@ impl Sender {
         }
         let prepared = self.store.write(outbox::begin).await;
         let endpoints = match prepared {
-            Ok(()) => self.store.read(outbox::endpoints).await,
+            Ok(()) => self.store.read(endpoints::list).await,
             Err(error) => Err(error),
         };
         let now = self.store.now_ms();
@@ -106,7 +107,7 @@ impl Sender {
         let entered = self
             .store
             .write(move |tx| {
-                outbox::register(tx, &endpoints)?;
+                endpoints::register(tx, &endpoints)?;
                 outbox::begin(tx)
             })
             .await;
@@ -209,7 +210,7 @@ impl Sender {
                     let name = message.endpoint;
                     let recovered = self
                         .store
-                        .write(move |tx| outbox::endpoint_recovered(tx, &name))
+                        .write(move |tx| endpoints::endpoint_recovered(tx, &name))
                         .await;
                     if let Err(error) = recovered {
                         tracing::warn!(event = "outbox-unread", error = %Chain(&error), "could not make callbacks due");

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use super::sign::{self, Key};
 use super::{Config, Endpoint, Error, Format};
 use crate::datafile::shorten;
-use crate::db::outbox::{self, Message};
+use crate::db::endpoints;
+use crate::db::outbox::Message;
 use crate::dial::{self, Client, Tls};
 use crate::shown::callbacks;
 use crate::sys::secret::Secret;
@@ -88,8 +89,8 @@ impl Setup {
     }
 
     /// Returns the endpoints as the store knows them.
-    pub(super) fn endpoints(&self) -> Vec<outbox::Endpoint> {
-        let known = |t: &Arc<Target>| outbox::Endpoint {
+    pub(super) fn endpoints(&self) -> Vec<endpoints::Endpoint> {
+        let known = |t: &Arc<Target>| endpoints::Endpoint {
             name: t.name.clone(),
             target: t.shown.clone(),
             types: t.types.clone(),

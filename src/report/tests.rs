@@ -217,7 +217,7 @@ async fn a_receiver_that_wants_no_more_gets_no_more_until_a_reload() {
     bench.accept(file("a", "1")).await;
     until("the refusal", || !receiver.seen().is_empty()).await;
     let end = Instant::now() + PATIENCE;
-    while !bench.store.read(outbox::endpoints).await.unwrap()[0].disabled {
+    while !bench.store.read(endpoints::list).await.unwrap()[0].disabled {
         assert!(Instant::now() < end, "the endpoint is never disabled");
     }
     bench.accept(file("b", "1")).await;
@@ -227,7 +227,7 @@ async fn a_receiver_that_wants_no_more_gets_no_more_until_a_reload() {
     running.handle.reload(settings).unwrap();
     until_delivered(&bench).await;
     assert_eq!(receiver.taken().len(), 2);
-    assert!(!bench.store.read(outbox::endpoints).await.unwrap()[0].disabled);
+    assert!(!bench.store.read(endpoints::list).await.unwrap()[0].disabled);
     running.stop().await;
 }
 
@@ -240,7 +240,7 @@ async fn a_receiver_that_asks_for_patience_gets_it_also_across_a_restart() {
     bench.accept(file("a", "1")).await;
     // From here on the pause is known, also to the next start.
     let end = Instant::now() + PATIENCE;
-    while bench.store.read(outbox::endpoints).await.unwrap()[0].not_before_ms == 0 {
+    while bench.store.read(endpoints::list).await.unwrap()[0].not_before_ms == 0 {
         assert!(Instant::now() < end, "the wait is never noted");
     }
     bench.accept(file("b", "1")).await;
@@ -291,7 +291,7 @@ async fn a_receiver_that_is_down_is_found_again_and_others_do_not_wait_for_it() 
     }
     until("the one that is up", || up.taken().len() == 60).await;
     let end = Instant::now() + PATIENCE;
-    while bench.store.read(outbox::endpoints).await.unwrap()[1].pending > 0 {
+    while bench.store.read(endpoints::list).await.unwrap()[1].pending > 0 {
         assert!(Instant::now() < end, "what was taken is never noted");
     }
     assert_eq!(bench.store.read(outbox::pending).await.unwrap(), 60);

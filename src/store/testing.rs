@@ -11,7 +11,7 @@ use super::{Config, Store, Tx};
 use crate::datafile::{
     AppId, ArchiveType, Content, DataFile, DataName, DataVersion, Key, Md5, SourceUrl,
 };
-use crate::db::outbox::{self, Endpoint};
+use crate::db::endpoints::{self, Endpoint};
 use crate::job::{JobId, Outcome, Published};
 use crate::sys::clock::SetClock;
 use crate::wire::push::Via;
@@ -55,7 +55,7 @@ impl Bench {
             types: Vec::new(),
         };
         self.store
-            .write(move |tx| outbox::register(tx, &[endpoint]))
+            .write(move |tx| endpoints::register(tx, &[endpoint]))
             .await
             .unwrap();
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use edgepush::client::{self, Client, EventsQuery, FilesQuery};
-use edgepush::db::outbox;
+use edgepush::db::{endpoints, outbox};
 use edgepush::job::{EventKind, JobState};
 use edgepush::shown::model::{Pin, Replay, Verdict, WhatToVerify, WhichJob, WhichName};
 use edgepush::store::jobs;
@@ -312,12 +312,12 @@ fn trees_are_removed_collected_verified_and_pinned() {
 fn callbacks_are_listed_and_replayed() {
     let served = Served::new("", "");
     let register = served.store.write(|tx| {
-        let endpoint = outbox::Endpoint {
+        let endpoint = endpoints::Endpoint {
             name: "hook".to_owned(),
             target: "https://h".to_owned(),
             types: Vec::new(),
         };
-        outbox::register(tx, &[endpoint])
+        endpoints::register(tx, &[endpoint])
     });
     served.runtime.block_on(register).unwrap();
     push(&served, &[("a", "1"), ("b", "1")]);

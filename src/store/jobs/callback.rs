@@ -7,7 +7,7 @@ use super::super::Error;
 use super::super::Tx;
 use super::rows;
 use crate::db;
-use crate::db::outbox;
+use crate::db::{endpoints, outbox};
 use crate::job::JobId;
 use crate::shown::File;
 use crate::sys::clock::stamp;
@@ -21,7 +21,7 @@ pub(super) fn report(
     kind: &'static str,
     code: ResultCode,
 ) -> Result<(), Error> {
-    if !outbox::is_wanted(tx, kind)? {
+    if !endpoints::is_wanted(tx, kind)? {
         return Ok(());
     }
     let Some(row) = rows::get(tx, id)? else {

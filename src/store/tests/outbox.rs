@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::super::testing::{Bench, file, published};
 use super::super::{Config, jobs};
+use crate::db::endpoints::{self, Endpoint, EndpointStatus};
 use crate::db::outbox::*;
 use crate::shown::callbacks::*;
 use crate::store::Error;
@@ -21,7 +22,7 @@ fn endpoint(name: &str, types: &[&str]) -> Endpoint {
 async fn register(bench: &Bench, endpoints: Vec<Endpoint>) {
     bench
         .store
-        .write(move |tx| crate::db::outbox::register(tx, &endpoints))
+        .write(move |tx| endpoints::register(tx, &endpoints))
         .await
         .unwrap();
 }
@@ -156,20 +157,20 @@ async fn what_waited_only_for_the_endpoint_is_due_when_it_works_again() {
         bench
             .store
             .write(move |tx| {
-                endpoint_failed(tx, "hook", "503", 77)?;
+                endpoints::endpoint_failed(tx, "hook", "503", 77)?;
                 postpone(tx, &message, "503", later, refused)
             })
             .await
             .unwrap();
     }
-    let shown = bench.store.read(endpoints).await.unwrap();
+    let shown = bench.store.read(endpoints::list).await.unwrap();
     assert_eq!(
         (shown[0].failures, shown[0].not_before_ms, shown[0].pending),
         (2, 77, 2)
     );
     bench
         .store
-        .write(|tx| endpoint_recovered(tx, "hook"))
+        .write(|tx| endpoints::endpoint_recovered(tx, "hook"))
         .await
         .unwrap();
     let due = due_now(&bench, "hook").await;
@@ -181,7 +182,7 @@ async fn what_waited_only_for_the_endpoint_is_due_when_it_works_again() {
         .write(move |tx| delivered(tx, &message))
         .await
         .unwrap();
-    let shown = bench.store.read(endpoints).await.unwrap();
+    let shown = bench.store.read(endpoints::list).await.unwrap();
     assert_eq!((shown[0].failures, shown[0].not_before_ms), (0, 0));
 }
 
@@ -286,19 +287,19 @@ async fn what_waits_for_an_endpoint_that_is_gone_is_given_up_and_others_keep_the
     bench.accept(file("n", "1")).await;
     bench
         .store
-        .write(|tx| disable(tx, "a", "410 Gone"))
+        .write(|tx| endpoints::disable(tx, "a", "410 Gone"))
         .await
         .unwrap();
     let state = |rows: Vec<EndpointStatus>| -> Vec<(String, bool)> {
         rows.into_iter().map(|e| (e.name, e.disabled)).collect()
     };
-    let shown = bench.store.read(endpoints).await.unwrap();
+    let shown = bench.store.read(endpoints::list).await.unwrap();
     assert_eq!(
         state(shown),
         [("a".to_owned(), true), ("b".to_owned(), false)]
     );
     register(&bench, vec![endpoint("a", &[])]).await;
-    let shown = bench.store.read(endpoints).await.unwrap();
+    let shown = bench.store.read(endpoints::list).await.unwrap();
     assert_eq!(state(shown), [("a".to_owned(), false)]);
     assert_eq!(rows(&bench, "pending").await[0].endpoint, "a");
     assert_eq!(rows(&bench, "dead").await[0].endpoint, "b");
