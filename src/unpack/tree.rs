@@ -1,24 +1,26 @@
 //! The tree to be made: every name is decided in memory before it touches the disk. The model only
 //! ever holds a tree that can exist and that no path leaves; the disk follows it.
 
+mod hard_link;
+mod list;
+mod target;
+
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 
 use super::error::{Reason, Refusal};
-use super::limits::{Limits, MAX_TARGET};
+use super::limits::Limits;
 use super::path::{EntryPath, split_last};
 use crate::datafile::Sha256;
-use crate::datafile::tree::{Entry, EntryKind, Mtime};
+use crate::datafile::tree::{Entry, Mtime};
 
 /// The root of the tree.
 pub(super) const ROOT: u32 = 0;
 /// Bytes of memory for the paths and link targets of a tree; grows with `max_entries`.
 const MIN_NAME_BUDGET: u64 = 64 << 20;
 const NAME_BUDGET_PER_ENTRY: u64 = 256;
-/// Hard links per file: the limit of ext4, the lowest of the common file systems.
-const MAX_NAMES: u32 = 65_000;
 
 /// An unpacked tree: every entry below the root, sorted by the bytes of its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,7 +208,7 @@ impl Model {
         target: &[u8],
         mtime: Mtime,
     ) -> Result<FilePlan, Refusal> {
-        check_target(path.as_bytes(), target, &self.limits)?;
+        target::check_target(path.as_bytes(), target, &self.limits)?;
         self.name_bytes += target.len() as u64;
         let kind = NodeKind::Symlink {
             target: target.into(),
@@ -219,70 +221,6 @@ impl Model {
             mode: 0o777,
             replaces,
         })
-    }
-
-    /// Adds a hard link to an existing file.
-    pub(super) fn add_hard_link(
-        &mut self,
-        path: &EntryPath,
-        target: &EntryPath,
-    ) -> Result<LinkPlan, Refusal> {
-        let (from_dir, content) = self.linkable(target)?;
-        if target == path || target.as_bytes() == path.as_bytes() {
-            return Err(Refusal::new(
-                Reason::HardlinkBadTarget,
-                "a hard link to itself",
-            ));
-        }
-        let linked = &mut self.contents[content as usize];
-        linked.names += 1;
-        if linked.names > MAX_NAMES {
-            return Err(Refusal::limit(
-                Reason::LimitEntries,
-                "max_entries",
-                MAX_NAMES.into(),
-                "more names of one file, which file systems cannot hold",
-            ));
-        }
-        // Every further name of a file becomes an entry that also holds the first name, so both
-        // count.
-        linked.longest = linked.longest.max(path_len(path));
-        self.name_bytes += u64::from(linked.longest);
-        let (dir, replaces) = self.put(path, NodeKind::File { content })?;
-        Ok(LinkPlan {
-            from_dir,
-            dir,
-            replaces,
-        })
-    }
-
-    /// Finds the regular file that a hard link names, through directories only.
-    fn linkable(&self, target: &EntryPath) -> Result<(u32, u32), Refusal> {
-        let bad = |detail| Err(Refusal::new(Reason::HardlinkBadTarget, detail));
-        if target.is_root() {
-            return bad("a hard link to a directory");
-        }
-        let mut dir = ROOT;
-        let mut components = target.as_bytes().split(|b| *b == b'/').peekable();
-        while let Some(name) = components.next() {
-            let Some(id) = self.child(dir, name) else {
-                return Err(Refusal::new(
-                    Reason::HardlinkMissing,
-                    "a hard link to a file that does not precede it in the archive",
-                ));
-            };
-            let last = components.peek().is_none();
-            match &self.nodes[id as usize].kind {
-                NodeKind::Dir { .. } if last => return bad("a hard link to a directory"),
-                NodeKind::Dir { .. } => dir = id,
-                NodeKind::File { content } if last => return Ok((dir, *content)),
-                NodeKind::File { .. } => return bad("a hard link through a file"),
-                NodeKind::Symlink { .. } => {
-                    return bad("a hard link to or through a symbolic link");
-                }
-            }
-        }
-        bad("a hard link to nothing")
     }
 
     /// Puts a file or link at `path`; returns its directory, and whether it replaces a file.
@@ -438,158 +376,6 @@ impl Model {
             content.sha256 = Some(sha256);
         }
     }
-
-    /// Turns the model into the list of entries.
-    pub(super) fn into_tree(self) -> Tree {
-        let paths = self.paths();
-        let first = self.first_names();
-        let link_to = self.hard_links(&first, &paths);
-        let files = self.nodes.iter().filter(|node| node.is_file()).count() as u64;
-        let bytes = self
-            .contents
-            .iter()
-            .zip(&first)
-            .filter(|(_, first)| first.is_some())
-            .map(|(content, _)| content.size)
-            .sum();
-        let contents = self.contents;
-        let mut link_to = link_to.into_iter().peekable();
-        let mut entries: Vec<Entry> = (0..)
-            .zip(self.nodes.into_iter().zip(paths))
-            .skip(1)
-            .map(|(id, (node, path))| {
-                let link_to = link_to.next_if(|(of, _)| *of == id).map(|(_, path)| path);
-                node.into_entry(path, &contents, link_to)
-            })
-            .collect();
-        // No two paths are equal, and an unstable sort needs no extra memory.
-        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        Tree {
-            entries,
-            files,
-            bytes,
-        }
-    }
-
-    /// Returns the path of every node.
-    fn paths(&self) -> Vec<Vec<u8>> {
-        let mut paths: Vec<Vec<u8>> = Vec::with_capacity(self.nodes.len());
-        for node in &self.nodes {
-            // A directory precedes its contents, so the parent's path is known; the root's is
-            // empty.
-            let parent = paths.get(node.parent as usize).map_or(&[][..], |p| p);
-            let mut path = Vec::with_capacity(parent.len() + 1 + node.name.len());
-            path.extend_from_slice(parent);
-            if !parent.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(&node.name);
-            paths.push(path);
-        }
-        paths
-    }
-
-    /// Returns, for each content, the first node that refers to it.
-    fn first_names(&self) -> Vec<Option<u32>> {
-        let mut first = vec![None; self.contents.len()];
-        for (id, node) in (0..).zip(&self.nodes) {
-            if let NodeKind::File { content } = node.kind {
-                first[content as usize].get_or_insert(id);
-            }
-        }
-        first
-    }
-
-    /// Returns, in order, every further node of a content with the path of the first.
-    fn hard_links(&self, first: &[Option<u32>], paths: &[Vec<u8>]) -> Vec<(u32, Vec<u8>)> {
-        (0..)
-            .zip(&self.nodes)
-            .filter_map(|(id, node)| match node.kind {
-                NodeKind::File { content } => {
-                    let first = first[content as usize].filter(|first| *first != id)?;
-                    Some((id, paths[first as usize].clone()))
-                }
-                NodeKind::Dir { .. } | NodeKind::Symlink { .. } => None,
-            })
-            .collect()
-    }
-}
-
-impl Node {
-    fn is_file(&self) -> bool {
-        matches!(self.kind, NodeKind::File { .. })
-    }
-
-    fn into_entry(self, path: Vec<u8>, contents: &[Content], link_to: Option<Vec<u8>>) -> Entry {
-        let (mode, mtime, kind) = match self.kind {
-            NodeKind::Dir { mode, mtime } => (mode, mtime, EntryKind::Dir),
-            NodeKind::Symlink { target, mtime } => {
-                let target = target.into_vec();
-                (0o777, Some(mtime), EntryKind::Symlink { target })
-            }
-            NodeKind::File { content } => {
-                let content = &contents[content as usize];
-                let kind = EntryKind::File {
-                    size: content.size,
-                    sha256: content.sha256,
-                    link_to,
-                };
-                (content.mode, Some(content.mtime), kind)
-            }
-        };
-        Entry {
-            path,
-            mode,
-            mtime,
-            kind,
-        }
-    }
-}
-
-/// Checks a link's target as text: not empty, not absolute, and not climbing out with `..`.
-fn check_target(path: &[u8], target: &[u8], limits: &Limits) -> Result<(), Refusal> {
-    if target.is_empty() {
-        return Err(Refusal::new(Reason::SymlinkEmpty, "the link has no target"));
-    }
-    if target.contains(&0) {
-        return Err(Refusal::new(
-            Reason::PathNul,
-            "the link's target contains a NUL byte",
-        ));
-    }
-    let most = limits.max_path_bytes.min(MAX_TARGET as u64);
-    if target.len() as u64 > most {
-        return Err(Refusal::limit(
-            Reason::PathTooLong,
-            "max_path_bytes",
-            most,
-            target.len(),
-        ));
-    }
-    if target[0] == b'/' {
-        return Err(Refusal::new(
-            Reason::SymlinkAbsolute,
-            format!("links to `{}`", super::error::escape(target)),
-        ));
-    }
-    let mut depth = path.iter().filter(|b| **b == b'/').count();
-    for component in target.split(|b| *b == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." if depth == 0 => {
-                return Err(Refusal::new(
-                    Reason::SymlinkEscape,
-                    format!(
-                        "links out of the tree, to `{}`",
-                        super::error::escape(target)
-                    ),
-                ));
-            }
-            b".." => depth -= 1,
-            _ => depth += 1,
-        }
-    }
-    Ok(())
 }
 
 fn path_len(path: &EntryPath) -> u32 {
@@ -615,7 +401,9 @@ fn too_many_for(limits: &Limits) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use super::hard_link::MAX_NAMES;
     use super::*;
+    use crate::datafile::tree::EntryKind;
 
     fn model(duplicates: Duplicates) -> Model {
         Model::new(&Limits::default(), 0o022, duplicates)
