@@ -25,14 +25,6 @@ pub const VERSION_CONFLICT: Kind = Kind {
     retry: Retry::Fatal,
     help: "A published version never changes: push the new content as a new version.",
 };
-/// Policy forbids to fetch it.
-pub const DENIED: Kind = Kind {
-    name: "source-denied",
-    class: Class::Policy,
-    retry: Retry::Fatal,
-    help: "This node's configuration forbids to fetch this element; its message says why.",
-};
-
 /// What was pushed before.
 pub trait Known {
     /// A published version.
@@ -59,6 +51,9 @@ pub struct Published<R> {
     pub is_damaged: bool,
 }
 
+/// The kind of a refusal by policy, and a text for the pusher.
+pub type Denial = (&'static Kind, String);
+
 /// An element of a push with all that can be judged without knowing what was pushed before.
 pub struct Element {
     /// The name as stated.
@@ -67,13 +62,13 @@ pub struct Element {
     pub version: String,
     /// The file, or why it cannot be pushed.
     pub file: Result<DataFile, Invalid>,
-    /// Why policy forbids to fetch it. It counts only if the element would have to be fetched.
-    denied: Option<String>,
+    /// Why policy denies it. It counts only if the element would have to be fetched.
+    denied: Option<Denial>,
 }
 
 impl Element {
     /// Makes an element of an item, and asks `policy` whether it may be fetched.
-    pub fn new(item: Item, policy: impl FnOnce(&DataFile) -> Result<(), String>) -> Self {
+    pub fn new(item: Item, policy: impl FnOnce(&DataFile) -> Result<(), Denial>) -> Self {
         let Item {
             name,
             version,
@@ -132,8 +127,8 @@ pub fn decide<K: Known>(
     }
     Ok(match (published, &element.denied) {
         (Some(p), _) if !p.is_damaged => Verdict::Published(p.release),
-        (_, Some(why)) => {
-            Verdict::Refused(&DENIED, format!("This node's policy forbids it: {why}."))
+        (_, Some((kind, why))) => {
+            Verdict::Refused(kind, format!("This node's policy denies it: {why}."))
         }
         (published, None) => Verdict::Accept {
             repairs: published.is_some(),
@@ -273,7 +268,7 @@ mod tests {
     fn policy_counts_only_for_what_would_be_fetched() {
         let denied = |known: &Table| {
             let mut element = element("a", content(Some(1), None));
-            element.denied = Some("no".to_owned());
+            element.denied = Some((&VERSION_CONFLICT, "no".to_owned()));
             decided(known, &element)
         };
         let same = content(Some(1), None);
@@ -281,15 +276,15 @@ mod tests {
             published: Some((same, is_damaged)),
             open: None,
         };
-        assert_eq!(denied(&Table::default()), "300 source-denied");
-        assert_eq!(denied(&published(true)), "300 source-denied");
+        assert_eq!(denied(&Table::default()), "300 version-conflict");
+        assert_eq!(denied(&published(true)), "300 version-conflict");
         assert_eq!(denied(&published(false)), "100");
     }
 
     #[test]
     fn the_last_of_a_name_that_is_not_refused_is_the_one_to_make_live() {
         let elements = ["a", "b", "a", "a"].map(|name| element(name, Content::default()));
-        let refused = || Verdict::Refused(&DENIED, String::new());
+        let refused = || Verdict::Refused(&VERSION_CONFLICT, String::new());
         let accept = || Verdict::<(), ()>::Accept { repairs: false };
         let verdicts = [accept(), accept(), accept(), refused()];
         let last = last_of_each_name(&elements, &verdicts);

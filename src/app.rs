@@ -116,13 +116,15 @@ struct Site {
 }
 
 impl intake::Site for Site {
-    fn check(&self, file: &DataFile) -> Result<(), String> {
+    fn check(&self, file: &DataFile) -> Result<(), crate::admission::Denial> {
         let local = self.local_urls.load(Ordering::Relaxed) && file.url.file_path().is_some();
         if !local {
-            self.fetcher.check(&file.url).map_err(|e| e.to_string())?;
+            let checked = self.fetcher.check(&file.url);
+            checked.map_err(|e| (e.kind(), e.to_string()))?;
         }
         let require = self.rules.now().require;
-        require.check(&file.content()).map_err(|e| e.to_string())
+        let checked = require.check(&file.content());
+        checked.map_err(|e| (e.kind(), e.to_string()))
     }
 
     fn archive_content(&self, key: &Key) -> Option<Content> {

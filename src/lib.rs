@@ -9,44 +9,60 @@
 //! starts due jobs and hands each to [`deliver`]: [`fetch`] brings the bytes, [`verify`] compares them
 //! with what was announced, [`unpack`] writes the tree into a private staging directory, and
 //! [`publish`] makes it a version and flips `current`. The outcome and its report are one transaction,
-//! and [`report`] delivers the report. [`keep`] looks after what is published. Stations never import
-//! each other: `deliver` joins them. `tests/it/layers.rs` holds the directions.
+//! and [`report`] delivers the report. [`keep`] looks after what is published. Stations do not
+//! import each other, except that [`publish`] accepts only what [`verify`] has proven: `deliver` joins
+//! them. `tests/it/layers.rs` holds the directions.
+
+pub mod http;
+
+pub mod ens;
 
 pub mod api;
-pub mod client;
-pub mod ens;
-pub mod http;
+
 pub mod watch;
+
+pub mod client;
 
 pub mod wire;
 
 pub mod datafile;
 
 pub mod admission;
+
 pub mod intake;
+
 pub mod job;
+
 pub mod progress;
+
 pub mod shown;
 
-pub mod keep;
+pub mod db;
+
+pub mod store;
+
 pub mod runner;
 
 pub mod deliver;
 
 pub mod fetch;
-pub mod publish;
-pub mod unpack;
-pub mod verify;
-
-pub mod report;
 
 pub mod dial;
 
-pub mod db;
-pub mod store;
+pub mod verify;
+
+pub mod unpack;
+
+pub mod publish;
+
+pub mod report;
+
+pub mod keep;
 
 pub mod app;
-pub mod cli;
+
 pub mod config;
+
+pub mod cli;
 
 pub mod sys;

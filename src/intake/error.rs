@@ -1,6 +1,6 @@
 //! Why a push, or an element of it, is refused.
 
-use crate::admission::{DENIED, INVALID_ITEM, VERSION_CONFLICT};
+use crate::admission::{INVALID_ITEM, VERSION_CONFLICT};
 use crate::datafile::AppId;
 use crate::store;
 use crate::sys::failure::{Class, Kind, Retry};
@@ -33,7 +33,6 @@ pub const KINDS: &[Kind] = &[
     TOO_MANY,
     INVALID_ITEM,
     VERSION_CONFLICT,
-    DENIED,
 ];
 
 const UNKNOWN_APP: Kind = Kind {

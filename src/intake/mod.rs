@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
-use crate::admission::{self, Element, Published, Verdict};
+use crate::admission::{self, Denial, Element, Published, Verdict};
 use crate::datafile::{AppId, Content, DataFile, Key, Sha256};
 use crate::job::JobId;
 use crate::job::Reason;
@@ -97,9 +97,8 @@ pub struct Answer {
 
 /// What the intake asks of the node that it admits for.
 pub trait Site: Send + Sync + 'static {
-    /// Decides whether a file may be fetched by this node's policy; the text of a refusal is for
-    /// the pusher.
-    fn check(&self, file: &DataFile) -> Result<(), String>;
+    /// Decides whether this node's policy lets a file be fetched.
+    fn check(&self, file: &DataFile) -> Result<(), Denial>;
 
     /// Reads a kept archive for its size and digests. Blocks.
     fn archive_content(&self, key: &Key) -> Option<Content>;

@@ -6,14 +6,22 @@ use crate::db::outbox;
 use crate::job::{JobState, Outcome};
 use crate::store::testing::{Bench, NOW, file, key, md5, published};
 use crate::store::{activations, events};
+use crate::sys::failure::{Class, Kind, Retry};
 use crate::wire::push::Item;
 use crate::wire::strategy::Strategy;
 
+const DENIED: Kind = Kind {
+    name: "source-denied",
+    class: Class::Policy,
+    retry: Retry::Fatal,
+    help: "Ask elsewhere.",
+};
+
 /// A node with a policy and no kept archives.
-struct Policy(fn(&DataFile) -> Result<(), String>);
+struct Policy(fn(&DataFile) -> Result<(), Denial>);
 
 impl Site for Policy {
-    fn check(&self, file: &DataFile) -> Result<(), String> {
+    fn check(&self, file: &DataFile) -> Result<(), Denial> {
         (self.0)(file)
     }
 
@@ -199,7 +207,7 @@ async fn one_bad_element_harms_no_other_and_answers_stand_in_order() {
     bench.publish("old", "1").await;
     let policy = Policy(|file| {
         if file.key.name.as_str() == "denied" {
-            Err("host `h` is not allowed".to_owned())
+            Err((&DENIED, "host `h` is not allowed".to_owned()))
         } else {
             Ok(())
         }
@@ -240,7 +248,7 @@ async fn one_bad_element_harms_no_other_and_answers_stand_in_order() {
 async fn a_denied_source_does_not_matter_where_nothing_is_fetched() {
     let bench = Bench::new();
     bench.publish("n", "1").await;
-    let policy = Policy(|_| Err("no".to_owned()));
+    let policy = Policy(|_| Err((&DENIED, "no".to_owned())));
     let intake = Intake::new(bench.store.clone(), Config::default(), policy);
     assert_eq!(
         one(&intake, file("n", "1")).await.code,

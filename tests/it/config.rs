@@ -209,7 +209,9 @@ fn a_reload_takes_what_it_can_and_names_what_it_cannot() {
         status.get("restart_needed").cloned()
     });
     assert_eq!(waits, json!(["log.level", "store.readers"]));
-    assert_eq!(node.push_codes(&[item("none", false)]), [300]);
+    let refused = &node.push(&[item("none", false)])[0];
+    assert_eq!(refused["code"], 300, "{refused}");
+    assert_eq!(refused["refusal"], "digest-required", "{refused}");
     assert_eq!(node.push_codes(&[item("after", true)]), [0]);
     assert_eq!(node.finish("after", "1")["state"], "succeeded");
     let mode = |name: &str| {

@@ -56,15 +56,16 @@ do about it.
 | content | the bytes: not what was announced, or not what can be unpacked |
 | device | this node's disk, memory or kernel |
 
-A kind marked \"retried\" is retried within the file's `timeout`; the others end the file at once. The
-same push may then be sent again, and is treated as a new one.
+The cause of a transient failure may pass. The agent retries what the network or the origin did within
+the file's `timeout`, and a fault of this node's disk twice. Once the file has ended, the same push may be
+sent again, and may succeed if the cause has passed.
 ";
 
 fn page() -> String {
     let mut page = HEAD.to_owned();
     for (station, what, kinds) in STATIONS {
         page.push_str(&format!("\n## {station}: {what}\n\n"));
-        page.push_str("| kind | class | retried | what to do |\n|---|---|---|---|\n");
+        page.push_str("| kind | class | transient | what to do |\n|---|---|---|---|\n");
         for kind in kinds {
             let again = match kind.retry {
                 Retry::Transient => "yes",

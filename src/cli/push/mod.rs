@@ -46,7 +46,7 @@ pub(super) struct Push {
     /// Time limit for each file, such as 30m
     #[arg(long, value_name = "SPAN", default_value = "30m", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Push to this ENS endpoint instead of the agent on this machine: http(s)://HOST[:PORT]
+    /// Push to this ENS endpoint instead of the agent on this machine: `http(s)://HOST[:PORT]`
     #[arg(long, value_name = "URL", requires = "key", requires = "secret_file")]
     to: Option<String>,
     /// With --to: the id of the access key that signs the calls

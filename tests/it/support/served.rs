@@ -46,7 +46,7 @@ pub(crate) struct Served {
 struct AnySource;
 
 impl intake::Site for AnySource {
-    fn check(&self, _: &DataFile) -> Result<(), String> {
+    fn check(&self, _: &DataFile) -> Result<(), edgepush::admission::Denial> {
         Ok(())
     }
 
