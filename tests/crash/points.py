@@ -264,7 +264,7 @@ def finish(bench, run, client):
     rows = database.execute(
         "SELECT j.state FROM jobs j JOIN files f ON f.id = j.file WHERE f.name = ? AND f.version = ?", (NAME, V2)).fetchall()
     reports = database.execute(
-        "SELECT DISTINCT o.webhook_id FROM outbox o JOIN files f ON f.id = o.file WHERE f.version = ? AND o.type LIKE '%published'",
+        "SELECT DISTINCT o.webhook_id FROM outbox o JOIN files f ON f.id = o.order_key WHERE f.version = ? AND o.type LIKE '%published'",
         (V2,)).fetchall()
     live = database.execute("SELECT version FROM releases WHERE live = 1").fetchall()
     database.close()
