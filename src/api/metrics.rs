@@ -29,7 +29,7 @@ use crate::wire::errors::Code;
 const BUCKETS: [f64; 12] = [
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
 ];
-/// Most names whose live version is shown: more labels would cost more than they tell.
+/// Most names whose live version is shown: more labels would cost more than they are worth.
 const NAMES: usize = 1000;
 
 /// What is counted as it happens.

@@ -4,7 +4,7 @@ use super::exit::{self, Error, Exit};
 use super::{Global, log};
 use crate::app;
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is asked to stop.
 pub(super) fn run(global: &Global) -> Result<Exit, Error> {
     let sources = global.sources();
     let loaded = sources.load()?;

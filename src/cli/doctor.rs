@@ -1,4 +1,4 @@
-//! `edgepush doctor`: checks the host, and tells what is wrong and what to do about it.
+//! `edgepush doctor`: checks the host, and reports what is wrong and what to do about it.
 
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;

@@ -15,7 +15,7 @@ pub struct Exit {
 /// The command succeeded.
 pub const DONE: Exit = exit(0, "done");
 /// The command ran, and what it was to do failed.
-pub const FAILED: Exit = exit(1, "failed: the message or the table tells what and why");
+pub const FAILED: Exit = exit(1, "failed: the message or the table shows what and why");
 /// The command line is wrong.
 pub const USAGE: Exit = exit(2, "usage: the command line is wrong");
 /// No agent listens at the socket, or it does not answer.

@@ -113,7 +113,7 @@ enum Command {
     Show(files::Show),
     /// Follow events from now on
     Watch(follow::Watch),
-    /// Wait until a file is published or has failed; the exit code tells which
+    /// Wait until a file is published or has failed; the exit code is the result
     Wait(follow::Wait),
     /// Print past events, and with --follow new ones
     Events(follow::Events),
