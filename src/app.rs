@@ -173,6 +173,7 @@ impl Parts {
             config.publish.clone(),
             config.unpack.umask,
         )?);
+        store.depend_on(publisher.layout().place()?);
         // The lock is held, so files that a kill left half written are nobody's.
         Spool::sweep(&publisher.layout().spool(), |_| true)?;
         let fetcher = Fetcher::new(config.fetch.clone()).map_err(Error::Fetch)?;

@@ -184,9 +184,10 @@ fn not_admitted(error: &intake::Error) -> Refusal {
 /// Turns an error of the store into a refusal; the cause is logged.
 fn unavailable(error: &store::Error) -> Refusal {
     tracing::error!(event = "store_error", error = %Chain(error), "a request failed");
-    match error.is_unavailable() {
-        true => Code::Unavailable.into(),
-        false => Code::Internal.into(),
+    match error {
+        store::Error::Failed { why } => Refusal::because(Code::Unavailable, why),
+        error if error.is_unavailable() => Code::Unavailable.into(),
+        _ => Code::Internal.into(),
     }
 }
 

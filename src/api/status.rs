@@ -79,7 +79,7 @@ impl Api {
     fn store_check(&self) -> model::Check {
         let store = &self.deps.store;
         let hangs = store.busy_for().is_some_and(|busy| busy > HANGS);
-        match store.refused_within(REFUSED) {
+        match store.failure().or_else(|| store.refused_within(REFUSED)) {
             Some(error) => check("store", false, "", &error.to_string()),
             None => check("store", !hangs, "writes", "a commit hangs"),
         }

@@ -22,6 +22,10 @@ use crate::watch::Inbox;
 
 /// A transaction that takes longer means that the disk hangs: the watchdog is no longer pinged.
 const HUNG: Duration = Duration::from_secs(20);
+/// Time between two checks that the data directory is still the one that was opened.
+const PLACE_EVERY: Duration = Duration::from_secs(1);
+/// How long an agent whose database has failed still refuses pushes and reports why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Time for everything else to end, after the running files were checkpointed.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -38,20 +42,22 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         error = parts.store.failed() => Some(Error::Store(error)),
         ended = &mut agent.running => Some(runner_ended(ended)),
     };
-    Notify.stopping("draining");
-    tracing::info!(
-        event = "draining",
-        running = parts.board.len(),
-        "stopping: running files are checkpointed"
-    );
     match failure {
         None => {
+            Notify.stopping("draining");
+            tracing::info!(
+                event = "draining",
+                running = parts.board.len(),
+                "stopping: running files are checkpointed"
+            );
             agent.end().await;
             Ok(())
         }
         Some(error) => {
-            agent.give_up().await;
             tracing::error!(event = "failed", error = %Chain(&error), "the agent stops");
+            Notify.stopping("the database has failed");
+            tokio::time::sleep(LAST_WORDS).await;
+            agent.give_up().await;
             Err(error)
         }
     }
@@ -117,6 +123,7 @@ impl Agent {
         if let Some(inbox) = inbox {
             tasks.spawn(inbox.run(drain.clone()));
         }
+        tasks.spawn(watch_place(parts.store.clone(), drain.clone()));
         let watchdog = ping_watchdog(parts.store.clone(), drain.clone());
         let running = tokio::spawn(Arc::clone(&parts.runner).run(drain.clone(), false));
         Ok(Self {
@@ -197,6 +204,19 @@ async fn end_signal() {
             }
         }
         _ => std::future::pending().await,
+    }
+}
+
+/// Lets the database fail when the data directory is not the one that this process has opened: it
+/// was moved, wiped or mounted over.
+async fn watch_place(store: store::Store, drain: CancellationToken) {
+    while drain
+        .run_until_cancelled(tokio::time::sleep(PLACE_EVERY))
+        .await
+        .is_some()
+    {
+        let store = store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.check_place()).await;
     }
 }
 

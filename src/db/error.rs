@@ -139,7 +139,7 @@ const FAILED: Kind = Kind {
     name: "store-failed",
     class: Class::Device,
     retry: Retry::Fatal,
-    help: "A commit did not reach the disk; the process ends and recovers at its next start. Check the disk.",
+    help: "A commit did not reach the disk, or the data directory was moved, removed or mounted over under the agent. The process ends and recovers at its next start. Check the disk, and that it is mounted before the agent starts (RequiresMountsFor=).",
 };
 const INTERNAL: Kind = Kind {
     name: "store-internal",

@@ -7,7 +7,8 @@
 //! on read-only connections.
 //!
 //! A failed commit or sync is never retried: every caller gets an error, [`Db::failed`] resolves,
-//! and the process must end; the next start finds out what is on disk. A full disk is milder:
+//! and the process must end; the next start finds out what is on disk. The same happens when the
+//! database's file or directory is replaced under the process. A full disk is milder:
 //! callers get [`Error::Full`], nothing was written, and the database stays usable.
 
 use std::fs::{File, TryLockError};
@@ -22,6 +23,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::sys::clock::Clock;
+use crate::sys::place::Place;
 use crate::sys::{Chain, durable};
 
 pub mod endpoints;
@@ -131,7 +133,8 @@ impl Db {
             }
             opened => opened?,
         };
-        let shared = Arc::new(Shared::new(clock, saved_uptime(&conn)?, reserve));
+        let place = Place::of([parent, path]).map_err(|e| Error::Prepare(Arc::new(e)))?;
+        let shared = Arc::new(Shared::new(clock, saved_uptime(&conn)?, reserve, place));
         let (sender, queue) = mpsc::channel(QUEUE);
         let readers = Readers::new(path.to_owned(), setup.readers);
         let owner = owner::Owner::new(conn, path.to_owned(), queue, Arc::clone(&shared), setup);
@@ -224,6 +227,24 @@ impl Db {
             },
             Err(_) => Error::Closed,
         }
+    }
+
+    /// Returns why the database has failed, if it has; see [`Db::failed`].
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        let why = self.inner.shared.failure()?;
+        Some(Error::Failed { why })
+    }
+
+    /// Adds to what must stay the same while the database is open; once only.
+    pub fn depend_on(&self, place: Place) {
+        let _ = self.inner.shared.more.set(place);
+    }
+
+    /// Checks that the database, its directory and what else it depends on are still the ones that
+    /// were opened; if not, the database has failed. Every write checks that as well.
+    pub fn check_place(&self) {
+        self.inner.shared.check_place();
     }
 
     /// Returns how long the current transaction has been running: a hung disk shows here.

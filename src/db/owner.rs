@@ -119,6 +119,7 @@ impl Owner {
         while let Some(first) = self.queue.blocking_recv() {
             let (group, close) = self.take_group(first);
             self.shared.enter();
+            self.shared.check_place();
             self.commit_group(group);
             self.checkpoint();
             self.shared.leave();

@@ -1,7 +1,7 @@
 //! What the owner of the database and its handles share: clocks, failure, wake-ups, figures.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -10,6 +10,7 @@ use super::error::Error;
 use super::reserve::Reserve;
 use super::sql;
 use crate::sys::clock::Clock;
+use crate::sys::place::Place;
 
 /// More than any role uses.
 const TOPICS: usize = 4;
@@ -20,6 +21,10 @@ pub(super) struct Shared {
     started: Instant,
     uptime_base_ms: i64,
     pub(super) reserve: Reserve,
+    /// The database and its directory, as they were opened.
+    place: Place,
+    /// What else has to stay as it was; see [`super::Db::depend_on`].
+    pub(super) more: OnceLock<Place>,
     /// The last write that the disk refused; cleared by the next successful one.
     refused: Mutex<Option<(Instant, Error)>>,
     pub(super) failed: watch::Sender<Option<Arc<str>>>,
@@ -33,12 +38,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(clock: Arc<dyn Clock>, uptime_base_ms: i64, reserve: Reserve) -> Self {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        uptime_base_ms: i64,
+        reserve: Reserve,
+        place: Place,
+    ) -> Self {
         Self {
             clock,
             started: Instant::now(),
             uptime_base_ms,
             reserve,
+            place,
+            more: OnceLock::new(),
             refused: Mutex::default(),
             failed: watch::Sender::new(None),
             wakes: std::array::from_fn(|_| watch::Sender::new(0)),
@@ -77,6 +89,17 @@ impl Shared {
             first
         });
         self.failure().unwrap_or_else(|| why.into())
+    }
+
+    /// Fails for good if the database is not the file that its path leads to, or something else of
+    /// its place has changed: what is written then is lost, however often it is synced.
+    pub(super) fn check_place(&self) {
+        let more = self.more.get().map_or(Ok(()), Place::check);
+        if let Err(why) = self.place.check().and(more) {
+            self.fail(&format!(
+                "{why} under the running agent, which ends; its next start uses what is there then"
+            ));
+        }
     }
 
     /// Returns why the owner is gone.

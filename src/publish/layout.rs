@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use crate::datafile::{AppId, DataName, Key};
 use crate::sys::durable;
+use crate::sys::place::Place;
 
 /// The directories below the data directory; see the disk layout in the README.
 #[derive(Debug, Clone)]
@@ -61,6 +62,18 @@ impl Layout {
             }
         }
         Ok(())
+    }
+
+    /// Returns the directories as they are now, to notice later that they were replaced.
+    pub fn place(&self) -> Result<Place, Error> {
+        let parts = [
+            self.data(),
+            self.staging(),
+            self.spool(),
+            self.manifests(),
+            self.archives(),
+        ];
+        Ok(Place::of(parts.iter().map(PathBuf::as_path))?)
     }
 
     /// Returns the data directory itself.

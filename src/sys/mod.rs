@@ -11,6 +11,7 @@ pub mod failure;
 pub mod landlock;
 pub mod live;
 pub mod only;
+pub mod place;
 pub mod secret;
 pub mod space;
 pub mod systemd;

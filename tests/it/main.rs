@@ -22,6 +22,7 @@ mod load;
 mod memory;
 mod native_api;
 mod openapi;
+mod place;
 mod push;
 mod remote_push;
 mod retention;
