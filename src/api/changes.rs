@@ -44,13 +44,12 @@ pub(super) async fn push(State(api): State<Arc<Api>>, body: Body) -> Answer {
         return Err(ApiError::unavailable("the agent is stopping"));
     }
     let (bytes, _place) = read_whole(body, MAX_DOCUMENT, &api.bodies).await?;
-    let text = std::str::from_utf8(&bytes).map_err(ApiError::bad_request)?;
     let sources = if api.config().file_urls {
         Sources::Local
     } else {
         Sources::Remote
     };
-    let push = PushDocument::parse_from(text, sources)
+    let push = PushDocument::parse(&bytes, sources)
         .map_err(|error: DocumentError| ApiError::bad_request(error))?;
     let answers = api.deps.intake.admit(push, Via::Api).await?;
     ok(&model::Pushed {
@@ -58,20 +57,8 @@ pub(super) async fn push(State(api): State<Arc<Api>>, body: Body) -> Answer {
             .iter()
             .find(|answer| answer.code == ResultCode::Accepted)
             .map(|answer| answer.push.clone()),
-        answers: answers.into_iter().map(answer).collect(),
+        answers: answers.into_iter().map(model::Answer::from).collect(),
     })
-}
-
-fn answer(answer: intake::Answer) -> model::Answer {
-    model::Answer {
-        name: answer.name,
-        version: answer.version,
-        code: answer.code.code(),
-        result: answer.code.into(),
-        message: answer.descrip,
-        refusal: answer.refusal.map(str::to_owned),
-        job: answer.job,
-    }
 }
 
 impl From<intake::Error> for ApiError {

@@ -251,7 +251,7 @@ impl Page {
 struct Figure(&'static str, &'static str, &'static str, Option<String>);
 
 #[rustfmt::skip]
-fn of_node(api: &Api, status: &NodeStatus) -> [Figure; 11] {
+fn of_node(api: &Api, status: &NodeStatus) -> [Figure; 14] {
     let disk = status.disk;
     let inodes = disk.and_then(|disk| disk.free_inodes);
     [
@@ -265,6 +265,9 @@ fn of_node(api: &Api, status: &NodeStatus) -> [Figure; 11] {
         Figure("edgepush_disk_free_bytes", "Bytes that may still be written.", "gauge", disk.and_then(|disk| some(disk.free))),
         Figure("edgepush_disk_total_bytes", "Size of the file system.", "gauge", disk.and_then(|disk| some(disk.total))),
         Figure("edgepush_disk_free_inodes", "Free inodes.", "gauge", inodes.and_then(some)),
+        Figure("edgepush_inbox_in_progress", "Documents of the inbox whose files have not all ended.", "gauge", some(status.inbox.in_progress)),
+        Figure("edgepush_inbox_stuck", "Documents of the inbox whose result cannot be written.", "gauge", some(status.inbox.stuck)),
+        Figure("edgepush_inbox_ignored", "Entries of the inbox that are not documents.", "gauge", some(status.inbox.ignored)),
         Figure("edgepush_gc_last_success_timestamp_seconds", "When retention last succeeded.", "gauge", status.gc_last_success_ms.and_then(|ms| some(seconds(ms)))),
     ]
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::ens::{self, Endpoint, KeyConfig, RateConfig};
@@ -22,6 +22,7 @@ use crate::intake::Intake;
 use crate::keep::Keep;
 use crate::progress::Board;
 use crate::publish::Publisher;
+use crate::shown::model;
 use crate::store::Store;
 use crate::sys::clock::Clock;
 use crate::sys::secret::{self, Secret};
@@ -121,6 +122,8 @@ pub struct Deps {
     pub board: Board,
     pub keep: Arc<Keep>,
     pub publisher: Arc<Publisher>,
+    /// What is in the inbox.
+    pub inbox: watch::Receiver<model::Inbox>,
     /// As configured, for the status.
     pub data_dir: PathBuf,
     pub clock: Arc<dyn Clock>,

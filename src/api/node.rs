@@ -43,8 +43,11 @@ impl ens::Actions for Node {
         nonce: Option<Nonce>,
     ) -> Result<Option<Vec<PushResult>>, Refusal> {
         let first = move |tx: &Tx<'_>| nonce.map_or(Ok(true), |nonce| remember(tx, &nonce));
-        let admitted = self.deps.intake.admit_if(push, Via::Ens, first).await;
-        let answers = admitted.map_err(|error| not_admitted(&error))?;
+        let admitted = self
+            .deps
+            .intake
+            .admit_with(push, Via::Ens, first, |_, _| Ok(()));
+        let answers = admitted.await.map_err(|error| not_admitted(&error))?;
         Ok(answers.map(|answers| answers.into_iter().map(push_result).collect()))
     }
 

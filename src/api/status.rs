@@ -201,6 +201,7 @@ impl Api {
             gc_last_success_ms: self.deps.keep.upkeep_done_ms(),
             restart_needed: self.lock_restart_needed().clone(),
             workers: self.deps.keep.workers(),
+            inbox: self.deps.inbox.borrow().clone(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -15,6 +16,7 @@ use super::{Error, Parts};
 use crate::api::{self, Api};
 use crate::config::{Config, Loaded, Sources};
 use crate::report::Reporter;
+use crate::shown::model;
 use crate::store;
 use crate::sys::Chain;
 use crate::sys::systemd::{Notify, Socket};
@@ -105,9 +107,16 @@ impl Agent {
             )
         });
         let inbox = inbox.transpose()?;
+        let in_inbox = match &inbox {
+            Some(inbox) => inbox.state(),
+            None => watch::channel(model::Inbox::default()).1,
+        };
         let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
         let reporter = Reporter::new(config.report.clone(), parts.store.db().clone())?;
-        let api = Arc::new(Api::new(config.api.clone(), api_deps(&config, &parts))?);
+        let api = Arc::new(Api::new(
+            config.api.clone(),
+            api_deps(&config, &parts, in_inbox),
+        )?);
         let reload = Reload {
             sources,
             files: loaded.files,
@@ -178,13 +187,14 @@ impl Agent {
     }
 }
 
-fn api_deps(config: &Config, parts: &Parts) -> api::Deps {
+fn api_deps(config: &Config, parts: &Parts, inbox: watch::Receiver<model::Inbox>) -> api::Deps {
     api::Deps {
         store: parts.store.clone(),
         intake: Arc::clone(&parts.intake),
         board: parts.board.clone(),
         keep: Arc::clone(&parts.keep),
         publisher: Arc::clone(&parts.publisher),
+        inbox,
         data_dir: config.data_dir.clone(),
         clock: Arc::clone(&parts.clock),
         version: env!("CARGO_PKG_VERSION"),

@@ -15,7 +15,7 @@ use crate::app::{self, Applied, Seen};
 use crate::config::{Config, Level, Sources};
 use crate::job::{EventKind, JobId, JobState, Snapshot};
 use crate::sys::durable::at;
-use crate::wire::document::{MAX_DOCUMENT, PushDocument};
+use crate::wire::document::{self, MAX_DOCUMENT, PushDocument};
 use crate::wire::push::Push;
 use crate::wire::status::ResultCode;
 
@@ -82,11 +82,11 @@ fn read(path: &Path) -> Result<Push, Error> {
         );
         return Err(Error::new(exit::FAILED, text));
     }
-    let text = std::fs::read_to_string(path)
+    let bytes = std::fs::read(path)
         .map_err(at("read", path))
         .map_err(failed)?;
     let base = path.parent().unwrap_or(Path::new("."));
-    PushDocument::parse(&text, Some(base))
+    PushDocument::parse(&bytes, document::Sources::Beside(base))
         .map_err(|error| Error::new(exit::FAILED, format!("`{}`: {error}", path.display())))
 }
 

@@ -5,7 +5,7 @@ use super::out::{Out, Paint, Table, printable};
 use super::show::{self, NOTHING};
 use super::{Global, reach};
 use crate::shown::File;
-use crate::shown::model::NodeStatus;
+use crate::shown::model::{Inbox, NodeStatus};
 use crate::sys::units::show_bytes;
 
 /// Runs the command.
@@ -45,6 +45,9 @@ fn render(status: &NodeStatus, out: &mut Out) -> Result<(), Error> {
         "callbacks",
         &format!("{pending} pending, {dead} given up"),
     )?;
+    if let Some(text) = inbox(&s.inbox) {
+        line(out, "inbox", &text)?;
+    }
     if !s.restart_needed.is_empty() {
         let keys = s.restart_needed.join(", ");
         line(out, "restart", &format!("needed to apply {keys}"))?;
@@ -62,6 +65,23 @@ fn render(status: &NodeStatus, out: &mut Out) -> Result<(), Error> {
 
 fn line(out: &mut Out, what: &str, text: &str) -> Result<(), Error> {
     Ok(out.line(format!("{what:<9}  {}", printable(text)))?)
+}
+
+/// Returns what is in the inbox, if anything is.
+fn inbox(inbox: &Inbox) -> Option<String> {
+    let mut parts = Vec::new();
+    if inbox.in_progress > 0 {
+        let documents = show::count(inbox.in_progress, "document");
+        parts.push(format!("{documents} in progress"));
+    }
+    if inbox.stuck > 0 {
+        parts.push(format!("{} whose result cannot be written", inbox.stuck));
+    }
+    if inbox.ignored > 0 {
+        let first = inbox.ignored_first.join(", ");
+        parts.push(format!("{} ignored: {first}", inbox.ignored));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn counts(status: &NodeStatus) -> String {

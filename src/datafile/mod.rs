@@ -79,6 +79,13 @@ pub enum Invalid {
         found: String,
         expected: &'static str,
     },
+    /// A mistake in an element of a push document.
+    #[error("{place}: {what}")]
+    Element {
+        /// Where, such as `Data[2].url`.
+        place: String,
+        what: String,
+    },
 }
 
 /// Returns at most 40 characters of `text`, escaped, for an error message.

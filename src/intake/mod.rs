@@ -17,7 +17,7 @@ use crate::admission::{self, Denial, Element, Published, Verdict};
 use crate::datafile::{AppId, Content, DataFile, Key, Sha256};
 use crate::job::JobId;
 use crate::job::Reason;
-use crate::shown::Release;
+use crate::shown::{Release, model};
 use crate::store::activations::{self, Request, Requested};
 use crate::store::jobs::{self, NewJob};
 use crate::store::releases;
@@ -95,6 +95,20 @@ pub struct Answer {
     pub push: String,
 }
 
+impl From<Answer> for model::Answer {
+    fn from(answer: Answer) -> Self {
+        Self {
+            name: answer.name,
+            version: answer.version,
+            code: answer.code.code(),
+            result: answer.code.into(),
+            message: answer.descrip,
+            refusal: answer.refusal.map(str::to_owned),
+            job: answer.job,
+        }
+    }
+}
+
 /// What the intake asks of the node that it admits for.
 pub trait Site: Send + Sync + 'static {
     /// Decides whether this node's policy lets a file be fetched.
@@ -155,17 +169,19 @@ impl Intake {
     /// Admits a push: one answer per element, in their order, after everything accepted is on the
     /// disk.
     pub async fn admit(&self, push: Push, via: Via) -> Result<Vec<Answer>, Error> {
-        let answers = self.admit_if(push, via, |_| Ok(true)).await?;
-        Ok(answers.unwrap_or_default())
+        let answers = self.admit_with(push, via, |_| Ok(true), |_, _| Ok(()));
+        Ok(answers.await?.unwrap_or_default())
     }
 
-    /// As [`Intake::admit`], but only if `first` says so, in the same piece of writing: it and what
-    /// is accepted are on the disk together, and waited for once. `None` if it does not.
-    pub async fn admit_if(
+    /// As [`Intake::admit`], but only if `first` says so, and with `then` for the answers, in the
+    /// same piece of writing: they and what is accepted are on the disk together, and waited for
+    /// once. `None` if `first` says no.
+    pub async fn admit_with(
         &self,
         push: Push,
         via: Via,
         first: impl FnOnce(&Tx<'_>) -> Result<bool, store::Error> + Send + 'static,
+        then: impl FnOnce(&Tx<'_>, &[Answer]) -> Result<(), store::Error> + Send + 'static,
     ) -> Result<Option<Vec<Answer>>, Error> {
         let config = self.config();
         self.check_push(&push, &config)?;
@@ -184,9 +200,13 @@ impl Intake {
         };
         let answers = self
             .store
-            .write(move |tx| match first(tx)? {
-                true => admission.decide_all(tx, elements).map(Some),
-                false => Ok(None),
+            .write(move |tx| {
+                if !first(tx)? {
+                    return Ok(None);
+                }
+                let answers = admission.decide_all(tx, elements)?;
+                then(tx, &answers)?;
+                Ok(Some(answers))
             })
             .await?;
         if let Some(answers) = &answers {

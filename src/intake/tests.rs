@@ -465,7 +465,9 @@ async fn what_goes_before_a_push_is_written_with_it_and_may_refuse_it() {
     };
     let pieces = bench.store.stats().pieces;
     let answers = intake
-        .admit_if(push(vec![file("n", "1")]), Via::Ens, used("a"))
+        .admit_with(push(vec![file("n", "1")]), Via::Ens, used("a"), |_, _| {
+            Ok(())
+        })
         .await
         .unwrap()
         .unwrap();
@@ -475,7 +477,9 @@ async fn what_goes_before_a_push_is_written_with_it_and_may_refuse_it() {
         pieces + 1,
         "one wait for the disk"
     );
-    let again = intake.admit_if(push(vec![file("n", "2")]), Via::Ens, used("a"));
+    let again = intake.admit_with(push(vec![file("n", "2")]), Via::Ens, used("a"), |_, _| {
+        Ok(())
+    });
     assert_eq!(again.await.unwrap(), None);
     assert_eq!(job_count(&bench).await, 1, "nothing of it is written");
 }

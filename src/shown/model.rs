@@ -310,6 +310,22 @@ pub struct NodeStatus {
     pub restart_needed: Vec<String>,
     #[serde(default)]
     pub workers: Vec<Worker>,
+    #[serde(default)]
+    pub inbox: Inbox,
+}
+
+/// What is in the inbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inbox {
+    /// Documents whose files have not all ended.
+    pub in_progress: u64,
+    /// Documents whose result cannot be written: the agent retries.
+    pub stuck: u64,
+    /// Entries that are not documents.
+    pub ignored: u64,
+    /// The first of them, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_first: Vec<String>,
 }
 
 /// Space on the file system of the data directory.

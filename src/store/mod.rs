@@ -20,6 +20,7 @@ use crate::sys::clock::Clock;
 
 pub mod activations;
 mod columns;
+pub mod documents;
 pub mod events;
 mod files;
 mod forget;
@@ -34,10 +35,10 @@ pub(crate) mod testing;
 const APPLICATION_ID: i64 = 0x4570_7368;
 /// Oldest first. A migration never changes after a release, only new ones are added; an older
 /// program refuses a newer database instead of guessing.
-const MIGRATIONS: &[&str] = &[concat!(
-    include_str!("../db/tables.sql"),
-    include_str!("1.sql")
-)];
+const MIGRATIONS: &[&str] = &[
+    concat!(include_str!("../db/tables.sql"), include_str!("1.sql")),
+    include_str!("2.sql"),
+];
 
 /// A job was accepted, is due again, or is to be canceled.
 pub const JOBS: Topic = Topic(1);

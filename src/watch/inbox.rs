@@ -1,31 +1,29 @@
 //! The inbox of push documents.
 //!
 //! A document in `inbox/new` is accepted as soon as it can be parsed, and stays there until its
-//! files have ended: after a crash it is accepted again, which is harmless, since a repeated push
-//! starts nothing twice. Then it moves to `done` or `failed`, next to a file with the result of
-//! each file.
+//! files have ended. Then it moves to `done` or `failed`, next to a file with the result of each
+//! file. What is not a document stays where it is, and is reported.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as state};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::document::{Document, Parts, digest};
+use super::entries::{self, Entries};
 use super::kernel::{Change, watch};
 use crate::intake::Intake;
-use crate::job::{JobId, JobState};
-use crate::store::{self, Store, jobs};
+use crate::shown::model;
+use crate::store::{Store, documents};
 use crate::sys::{Chain, durable};
 use crate::wire::PushDocument;
-use crate::wire::document::MAX_DOCUMENT;
-use crate::wire::push::Via;
+use crate::wire::document::{DocumentError, Sources};
 
 /// Whether and how the inbox is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,24 +49,48 @@ impl Default for Config {
     }
 }
 
-/// The same, after a writer has closed it.
+/// The same, after a writer has closed it. Also how long an entry that is not a document may still
+/// be renamed before it is reported.
 const CLOSED_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two scans while a document is unreadable.
 const SCAN_AGAIN: Duration = Duration::from_millis(500);
+/// Most ignored entries that are named at once.
+const NAMED: usize = 5;
 
 /// The inbox of push documents.
 pub struct Inbox {
-    dir: PathBuf,
     config: Config,
-    intake: Arc<Intake>,
-    store: Store,
+    parts: Arc<Parts>,
+}
+
+/// What was seen in `new`.
+#[derive(Default)]
+struct Seen {
+    documents: HashMap<PathBuf, Waiting>,
+    /// Entries that are not documents: since when, and whether they were reported.
+    ignored: HashMap<PathBuf, (Instant, bool)>,
 }
 
 /// A document in `new`.
-#[derive(Default)]
 struct Waiting {
+    /// Whether a writer was seen to close it.
     closed: bool,
-    taken: bool,
+    /// Its last change, and since when it was seen unchanged.
+    modified: Option<SystemTime>,
+    since: Instant,
+    /// Its digest, once it is being processed.
+    taken: Option<String>,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            closed: false,
+            modified: None,
+            since: Instant::now(),
+            taken: None,
+        }
+    }
 }
 
 impl Inbox {
@@ -83,212 +105,173 @@ impl Inbox {
         for sub in ["new", "done", "failed"] {
             durable::create_dir_all(&dir.join(sub))?;
         }
-        Ok(Self {
+        let parts = Arc::new(Parts {
             dir,
-            config,
             intake,
             store,
-        })
+            state: state::Sender::default(),
+        });
+        Ok(Self { config, parts })
+    }
+
+    /// Returns what is in the inbox, kept up to date.
+    #[must_use]
+    pub fn state(&self) -> state::Receiver<model::Inbox> {
+        self.parts.state.subscribe()
     }
 
     /// Accepts documents until `drain`.
     pub async fn run(self, drain: CancellationToken) {
-        let inbox = Arc::new(self);
-        let new = inbox.dir.join("new");
+        let new = self.parts.dir.join("new");
         let (sender, mut changes) = mpsc::channel(256);
         // Without reports of the kernel, the regular scan is enough.
         let _watcher = watch(&new, sender)
             .inspect_err(|error| tracing::warn!(event = "watch-failed", path = %new.display(), %error, "cannot watch the inbox; it is only scanned regularly"));
-        let mut waiting: HashMap<PathBuf, Waiting> = HashMap::new();
-        let mut documents = JoinSet::new();
+        let mut seen = Seen::default();
+        let mut running = JoinSet::new();
+        let mut pending = self.scan(&mut seen, &mut running);
+        self.forget_ended(&seen);
         loop {
-            let pending = inbox.scan(&mut waiting, &mut documents);
             let again = if pending {
                 SCAN_AGAIN
             } else {
-                inbox.config.look_every
+                self.config.look_every
             };
             tokio::select! {
                 () = drain.cancelled() => return,
                 Some(change) = changes.recv() => {
                     if let Change::Closed(path) = change {
-                        waiting.entry(path).or_default().closed = true;
+                        seen.documents.entry(path).or_default().closed = true;
                     }
                 }
-                Some(ended) = documents.join_next() => {
-                    if let Ok(path) = ended {
-                        waiting.remove(&path);
+                Some(ended) = running.join_next() => {
+                    let more = std::iter::from_fn(|| running.try_join_next());
+                    for path in std::iter::once(ended).chain(more).flatten() {
+                        seen.documents.remove(&path);
                     }
+                    self.forget_ended(&seen);
                 }
                 () = tokio::time::sleep(again) => {}
             }
+            pending = self.scan(&mut seen, &mut running);
         }
     }
 
-    /// Accepts every readable document; returns whether some are not readable yet.
-    fn scan(
-        self: &Arc<Self>,
-        waiting: &mut HashMap<PathBuf, Waiting>,
-        documents: &mut JoinSet<PathBuf>,
-    ) -> bool {
+    /// Accepts every readable document; returns whether to scan again soon.
+    fn scan(&self, seen: &mut Seen, running: &mut JoinSet<PathBuf>) -> bool {
+        let entries = entries::list(&self.parts.dir.join("new"));
         let mut pending = false;
-        let paths = list(&self.dir.join("new"));
-        waiting.retain(|path, w| w.taken || paths.contains(path));
-        for path in paths {
-            let state = waiting.entry(path.clone()).or_default();
-            if state.taken {
+        let found: HashSet<&PathBuf> = entries.documents.iter().collect();
+        seen.documents
+            .retain(|path, waiting| waiting.taken.is_some() || found.contains(path));
+        for path in &entries.documents {
+            let waiting = seen.documents.entry(path.clone()).or_default();
+            if waiting.taken.is_some() {
                 continue;
             }
-            match read(&path) {
-                Ok(text) => {
-                    let parsed = PushDocument::parse(&text, None);
-                    let broken_off =
-                        parsed.is_err() && serde_json::from_str::<Value>(&text).is_err();
-                    if broken_off && !self.is_late(&path, state.closed) {
-                        pending = true;
-                        continue;
-                    }
-                    state.taken = true;
-                    let inbox = Arc::clone(self);
-                    documents.spawn(async move {
-                        inbox.take(&path, parsed).await;
-                        path
-                    });
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    state.taken = true;
-                    self.end(
-                        &path,
-                        false,
-                        &json!({ "error": format!("read the document: {error}") }),
-                    );
-                }
-            }
+            let Some(document) = self.read(path, waiting) else {
+                pending = true;
+                continue;
+            };
+            waiting.taken = Some(document.digest.clone());
+            let parts = Arc::clone(&self.parts);
+            running.spawn(async move {
+                let path = document.path.clone();
+                document.take(&parts).await;
+                path
+            });
         }
-        pending
+        let unreported = self.report_ignored(&entries, seen);
+        let taken = seen.documents.values().filter(|w| w.taken.is_some());
+        let in_progress = taken.count() as u64;
+        self.parts.changed(|state| state.in_progress = in_progress);
+        pending || unreported
     }
 
-    fn is_late(&self, path: &Path, closed: bool) -> bool {
-        let modified = fs::metadata(path)
-            .and_then(|m| m.modified())
-            .unwrap_or(SystemTime::UNIX_EPOCH);
-        let age = modified.elapsed().unwrap_or_default();
-        age > if closed {
-            CLOSED_PATIENCE
-        } else {
-            self.config.patience
-        }
-    }
-
-    async fn take(
-        &self,
-        path: &Path,
-        parsed: Result<crate::wire::push::Push, crate::wire::document::DocumentError>,
-    ) {
-        let push = match parsed {
-            Ok(push) => push,
+    /// Reads a document. `None` while it may still be completed.
+    fn read(&self, path: &Path, waiting: &mut Waiting) -> Option<Document> {
+        let (digest, parsed) = match entries::read(path) {
+            Ok(bytes) => (digest(&bytes), PushDocument::parse(&bytes, Sources::Remote)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
             Err(error) => {
-                tracing::warn!(event = "inbox-refused", path = %path.display(), %error, "a push document was refused");
-                return self.end(path, false, &json!({ "error": error.to_string() }));
+                let unreadable = DocumentError {
+                    place: String::new(),
+                    what: format!("cannot be read: {error}"),
+                    unreadable: true,
+                };
+                (String::new(), Err(unreadable))
             }
         };
-        tracing::info!(event = "inbox-taken", path = %path.display(), app = %push.app, files = push.items.len(), "accepted a push document");
-        let answers = match self.intake.admit(push, Via::Inbox).await {
-            Ok(answers) => answers,
-            Err(error) => {
-                tracing::warn!(event = "inbox-refused", path = %path.display(), error = %Chain(&error), "a push document was refused");
-                return self.end(path, false, &json!({ "error": Chain(&error).to_string() }));
-            }
-        };
-        let mut files = Vec::with_capacity(answers.len());
-        let mut good = true;
-        for answer in answers {
-            let row = match answer.job {
-                Some(job) => self.ended(job).await,
-                None => None,
-            };
-            good &= match (&row, answer.code) {
-                (Some(row), _) => row.state == JobState::Succeeded,
-                (None, code) => code == crate::wire::status::ResultCode::AlreadyPublished,
-            };
-            files.push(json!({
-                "name": answer.name,
-                "version": answer.version,
-                "code": answer.code.code(),
-                "message": answer.descrip,
-                "job": answer.job,
-                "state": row.as_ref().map(|r| r.state),
-                "failure": row.as_ref().and_then(|r| r.failure.clone()),
-            }));
+        let unreadable = parsed.as_ref().is_err_and(|error| error.unreadable);
+        if unreadable && !self.is_late(path, waiting) {
+            return None;
         }
-        self.end(path, good, &json!({ "files": files }));
-    }
-
-    /// Waits until a job has ended.
-    async fn ended(&self, job: JobId) -> Option<crate::shown::File> {
-        let mut wake = self.store.wake(store::JOBS);
-        loop {
-            match self.store.read(move |r| jobs::get(r, job)).await {
-                Ok(Some(row)) if !row.state.is_final() => {}
-                Ok(row) => return row,
-                Err(_) => return None,
-            }
-            if wake.changed().await.is_err() {
-                return None;
-            }
-        }
-    }
-
-    /// Moves a document to `done` or `failed`, with its result next to it.
-    fn end(&self, path: &Path, good: bool, result: &Value) {
-        let to = self.dir.join(if good { "done" } else { "failed" });
-        let name = path
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let stem = name.strip_suffix(".json").unwrap_or(&name);
-        let moved = durable::write_file(
-            &to.join(format!("{stem}.result.json")),
-            format!("{result:#}\n").as_bytes(),
-            0o640,
-        )
-        .and_then(|()| durable::rename(path, &to.join(&name)))
-        .and_then(|()| durable::sync_dir(&to));
-        if let Err(error) = moved {
-            tracing::error!(event = "inbox-stuck", path = %path.display(), error = %Chain(&error), "could not move a push document out of `new`");
-        }
-    }
-}
-
-/// Returns the documents in a directory: plain `*.json` files whose name does not begin with a dot.
-fn list(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return Vec::new();
-    };
-    let mut paths: Vec<PathBuf> = entries
-        .filter_map(Result::ok)
-        .filter(|e| e.file_type().is_ok_and(|t| t.is_file()))
-        .filter(|e| {
-            e.file_name()
-                .to_str()
-                .is_some_and(|n| n.ends_with(".json") && !n.starts_with('.'))
+        Some(Document {
+            path: path.to_owned(),
+            digest,
+            parsed,
         })
-        .map(|e| e.path())
-        .collect();
-    paths.sort();
-    paths
+    }
+
+    /// Returns whether nobody is expected to complete a document any more.
+    fn is_late(&self, path: &Path, waiting: &mut Waiting) -> bool {
+        let modified = fs::metadata(path).and_then(|m| m.modified()).ok();
+        if modified != waiting.modified {
+            waiting.modified = modified;
+            waiting.since = Instant::now();
+        }
+        waiting.since.elapsed()
+            > if waiting.closed {
+                CLOSED_PATIENCE
+            } else {
+                self.config.patience
+            }
+    }
+
+    /// Reports entries that are not documents: each once in the log, all of them in the status.
+    /// Returns whether some are too new to be reported.
+    fn report_ignored(&self, entries: &Entries, seen: &mut Seen) -> bool {
+        let found: HashSet<&PathBuf> = entries.ignored.iter().map(|(path, _)| path).collect();
+        seen.ignored.retain(|path, _| found.contains(path));
+        let mut unreported = false;
+        let mut reported = Vec::new();
+        for (path, why) in &entries.ignored {
+            let entry = seen.ignored.entry(path.clone());
+            let (since, is_reported) = entry.or_insert((Instant::now(), false));
+            if !*is_reported && since.elapsed() >= CLOSED_PATIENCE {
+                *is_reported = true;
+                reported.push((path, *why));
+            }
+            unreported |= !*is_reported;
+        }
+        if !reported.is_empty() {
+            let names = named(reported.iter().copied());
+            tracing::warn!(event = "inbox-ignored", dir = %self.parts.dir.join("new").display(), count = reported.len(), first = names.join(", "), "the inbox takes plain files whose names end in `.json`; these entries are ignored");
+        }
+        let first = named(entries.ignored.iter().map(|(path, why)| (path, *why)));
+        self.parts.changed(|state| {
+            state.ignored = entries.ignored.len() as u64;
+            state.ignored_first = first;
+        });
+        unreported
+    }
+
+    /// Forgets the admitted documents that are no longer in `new`.
+    fn forget_ended(&self, seen: &Seen) {
+        let taken = seen.documents.values().filter_map(|w| w.taken.clone());
+        let digests: Vec<String> = taken.collect();
+        let forgotten = self
+            .parts
+            .store
+            .write_soon(move |tx| documents::retain(tx, &digests));
+        if let Err(error) = forgotten {
+            tracing::debug!(error = %Chain(&error), "documents are forgotten later");
+        }
+    }
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = Vec::new();
-    fs::File::open(path)?
-        .take(MAX_DOCUMENT as u64 + 1)
-        .read_to_end(&mut text)?;
-    if text.len() > MAX_DOCUMENT {
-        return Err(std::io::Error::other(format!(
-            "the document is larger than {MAX_DOCUMENT} bytes"
-        )));
-    }
-    String::from_utf8(text).map_err(|_| std::io::Error::other("the document is not UTF-8"))
+fn named<'a>(entries: impl Iterator<Item = (&'a PathBuf, &'static str)>) -> Vec<String> {
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().display().to_string();
+    let named = entries.map(|(path, why)| format!("`{}` ({why})", name(path)));
+    named.take(NAMED).collect()
 }

@@ -4,6 +4,8 @@
 //! regularly.
 
 mod config;
+mod document;
+mod entries;
 mod inbox;
 mod kernel;
 

@@ -8,7 +8,8 @@
 //!
 //! The keys are the contract's, so that what works here works there. Unlike the wire, which must
 //! ignore what it does not know, a document is written by a person: an unknown key, a wrong type or
-//! a bad URL is an error that names its position, and nothing of the document is taken.
+//! a bad URL is an error that names its position. In an element it stays with that [`Item`], and
+//! the others go on; anywhere else nothing of the document is taken.
 
 use std::fmt;
 use std::path::Path;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 use super::json::show;
 use super::push::{self, Item, MAX_ITEMS, Push, Stated};
 use super::strategy::Strategy;
+use super::text;
 use crate::datafile::{
     AppId, ArchiveType, DEFAULT_TIMEOUT, DataFile, DataName, DataVersion, Invalid, Key,
     MAX_TIMEOUT, SourceUrl,
@@ -66,6 +68,8 @@ pub struct DocumentError {
     pub place: String,
     /// What, with what was expected.
     pub what: String,
+    /// Whether it is not JSON at all: it may be a document that is not completely written yet.
+    pub unreadable: bool,
 }
 
 impl fmt::Display for DocumentError {
@@ -87,22 +91,19 @@ impl PushDocument {
         Self { app_id: app, data }
     }
 
-    /// Parses a document. With `base`, `file:` URLs and paths relative to it are sources too.
-    pub fn parse(text: &str, base: Option<&Path>) -> Result<Push, DocumentError> {
-        Self::parse_from(text, base.map_or(Sources::Remote, Sources::Beside))
-    }
-
     /// Parses a document that may name `sources`.
-    pub fn parse_from(text: &str, sources: Sources<'_>) -> Result<Push, DocumentError> {
-        if text.len() > MAX_DOCUMENT {
-            let what = format!(
-                "has {} bytes, at most {MAX_DOCUMENT} are allowed",
-                text.len()
-            );
+    pub fn parse(bytes: &[u8], sources: Sources<'_>) -> Result<Push, DocumentError> {
+        if bytes.len() > MAX_DOCUMENT {
+            let what = format!("more than {MAX_DOCUMENT} bytes");
             return Err(wrong("", what));
         }
+        let unreadable = |what| DocumentError {
+            unreadable: true,
+            ..wrong("", what)
+        };
+        let text = text::read(bytes).map_err(unreadable)?;
         let value: Value =
-            serde_json::from_str(text).map_err(|e| wrong("", format!("not JSON: {e}")))?;
+            serde_json::from_str(text).map_err(|e| unreadable(format!("not JSON: {e}")))?;
         read_document(&value, sources)
     }
 }
@@ -111,12 +112,13 @@ fn wrong(place: impl Into<String>, what: impl Into<String>) -> DocumentError {
     DocumentError {
         place: place.into(),
         what: what.into(),
+        unreadable: false,
     }
 }
 
 fn read_document(value: &Value, sources: Sources<'_>) -> Result<Push, DocumentError> {
     let document = object("", value, &DOCUMENT_KEYS)?;
-    let app = AppId::parse(text("AppId", document.get("AppId"))?)
+    let app = AppId::parse(required("AppId", document.get("AppId"))?)
         .map_err(|e| wrong("AppId", e.to_string()))?;
     let data = match document.get("Data") {
         Some(Value::Array(data)) if data.len() > MAX_ITEMS => {
@@ -134,7 +136,7 @@ fn read_document(value: &Value, sources: Sources<'_>) -> Result<Push, DocumentEr
         .iter()
         .enumerate()
         .map(|(n, item)| read_item(&format!("Data[{n}]"), item, &app, sources))
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect();
     let strategy = match document.get("PushStrategy") {
         None | Some(Value::Null) => None,
         Some(value) => {
@@ -148,37 +150,45 @@ fn read_document(value: &Value, sources: Sources<'_>) -> Result<Push, DocumentEr
     })
 }
 
-fn read_item(
+/// Reads an element. One without a name or version has an empty one, and cannot be pushed.
+fn read_item(place: &str, value: &Value, app: &AppId, sources: Sources<'_>) -> Item {
+    let stated = |key| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    Item {
+        name: stated("name").to_owned(),
+        version: stated("version").to_owned(),
+        file: read_file(place, value, app, sources).map_err(|error| Invalid::Element {
+            place: error.place,
+            what: error.what,
+        }),
+    }
+}
+
+fn read_file(
     place: &str,
     value: &Value,
     app: &AppId,
     sources: Sources<'_>,
-) -> Result<Item, DocumentError> {
+) -> Result<DataFile, DocumentError> {
     let item = object(place, value, &ITEM_KEYS)?;
     let at = |key: &str| format!("{place}.{key}");
     let checked =
         |key: &'static str| move |e: Invalid| wrong(format!("{place}.{key}"), e.to_string());
     let field = |key: &str| item.get(key).unwrap_or(&Value::Null);
-    let name = text(&at("name"), item.get("name"))?;
-    let version = text(&at("version"), item.get("version"))?;
-    let url = source(text(&at("url"), item.get("url"))?, sources).map_err(checked("url"))?;
-    let file = DataFile {
+    let name = required(&at("name"), item.get("name"))?;
+    let version = required(&at("version"), item.get("version"))?;
+    let url = source(required(&at("url"), item.get("url"))?, sources).map_err(checked("url"))?;
+    Ok(DataFile {
         key: Key {
             app: app.clone(),
             name: DataName::parse(name).map_err(checked("name"))?,
             version: DataVersion::parse(version).map_err(checked("version"))?,
         },
-        archive_type: archive_type(field("archiveType"), &url).map_err(checked("archiveType"))?,
+        archive_type: archive_type(&at("archiveType"), field("archiveType"), &url)?,
         size: push::size(field("size")).map_err(checked("size"))?,
         md5: push::digest("md5", field("md5")).map_err(checked("md5"))?,
         sha256: push::digest("sha256", field("sha256")).map_err(checked("sha256"))?,
         url,
         timeout: timeout(field("timeout")).map_err(checked("timeout"))?,
-    };
-    Ok(Item {
-        name: name.to_owned(),
-        version: version.to_owned(),
-        file: Ok(file),
     })
 }
 
@@ -215,7 +225,7 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
     }
 }
 
-fn text<'a>(place: &str, value: Option<&'a Value>) -> Result<&'a str, DocumentError> {
+fn required<'a>(place: &str, value: Option<&'a Value>) -> Result<&'a str, DocumentError> {
     match value {
         Some(Value::String(text)) if text.trim().is_empty() => Err(wrong(place, "blank")),
         Some(Value::String(text)) => Ok(text),
@@ -237,12 +247,11 @@ fn source(text: &str, sources: Sources<'_>) -> Result<SourceUrl, Invalid> {
 }
 
 /// A document may leave the type to the source's file name.
-fn archive_type(value: &Value, url: &SourceUrl) -> Result<ArchiveType, Invalid> {
+fn archive_type(place: &str, value: &Value, url: &SourceUrl) -> Result<ArchiveType, DocumentError> {
     match value {
-        Value::Null => ArchiveType::from_file_name(url.url().path()).ok_or(Invalid::ArchiveType {
-            found: "missing, and the url's file name does not show it".to_owned(),
-        }),
-        stated => push::archive_type(stated),
+        Value::Null => ArchiveType::from_file_name(url.url().path())
+            .ok_or_else(|| wrong(place, "missing, and the url's file name does not show it")),
+        stated => push::archive_type(stated).map_err(|e| wrong(place, e.to_string())),
     }
 }
 
@@ -267,33 +276,55 @@ mod tests {
         {"name":"b","version":"2","url":"b/c.tar.gz"}],
         "PushStrategy":{"name":"ScheduleToRegionId","parameters":{"operator":"NotIn","values":["x"]}}}"#;
 
+    /// Parses with sources next to `/base`.
+    fn parse(text: &str) -> Result<Push, DocumentError> {
+        PushDocument::parse(text.as_bytes(), Sources::Beside(Path::new("/base")))
+    }
+
+    /// Returns the first mistake of the document, or of its elements.
+    fn first_mistake(text: &str) -> String {
+        match parse(text) {
+            Err(error) => error.to_string(),
+            Ok(push) => {
+                let mut files = push.items.into_iter().map(|item| item.file);
+                files.find_map(Result::err).unwrap().to_string()
+            }
+        }
+    }
+
     #[test]
     fn takes_relative_paths_only_beside_a_document() {
-        let push = PushDocument::parse(GOOD, Some(Path::new("/base"))).unwrap();
+        let push = parse(GOOD).unwrap();
         assert_eq!((push.app.as_str(), push.items.len()), ("app", 2));
         assert!(push.strategy.unwrap().selects("y"));
         let b = push.items[1].file.as_ref().unwrap();
         assert_eq!(b.url.expose(), "file:///base/b/c.tar.gz");
         assert_eq!(b.archive_type, ArchiveType::TarGz);
         for sources in [Sources::Remote, Sources::Local] {
-            let error = PushDocument::parse_from(GOOD, sources).unwrap_err();
-            assert_eq!(error.place, "Data[1].url");
+            let push = PushDocument::parse(GOOD.as_bytes(), sources).unwrap();
+            assert!(push.items[0].file.is_ok());
+            let error = push.items[1].file.as_ref().unwrap_err().to_string();
+            assert!(error.starts_with("Data[1].url: "), "{error}");
         }
     }
 
     #[test]
     fn takes_file_urls_from_local_senders_only() {
-        let text = r#"{"AppId":"a","Data":[{"name":"n","version":"1","url":"file:///x.zip"}]}"#;
-        assert!(PushDocument::parse_from(text, Sources::Local).is_ok());
-        assert!(PushDocument::parse_from(text, Sources::Remote).is_err());
+        let text = br#"{"AppId":"a","Data":[{"name":"n","version":"1","url":"file:///x.zip"}]}"#;
+        let file = |sources| {
+            let push = PushDocument::parse(text, sources).unwrap();
+            push.items.into_iter().next().unwrap().file
+        };
+        assert!(file(Sources::Local).is_ok());
+        assert!(file(Sources::Remote).is_err());
     }
 
     #[test]
     fn reads_back_what_it_writes() {
-        let push = PushDocument::parse(GOOD, Some(Path::new("/base"))).unwrap();
+        let push = parse(GOOD).unwrap();
         let files: Vec<DataFile> = push.items.iter().flat_map(|i| i.file.clone()).collect();
         let written = serde_json::to_string(&PushDocument::new(push.app, &files)).unwrap();
-        let again = PushDocument::parse_from(&written, Sources::Local).unwrap();
+        let again = PushDocument::parse(written.as_bytes(), Sources::Local).unwrap();
         let again: Vec<DataFile> = again.items.into_iter().flat_map(|i| i.file).collect();
         assert_eq!(again, files);
     }
@@ -343,8 +374,8 @@ mod tests {
         ] {
             assert!(GOOD.contains(from), "{from}");
             let text = GOOD.replacen(from, to, 1);
-            let error = PushDocument::parse(&text, Some(Path::new("/base"))).unwrap_err();
-            assert!(error.to_string().starts_with(want), "{error} / {want}");
+            let error = first_mistake(&text);
+            assert!(error.starts_with(want), "{error} / {want}");
         }
         for (text, want) in [
             ("[]", "an array, expected an object"),
@@ -354,13 +385,46 @@ mod tests {
                 "{\"AppId\":\"a\",\"Data\":\"[]\"}",
                 "Data: \"[]\", expected",
             ),
-            (
-                "{\"AppId\":\"a\",\"Data\":[[]]}",
-                "Data[0]: an array, expected an object",
-            ),
         ] {
-            let error = PushDocument::parse(text, None).unwrap_err();
+            let error = PushDocument::parse(text.as_bytes(), Sources::Remote).unwrap_err();
             assert!(error.to_string().starts_with(want), "{error} / {want}");
         }
+    }
+
+    #[test]
+    fn keeps_what_is_wrong_with_an_element_at_that_element() {
+        let url = r#""url":"http://h/x""#;
+        for (bad, name, want) in [
+            ("[]", "", "Data[1]: an array, expected an object"),
+            ("null", "", "Data[1]: null, expected an object"),
+            (r#"{"version":"1",URL}"#, "", "Data[1].name: missing"),
+            (r#"{"name":"n",URL}"#, "n", "Data[1].version: missing"),
+            (
+                r#"{"name":"n","version":"1",URL}"#,
+                "n",
+                "Data[1].archiveType: missing, and the url's file name does not show it",
+            ),
+        ] {
+            let bad = bad.replace("URL", url);
+            let text = GOOD.replacen("},", &format!("}},{bad},"), 1);
+            let push = parse(&text).unwrap();
+            assert_eq!(push.items.iter().filter(|i| i.file.is_ok()).count(), 2);
+            assert_eq!(push.items[1].name, name);
+            let error = push.items[1].file.as_ref().unwrap_err();
+            assert_eq!(error.to_string(), want);
+        }
+    }
+
+    #[test]
+    fn what_may_still_be_completed_is_told_apart() {
+        let unreadable = |bytes: &[u8]| {
+            PushDocument::parse(bytes, Sources::Remote)
+                .unwrap_err()
+                .unreadable
+        };
+        assert!(unreadable(&GOOD.as_bytes()[..GOOD.len() - 1]));
+        assert!(unreadable(b"{\"AppId\":\"\xc3"));
+        assert!(unreadable(b""));
+        assert!(!unreadable(b"{}"));
     }
 }

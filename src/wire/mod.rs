@@ -20,6 +20,7 @@ pub mod push;
 pub mod sign;
 pub mod status;
 pub mod strategy;
+mod text;
 mod time;
 
 pub use document::PushDocument;

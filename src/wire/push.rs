@@ -21,6 +21,7 @@ use super::errors::Refusal;
 use super::json::show;
 use super::parameters::Parameters;
 use super::strategy::Strategy;
+use super::text;
 
 /// Most elements of one `Data`. More are refused before they take memory.
 pub const MAX_ITEMS: usize = 20_000;
@@ -159,7 +160,7 @@ pub struct DataError(String);
 ///
 /// Unknown keys are ignored, as the contract demands.
 pub fn parse_data(app: &AppId, json: &str) -> Result<Vec<Item>, DataError> {
-    let mut reader = serde_json::Deserializer::from_str(json);
+    let mut reader = serde_json::Deserializer::from_str(text::without_mark(json));
     let items = reader
         .deserialize_any(Elements(app))
         .and_then(|items| reader.end().map(|()| items))
@@ -355,7 +356,7 @@ mod tests {
 
     #[test]
     fn takes_a_good_element_whole() {
-        let item = parse(&format!("[{GOOD}]")).unwrap().remove(0);
+        let item = parse(&format!("\u{feff}[{GOOD}]")).unwrap().remove(0);
         assert_eq!((item.name.as_str(), item.version.as_str()), ("a/b", "1.0"));
         let file = item.file.unwrap();
         assert_eq!(file.key.to_string(), "app-1/a/b@1.0");

@@ -16,6 +16,7 @@ mod errors;
 mod fetch;
 mod fetching;
 mod hostile_archives;
+mod inbox;
 mod layers;
 mod life;
 mod load;

@@ -115,8 +115,6 @@ fn a_bad_document_names_the_place_and_nothing_is_taken() {
     let served = Served::new("", "");
     for (from, to, want) in [
         ("\"AppId\"", "\"App\"", "unknown key `App`"),
-        ("http://user:pw@h/", "ftp://h/", "Data[0].url: "),
-        ("\"zip\"", "\"rar\"", "Data[0].archiveType: "),
         ("{", "[", "not JSON: "),
     ] {
         let bad = document(&[("a", "1")]).replacen(from, to, 1);
@@ -142,7 +140,8 @@ fn only_local_senders_may_name_files_and_only_if_allowed() {
     let served = Served::new("", "");
     assert_eq!(served.unix("POST", "/v1/pushes", Some(&file)).status, 200);
     let served = Served::new("file_urls = false", "");
-    assert_eq!(served.unix("POST", "/v1/pushes", Some(&file)).status, 400);
+    let answer = served.unix("POST", "/v1/pushes", Some(&file)).json();
+    assert_eq!(answer["answers"][0]["code"], 300, "{answer}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use edgepush::job::{Failure, JobId, Outcome, Published, Stage};
 use edgepush::keep::{self, Keep};
 use edgepush::progress::Board;
 use edgepush::publish::Publisher;
+use edgepush::shown::model::Inbox;
 use edgepush::store::{Store, jobs};
 use edgepush::sys::Live;
 use edgepush::sys::clock::SystemClock;
@@ -80,6 +81,7 @@ impl Served {
             keep: keep(&store, &publisher, &intake),
             publisher: Arc::clone(&publisher),
             intake,
+            inbox: tokio::sync::watch::channel(Inbox::default()).1,
             board: board.clone(),
             data_dir: root,
             clock,
