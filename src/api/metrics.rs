@@ -251,7 +251,7 @@ impl Page {
 struct Figure(&'static str, &'static str, &'static str, Option<String>);
 
 #[rustfmt::skip]
-fn of_node(api: &Api, status: &NodeStatus) -> [Figure; 14] {
+fn of_node(api: &Api, status: &NodeStatus) -> [Figure; 16] {
     let disk = status.disk;
     let inodes = disk.and_then(|disk| disk.free_inodes);
     [
@@ -268,6 +268,8 @@ fn of_node(api: &Api, status: &NodeStatus) -> [Figure; 14] {
         Figure("edgepush_inbox_in_progress", "Documents of the inbox whose files have not all ended.", "gauge", some(status.inbox.in_progress)),
         Figure("edgepush_inbox_stuck", "Documents of the inbox whose result cannot be written.", "gauge", some(status.inbox.stuck)),
         Figure("edgepush_inbox_ignored", "Entries of the inbox that are not documents.", "gauge", some(status.inbox.ignored)),
+        Figure("edgepush_panics_total", "Panics of the agent's own tasks: each is a defect.", "counter", some(status.panics)),
+        Figure("edgepush_log_lines_lost_total", "Log lines that standard error did not take.", "counter", some(status.log_lines_lost)),
         Figure("edgepush_gc_last_success_timestamp_seconds", "When retention last succeeded.", "gauge", status.gc_last_success_ms.and_then(|ms| some(seconds(ms)))),
     ]
 }

@@ -20,7 +20,7 @@ use crate::shown::{File, model};
 use crate::store::jobs;
 use crate::store::releases;
 use crate::sys::units::show_bytes;
-use crate::sys::{Chain, space};
+use crate::sys::{Chain, lossy, space, tasks};
 
 /// A commit that takes longer means that the disk hangs.
 const HANGS: Duration = Duration::from_secs(10);
@@ -202,6 +202,8 @@ impl Api {
             restart_needed: self.lock_restart_needed().clone(),
             workers: self.deps.keep.workers(),
             inbox: self.deps.inbox.borrow().clone(),
+            panics: tasks::panics(),
+            log_lines_lost: lossy::lost(),
         }
     }
 }

@@ -3,12 +3,14 @@
 use super::exit::{self, Error, Exit};
 use super::{Global, log};
 use crate::app;
+use crate::sys::tasks;
 
 /// Runs the agent until it is asked to stop.
 pub(super) fn run(global: &Global) -> Result<Exit, Error> {
+    let log = log::AgentLog::open()?;
     let sources = global.sources();
     let loaded = sources.load()?;
-    log::start(
+    log.start(
         loaded.config.log.level,
         loaded.config.log.format,
         global.verbose,
@@ -16,9 +18,12 @@ pub(super) fn run(global: &Global) -> Result<Exit, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(app::agent(loaded, sources));
+    let ended = runtime.block_on(tasks::guarded("agent", app::agent(loaded, sources)));
     // A thread that hangs in the kernel must not keep the process alive.
     runtime.shutdown_background();
-    ended?;
+    match ended {
+        Ok(ended) => ended?,
+        Err(tasks::Panicked) => return Err(Error::new(exit::FAILED, "the agent panicked")),
+    }
     Ok(exit::DONE)
 }

@@ -1,35 +1,89 @@
 //! The log goes to standard error, as text or JSON. The journal gets levels instead of times and
-//! colors.
+//! colors. In the agent, nothing that becomes of standard error blocks or fails anything, and
+//! repeated lines are counted instead.
+
+mod repeats;
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::config;
+use crate::sys::{lossy, tasks};
+
+use repeats::Repeats;
+
+/// How long an exit waits for a slow reader of the log.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// The log of an agent.
+pub(super) struct AgentLog(Repeats);
+
+impl AgentLog {
+    /// Makes standard error safe to log to.
+    pub(super) fn open() -> io::Result<Self> {
+        tasks::watch_panics();
+        let repeats = Repeats::new();
+        let told = repeats.clone();
+        lossy::start(move || told.tell(false))?;
+        Ok(Self(repeats))
+    }
+
+    /// Starts the log like [`start`].
+    pub(super) fn start(&self, level: config::Level, format: config::Format, verbose: u8) {
+        start_with(level, format, verbose, Some(self.0.clone()));
+    }
+}
+
+impl Drop for AgentLog {
+    fn drop(&mut self) {
+        self.0.tell(true);
+    }
+}
 
 /// Starts the log at `level`, or at a more verbose one if `verbose` says so. Only the first call in
 /// a process has an effect.
 pub(super) fn start(level: config::Level, format: config::Format, verbose: u8) {
+    start_with(level, format, verbose, None);
+}
+
+fn start_with(level: config::Level, format: config::Format, verbose: u8, repeats: Option<Repeats>) {
     let level = finer(level, verbose);
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(level))
-        .with_writer(io::stderr)
+    let journal = format == config::Format::Text && std::env::var_os("JOURNAL_STREAM").is_some();
+    let lines = fmt::layer()
+        .log_internal_errors(false)
+        .with_writer(Stderr { journal })
         .with_target(level >= Level::DEBUG);
-    // A second subscriber is refused, and the first stays.
-    let _ = match format {
-        config::Format::Json => builder.json().try_init(),
-        config::Format::Text if std::env::var_os("JOURNAL_STREAM").is_some() => builder
+    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = match format {
+        config::Format::Json => lines.json().boxed(),
+        config::Format::Text if journal => lines
             .with_ansi(false)
             .without_time()
             .with_level(false)
-            .with_writer(Journal)
-            .try_init(),
-        config::Format::Text => builder
-            .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-            .try_init(),
+            .boxed(),
+        config::Format::Text => lines.with_ansi(color).boxed(),
     };
+    let log = tracing_subscriber::registry()
+        .with(filter(level))
+        .with(lines.with_filter(repeats));
+    // A second subscriber is refused, and the first stays.
+    let _ = log.try_init();
+}
+
+/// Prints a line for people on standard error, as safely as the log.
+pub(super) fn print(text: &str) {
+    lossy::write(format!("{text}\n").into_bytes());
+}
+
+/// Writes what is still queued, unless that takes long.
+pub(super) fn flush() {
+    lossy::flush(FLUSH);
 }
 
 fn finer(level: config::Level, verbose: u8) -> Level {
@@ -58,18 +112,23 @@ fn filter(level: Level) -> EnvFilter {
     })
 }
 
-/// Writes for the journal, which adds the time itself and reads the level from the `<n>` of
-/// `sd-daemon(3)`.
-struct Journal;
+/// Writes each event as one piece. The journal adds the time itself and reads the level from the
+/// `<n>` of `sd-daemon(3)`.
+struct Stderr {
+    journal: bool,
+}
 
-impl<'a> MakeWriter<'a> for Journal {
+impl<'a> MakeWriter<'a> for Stderr {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line("<6>")
+        Line(if self.journal { "<6>" } else { "" })
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+        if !self.journal {
+            return Line("");
+        }
         Line(match *meta.level() {
             Level::ERROR => "<3>",
             Level::WARN => "<4>",
@@ -82,9 +141,8 @@ impl<'a> MakeWriter<'a> for Journal {
 struct Line(&'static str);
 
 impl Write for Line {
-    /// An event comes as one piece.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        io::stderr().write_all(&[self.0.as_bytes(), event].concat())?;
+        lossy::write([self.0.as_bytes(), event].concat());
         Ok(event.len())
     }
 

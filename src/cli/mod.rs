@@ -167,18 +167,20 @@ pub fn main() -> ExitCode {
         }
     };
     let mut out = Out::stdout(arguments.global.json, arguments.global.no_color);
-    match arguments.run(&mut out) {
-        Ok(exit) => exit.into(),
+    let exit = match arguments.run(&mut out) {
+        Ok(exit) => exit,
         Err(error) => {
-            eprintln!("edgepush: {}", Chain(error.source.as_ref()));
+            log::print(&format!("edgepush: {}", Chain(error.source.as_ref())));
             if let Some(help) = error.help {
-                eprintln!("  help: {help}");
+                log::print(&format!("  help: {help}"));
             } else if error.exit == exit::UNREACHABLE {
-                eprintln!("  help: is the agent running? `edgepush doctor` checks the host");
+                log::print("  help: is the agent running? `edgepush doctor` checks the host");
             }
-            error.exit.into()
+            error.exit
         }
-    }
+    };
+    log::flush();
+    exit.into()
 }
 
 impl Arguments {

@@ -52,6 +52,15 @@ fn render(status: &NodeStatus, out: &mut Out) -> Result<(), Error> {
         let keys = s.restart_needed.join(", ");
         line(out, "restart", &format!("needed to apply {keys}"))?;
     }
+    if s.panics > 0 {
+        let panics = show::count(s.panics, "panic");
+        let text = format!("{panics} since the start: see the log, and please report them");
+        line(out, "defects", &text)?;
+    }
+    if s.log_lines_lost > 0 {
+        let lines = show::count(s.log_lines_lost, "line");
+        line(out, "log", &format!("{lines} lost since the start"))?;
+    }
     if !s.running.is_empty() {
         out.line("")?;
         in_progress(&s.running).print(out)?;

@@ -312,6 +312,12 @@ pub struct NodeStatus {
     pub workers: Vec<Worker>,
     #[serde(default)]
     pub inbox: Inbox,
+    /// Panics of the agent's own tasks since the start.
+    #[serde(default)]
+    pub panics: u64,
+    /// Log lines since the start that standard error did not take.
+    #[serde(default)]
+    pub log_lines_lost: u64,
 }
 
 /// What is in the inbox.

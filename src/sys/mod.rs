@@ -10,11 +10,13 @@ pub mod failpoint;
 pub mod failure;
 pub mod landlock;
 pub mod live;
+pub mod lossy;
 pub mod only;
 pub mod place;
 pub mod secret;
 pub mod space;
 pub mod systemd;
+pub mod tasks;
 pub mod units;
 
 pub use chain::Chain;

@@ -20,6 +20,7 @@ mod inbox;
 mod layers;
 mod life;
 mod load;
+mod log;
 mod memory;
 mod native_api;
 mod openapi;

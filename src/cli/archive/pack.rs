@@ -14,6 +14,7 @@ use zip::write::SimpleFileOptions;
 
 use super::{Out, unpack_apart};
 use crate::cli::exit::{self, Exit};
+use crate::cli::log;
 use crate::datafile::{ArchiveType, Content};
 use crate::sys::{Chain, durable};
 use crate::unpack::{Config, Options, Target};
@@ -130,7 +131,7 @@ fn accept(path: &Path, archive_type: ArchiveType) -> anyhow::Result<()> {
         "an agent with default limits refuses it: {}: {message}",
         kind.name
     );
-    eprintln!("edgepush: {text}\n  {}", kind.help);
+    log::print(&format!("edgepush: {text}\n  {}", kind.help));
     Ok(())
 }
 
