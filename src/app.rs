@@ -54,6 +54,11 @@ pub enum Error {
     },
     #[error("cannot accept the push")]
     Intake(#[source] crate::intake::Error),
+    /// A task that the agent cannot do without has panicked.
+    #[error(
+        "the task `{name}` panicked, a defect of the agent: its log has the details; the next start resumes every file"
+    )]
+    Panicked { name: &'static str },
     /// Something that should not happen.
     #[error("{0}")]
     Other(String),

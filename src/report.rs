@@ -223,9 +223,9 @@ impl Reporter {
     }
 
     /// Sends until `drain`. What was not delivered by then is sent after the next start.
-    pub async fn run(self, drain: CancellationToken) {
+    pub async fn run(self: Arc<Self>, drain: CancellationToken) {
         let setup = self.setup.subscribe();
-        Sender::new(self.store, setup).run(drain).await;
+        Sender::new(self.store.clone(), setup).run(drain).await;
     }
 }
 

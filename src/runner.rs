@@ -179,7 +179,8 @@ impl Runner {
                 _ = flips_wake.changed() => {}
                 () = self.left.notified() => {}
                 _ = progress.tick() => self.note_progress().await,
-                Some(_) = tasks.join_next() => {}
+                // Even the record of a job's end has panicked: only a new start knows the state.
+                Some(ended) = tasks.join_next() => ended.map_err(|_| store::Error::Panicked)?,
                 () = tokio::time::sleep(next) => {}
             }
         }

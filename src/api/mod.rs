@@ -258,8 +258,12 @@ impl Api {
             drain.cancelled().await;
             self.draining.cancel();
         };
-        let count = metrics::count(&self, drain.clone());
-        tokio::join!(tcp, unix, end_streams, count);
+        tokio::join!(tcp, unix, end_streams);
+    }
+
+    /// Counts what the metrics show, until `drain`.
+    pub async fn count(self: Arc<Self>, drain: CancellationToken) {
+        metrics::count(&self, drain).await;
     }
 
     fn config(&self) -> Arc<Config> {

@@ -1,4 +1,9 @@
 //! The daemon: what runs for as long as the agent does, and its orderly end.
+//!
+//! What a panic of each task means is decided where it is started. The runner and the listeners hold
+//! the state of running files and of open requests: the process ends with an error, and its next
+//! start resumes from the database. The others begin anew from what is on the disk: downloads go on
+//! while callbacks, the inbox or the configuration are looked at again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::listen::{inherited, listen};
 use super::reload::Reload;
@@ -20,6 +25,7 @@ use crate::shown::model;
 use crate::store;
 use crate::sys::Chain;
 use crate::sys::systemd::{Notify, Socket};
+use crate::sys::tasks::{self, Panicked, Tasks};
 use crate::watch::Inbox;
 
 /// A transaction that takes longer means that the disk hangs: the watchdog is no longer pinged.
@@ -43,6 +49,7 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         () = end_signal() => None,
         error = parts.store.failed() => Some(Error::Store(error)),
         ended = &mut agent.running => Some(runner_ended(ended)),
+        name = agent.tasks.failed() => Some(Error::Panicked { name }),
     };
     match failure {
         None => {
@@ -57,19 +64,26 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
         }
         Some(error) => {
             tracing::error!(event = "failed", error = %Chain(&error), "the agent stops");
-            Notify.stopping("the database has failed");
-            tokio::time::sleep(LAST_WORDS).await;
-            agent.give_up().await;
+            if matches!(error, Error::Panicked { .. }) {
+                Notify.stopping("a task has panicked");
+                agent.end().await;
+            } else {
+                Notify.stopping("the database has failed");
+                tokio::time::sleep(LAST_WORDS).await;
+                agent.give_up().await;
+            }
             Err(error)
         }
     }
 }
 
-fn runner_ended(ended: Result<Result<(), store::Error>, tokio::task::JoinError>) -> Error {
+type RunnerEnd = Result<Result<(), store::Error>, Panicked>;
+
+fn runner_ended(ended: Result<RunnerEnd, tokio::task::JoinError>) -> Error {
     match ended {
-        Ok(Ok(())) => Error::Other("the runner has ended by itself".to_owned()),
-        Ok(Err(error)) => Error::Store(error),
-        Err(error) => Error::Other(format!("the runner has panicked: {error}")),
+        Ok(Ok(Ok(()))) => Error::Other("the runner has ended by itself".to_owned()),
+        Ok(Ok(Err(error))) => Error::Store(error),
+        Ok(Err(Panicked)) | Err(_) => Error::Panicked { name: "runner" },
     }
 }
 
@@ -82,8 +96,8 @@ struct Agent {
     /// Tells every task to end.
     drain: CancellationToken,
     /// Everything but the runner, which ends first.
-    tasks: TaskTracker,
-    running: JoinHandle<Result<(), store::Error>>,
+    tasks: Tasks,
+    running: JoinHandle<RunnerEnd>,
     /// Not one of `tasks`: it pings while they end, and ends with this.
     _watchdog: AbortOnDropHandle<()>,
 }
@@ -111,7 +125,7 @@ impl Agent {
             Some(inbox) => inbox.state(),
             None => watch::channel(model::Inbox::default()).1,
         };
-        let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let drain = CancellationToken::new();
         let reporter = Reporter::new(config.report.clone(), parts.store.db().clone())?;
         let api = Arc::new(Api::new(
             config.api.clone(),
@@ -125,16 +139,20 @@ impl Agent {
             reporter: reporter.handle(),
             started: config.clone(),
         };
-        tasks.spawn(reporter.run(drain.clone()));
-        tasks.spawn(api.serve(listeners, drain.clone()));
-        tasks.spawn(Arc::clone(&parts.keep).run(drain.clone()));
-        tasks.spawn(reload.run(drain.clone()));
+        let mut tasks = Tasks::new(drain.clone());
+        tasks.restarted("metrics", &api, Api::count);
+        tasks.restarted("callbacks", &Arc::new(reporter), Reporter::run);
+        tasks.restarted("configuration", &Arc::new(reload), Reload::run);
         if let Some(inbox) = inbox {
-            tasks.spawn(inbox.run(drain.clone()));
+            tasks.restarted("inbox", &Arc::new(inbox), Inbox::run);
         }
-        tasks.spawn(watch_place(parts.store.clone(), drain.clone()));
-        let watchdog = ping_watchdog(parts.store.clone(), drain.clone());
-        let running = tokio::spawn(Arc::clone(&parts.runner).run(drain.clone(), false));
+        tasks.essential("keep", Arc::clone(&parts.keep).run(drain.clone()));
+        tasks.essential("listeners", api.serve(listeners, drain.clone()));
+        let store = Arc::new(parts.store.clone());
+        tasks.restarted("place", &store, watch_place);
+        let watchdog = ping_watchdog_always(parts.store.clone(), drain.clone());
+        let runner = Arc::clone(&parts.runner).run(drain.clone(), false);
+        let running = tokio::spawn(tasks::guarded("runner", runner));
         Ok(Self {
             config,
             parts,
@@ -163,25 +181,23 @@ impl Agent {
     /// is closed last.
     async fn end(mut self) {
         self.drain.cancel();
-        let patience = self.config.runner.drain + GRACE;
-        let _ = tokio::time::timeout(patience, &mut self.running).await;
+        if !self.running.is_finished() {
+            let patience = self.config.runner.drain + GRACE;
+            let _ = tokio::time::timeout(patience, &mut self.running).await;
+        }
         self.end_tasks().await;
         let _ = tokio::time::timeout(GRACE, self.parts.store.close()).await;
         tracing::info!(event = "ended", "stopped");
     }
 
     /// Ends without a runner or a database to wait for.
-    async fn give_up(self) {
+    async fn give_up(mut self) {
         self.drain.cancel();
         self.end_tasks().await;
     }
 
-    async fn end_tasks(&self) {
-        self.tasks.close();
-        if tokio::time::timeout(GRACE, self.tasks.wait())
-            .await
-            .is_err()
-        {
+    async fn end_tasks(&mut self) {
+        if !self.tasks.end(GRACE).await {
             tracing::warn!(event = "drain-cut", "some tasks did not end in time");
         }
     }
@@ -219,15 +235,21 @@ async fn end_signal() {
 
 /// Lets the database fail when the data directory is not the one that this process has opened: it
 /// was moved, wiped or mounted over.
-async fn watch_place(store: store::Store, drain: CancellationToken) {
+async fn watch_place(store: Arc<store::Store>, drain: CancellationToken) {
     while drain
         .run_until_cancelled(tokio::time::sleep(PLACE_EVERY))
         .await
         .is_some()
     {
-        let store = store.clone();
+        let store = Arc::clone(&store);
         let _ = tokio::task::spawn_blocking(move || store.check_place()).await;
     }
+}
+
+/// Pings the watchdog also after a panic: only a hang must stop it.
+async fn ping_watchdog_always(store: store::Store, drain: CancellationToken) {
+    let start = || ping_watchdog(store.clone(), drain.clone());
+    tasks::restarting("watchdog", drain.clone(), start).await;
 }
 
 /// Pings the service manager's watchdog for as long as the runtime turns and the disk takes what is

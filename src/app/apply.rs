@@ -54,7 +54,7 @@ pub async fn apply(
     let app = push.app.clone();
     let drain = CancellationToken::new();
     let reporter = Reporter::new(config.report.clone(), parts.store.db().clone())?;
-    let reporting = tokio::spawn(reporter.run(drain.clone()));
+    let reporting = tokio::spawn(Arc::new(reporter).run(drain.clone()));
     let mut events = parts.store.subscribe();
     let answers = parts
         .intake

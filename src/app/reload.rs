@@ -46,7 +46,7 @@ const AT_START: [&str; 13] = [
 
 impl Reload {
     /// Reloads on `SIGHUP`, and when a configuration file was changed, added or removed.
-    pub(super) async fn run(self, drain: CancellationToken) {
+    pub(super) async fn run(self: Arc<Self>, drain: CancellationToken) {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else {
             return;
         };

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::sys::clock::Clock;
 use crate::sys::place::Place;
-use crate::sys::{Chain, durable};
+use crate::sys::{Chain, durable, tasks};
 
 pub mod endpoints;
 mod error;
@@ -138,9 +138,15 @@ impl Db {
         let (sender, queue) = mpsc::channel(QUEUE);
         let readers = Readers::new(path.to_owned(), setup.readers);
         let owner = owner::Owner::new(conn, path.to_owned(), queue, Arc::clone(&shared), setup);
+        let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || owner.run())
+            .spawn(move || {
+                // What of the last transaction is on the disk is unknown: only a new start can tell.
+                if tasks::guarded_here("store", || owner.run()).is_err() {
+                    theirs.fail("its thread panicked");
+                }
+            })
             .map_err(durable::at("start a thread for", path))
             .map_err(|e| Error::Prepare(Arc::new(e)))?;
         Ok(Self {

@@ -16,7 +16,7 @@ use super::schema;
 use super::shared::Shared;
 use super::sql::{Effects, Reader, Tx};
 use super::{SAVE_UPTIME_MS, Setup};
-use crate::sys::failpoint::{Bug, is_seeded};
+use crate::sys::failpoint::{self, Bug, is_seeded};
 use crate::sys::failure::Fault;
 use crate::sys::{Chain, durable};
 
@@ -121,6 +121,7 @@ impl Owner {
             self.shared.enter();
             self.shared.check_place();
             self.commit_group(group);
+            failpoint::panic_in("store-commit");
             self.checkpoint();
             self.shared.leave();
             if close.is_some() {

@@ -18,7 +18,7 @@ use crate::fetch::{Event, Source, Spool, Validator};
 use crate::job::Stage;
 use crate::publish::Staging;
 use crate::publish::space::Promise;
-use crate::sys::Chain;
+use crate::sys::{Chain, failpoint};
 use crate::unpack::{self, Tree};
 use crate::verify::Hasher;
 
@@ -99,8 +99,14 @@ impl Road {
         let mut feed = Feed::new(own, &self.queues);
         let hasher = hasher(&run.job.file, self.publisher.keeps_archives());
         let (to_hash, to_spool) = (feed.needed_reader(), feed.needed_reader());
-        let hashing = tokio::task::spawn_blocking(move || Ok(hash(to_hash, hasher)));
-        let spooling = tokio::task::spawn_blocking(move || keep(to_spool, spool));
+        let hashing = tokio::task::spawn_blocking(move || {
+            failpoint::panic_in("hash");
+            Ok(hash(to_hash, hasher))
+        });
+        let spooling = tokio::task::spawn_blocking(move || {
+            failpoint::panic_in("spool");
+            keep(to_spool, spool)
+        });
         let archive_type = run.job.file.archive_type;
         let unpacking = if archive_type.is_streamable() {
             let options = self.unpack_options(run, promise, &stopper)?;

@@ -20,8 +20,7 @@ use crate::fetch::{Event, Source};
 use crate::job::Stage;
 use crate::publish::Staging;
 use crate::publish::space::Promise;
-use crate::sys::durable;
-use crate::sys::landlock;
+use crate::sys::{durable, landlock, tasks};
 use crate::unpack::{self, Tree};
 use crate::verify::Verified;
 
@@ -212,7 +211,7 @@ impl Workers {
                             .recv();
                         let Ok(work) = work else { return };
                         // A panic fails only this file: its sender is dropped with the closure.
-                        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                        let _ = tasks::guarded_here("small", work);
                     }
                 })?;
         }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::Stop;
 use super::run::Run;
 use crate::job::Stage;
+use crate::sys::tasks;
 
 /// Stops the blocking threads of a run that is canceled, past its deadline or dropped.
 pub(super) struct Stopper {
@@ -65,7 +66,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Stop> {
     tokio::task::spawn_blocking(work)
         .await
-        .unwrap_or_else(|e| Err(Stop::internal(e.to_string())))
+        .unwrap_or_else(|_| Err(panicked()))
 }
 
 /// A dedicated thread, for work that confines itself to a sandbox: a sandbox lasts as long as its
@@ -81,8 +82,13 @@ impl<T: Send + 'static> Thread<T> {
         let (sender, receiver) = oneshot::channel();
         std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || {
-                let _ = sender.send(work());
+            .spawn({
+                let name = name.to_owned();
+                move || {
+                    if let Ok(done) = tasks::guarded_here(&name, work) {
+                        let _ = sender.send(done);
+                    }
+                }
             })
             .map_err(|e| Stop::internal(format!("start a thread: {e}")))?;
         Ok(Self(receiver))

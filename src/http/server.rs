@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::connection::{self, Settings};
+use crate::sys::tasks;
 
 /// Time limit for the requests in progress once the listener is drained.
 const GRACE: Duration = Duration::from_secs(8);
@@ -104,7 +105,8 @@ pub async fn serve<L: Listener>(
         let router = router.clone().layer(Extension(peer));
         let served = connection::serve(stream, router, settings, drain.clone());
         connections.spawn(async move {
-            served.await;
+            // A panic ends this connection alone.
+            let _ = tasks::guarded("connection", served).await;
             drop(permit);
         });
         while connections.try_join_next().is_some() {}

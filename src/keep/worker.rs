@@ -1,15 +1,13 @@
 //! The one shape of a background worker: wait until something is due, do it, and note how it went.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::shown::model::{Worker as WorkerStatus, WorkerProgress, WorkerState};
 use crate::store;
-use crate::sys::Chain;
+use crate::sys::{Chain, tasks};
 
 /// Pause after a panic, so that a worker that always panics does not spin.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -79,16 +77,19 @@ impl Status {
 /// usual.
 pub(super) async fn run<W: Worker>(mut worker: W, status: Arc<Status>, stop: CancellationToken) {
     loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = worker.due() => {}
-        }
-        status.begin();
-        let round = AssertUnwindSafe(worker.work(&status, &stop)).catch_unwind();
-        match round.await {
-            Ok(Ok(())) => status.end(None),
-            Ok(Err(error)) => {
+        let round = async {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                () = worker.due() => {}
+            }
+            status.begin();
+            Some(worker.work(&status, &stop).await)
+        };
+        match tasks::guarded(W::NAME, round).await {
+            Ok(None) => return,
+            Ok(Some(Ok(()))) => status.end(None),
+            Ok(Some(Err(error))) => {
                 let error = Chain(&error).to_string();
                 tracing::warn!(
                     event = "worker-failed",
@@ -98,12 +99,7 @@ pub(super) async fn run<W: Worker>(mut worker: W, status: Arc<Status>, stop: Can
                 );
                 status.end(Some(error));
             }
-            Err(_) => {
-                tracing::error!(
-                    event = "worker-panicked",
-                    worker = W::NAME,
-                    "a background worker panicked; it runs again when it is next due"
-                );
+            Err(tasks::Panicked) => {
                 status.end(Some("panicked".to_owned()));
                 tokio::time::sleep(RESTART_AFTER).await;
             }

@@ -12,7 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::sys::failpoint::{Bug, is_seeded};
+use crate::sys::tasks;
 
 /// Pause between early rounds.
 const EARLY_EVERY: Duration = Duration::from_millis(100);
@@ -43,6 +46,15 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Fails every open session: what of their writes is on the disk is unknown.
+    fn fail_round(&self, error: Errno) {
+        let mut state = self.lock();
+        state.failures += 1;
+        state.error = error.raw_os_error();
+        state.done = state.asked;
+        self.ended.notify_all();
+    }
 }
 
 /// Combines the sync requests for one file system.
@@ -63,9 +75,11 @@ impl Syncer {
         if enabled {
             let directory = File::open(path)?;
             let theirs = Arc::clone(&shared);
-            thread::Builder::new()
-                .name("sync".into())
-                .spawn(move || run(&theirs, &directory))?;
+            thread::Builder::new().name("sync".into()).spawn(move || {
+                while tasks::guarded_here("sync", || run(&theirs, &directory)).is_err() {
+                    theirs.fail_round(Errno::IO);
+                }
+            })?;
         }
         Ok(Self { shared })
     }

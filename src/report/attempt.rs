@@ -24,7 +24,7 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Attempt {
     pub(super) message: Message,
     pub(super) outcome: Outcome,
-    /// Whether the outbox knows the outcome. If not, the callback is still due.
+    /// Whether the outbox knows what it has to. If not, the callback is still due.
     pub(super) recorded: bool,
 }
 
@@ -47,6 +47,16 @@ pub(super) enum Outcome {
 }
 
 impl Attempt {
+    /// An attempt that panicked. The callback is still due, after the pause of any failure.
+    pub(super) fn panicked(message: Message) -> Self {
+        let error = "the attempt panicked".to_owned();
+        Self {
+            message,
+            outcome: Outcome::Away { error, wait: None },
+            recorded: true,
+        }
+    }
+
     /// Sends a callback and records the outcome.
     pub(super) async fn make(
         message: Message,

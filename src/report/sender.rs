@@ -15,7 +15,7 @@ use super::setup::Setup;
 use crate::db::endpoints;
 use crate::db::outbox::{self, Message};
 use crate::db::{self, Db, Topic};
-use crate::sys::Chain;
+use crate::sys::{Chain, tasks};
 
 /// How often callbacks expire and the outbox is checked without being woken.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
@@ -179,14 +179,15 @@ impl Sender {
                 let (target, setup) = (Arc::clone(&health.target), Arc::clone(setup));
                 let (store, drain) = (self.store.clone(), self.drain.clone());
                 self.attempts.spawn(async move {
-                    Attempt::make(message, &target, &setup, &store, &drain).await
+                    let attempt = Attempt::make(message.clone(), &target, &setup, &store, &drain);
+                    let attempt = tasks::guarded("callback", attempt).await;
+                    attempt.unwrap_or_else(|_| Attempt::panicked(message))
                 });
             }
         }
     }
 
     async fn ended(&mut self, attempt: Option<Attempt>) {
-        // An attempt that panicked blocks its file until the next start: better than sending out of order.
         let Some(Attempt {
             message,
             outcome,

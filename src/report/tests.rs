@@ -58,7 +58,7 @@ impl Running {
     fn start(bench: &Bench, config: Config) -> Self {
         let reporter = Reporter::new(config, bench.store.db().clone()).unwrap();
         let (drain, handle) = (CancellationToken::new(), reporter.handle());
-        let task = tokio::spawn(reporter.run(drain.clone()));
+        let task = tokio::spawn(Arc::new(reporter).run(drain.clone()));
         Self {
             drain,
             task,
@@ -429,7 +429,7 @@ async fn what_is_written_right_after_new_is_already_reported() {
     );
     bench.accept(file("n", "1")).await;
     let drain = CancellationToken::new();
-    let task = tokio::spawn(reporter.unwrap().run(drain.clone()));
+    let task = tokio::spawn(Arc::new(reporter.unwrap()).run(drain.clone()));
     until_delivered(&bench).await;
     assert_eq!(receiver.taken().len(), 1);
     drain.cancel();

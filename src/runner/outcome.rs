@@ -16,6 +16,7 @@ use crate::job::{Failure, Job, JobId, Outcome, Published, Stage};
 use crate::progress::Unrecorded;
 use crate::store::{self, activations, jobs};
 use crate::sys::failure::Class;
+use crate::sys::{failpoint, tasks};
 
 /// Time that a run may take past its deadline before it is abandoned: on a disk that hangs, its
 /// threads cannot be stopped.
@@ -30,7 +31,15 @@ impl Runner {
     ) {
         let id = job.id;
         let span = tracing::info_span!("push", job = %id, data = %job.file.key);
-        tracing::Instrument::instrument(self.bring_to_end(&job, damaged, &stop), span).await;
+        let work = async {
+            let work = self.bring_to_end(&job, damaged, &stop);
+            if tasks::guarded("job", work).await.is_err() {
+                let text = "the agent's own work on the file panicked".to_owned();
+                let failure = Stop::internal(text).into_failure(Stage::Publish);
+                self.record_failure(&job, failure).await;
+            }
+        };
+        tracing::Instrument::instrument(work, span).await;
         self.lock().remove(&id);
         self.left.notify_one();
     }
@@ -78,6 +87,7 @@ impl Runner {
         let key = &job.file.key;
         // From the decision to the record, no other flip of this name may come in between.
         let _lock = self.publisher.lock(key).await;
+        failpoint::panic_in("settle");
         let head = done.release.head.clone();
         let fetched = done.fetched;
         let settled = async {

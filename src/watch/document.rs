@@ -18,7 +18,7 @@ use crate::job::{JobId, JobState};
 use crate::shown::File;
 use crate::shown::model::{self, Answer, Verdict};
 use crate::store::{self, Store, documents, jobs};
-use crate::sys::{Chain, durable};
+use crate::sys::{Chain, durable, tasks};
 use crate::wire::document::DocumentError;
 use crate::wire::push::{Push, Via};
 
@@ -56,6 +56,18 @@ impl Document {
     /// Takes a document to its end: admits it unless it was, waits for its jobs, and moves it to
     /// `done` or `failed` next to its result.
     pub(super) async fn take(self, parts: &Parts) {
+        let ended = tasks::guarded("document", self.result(parts)).await;
+        let (good, result) = ended.unwrap_or_else(|tasks::Panicked| {
+            let why =
+                "the agent's own work on the document panicked; its files may have been accepted";
+            (false, json!({ "error": why }))
+        });
+        self.end(parts, good, &result).await;
+    }
+
+    /// Admits a document and waits for its jobs. Returns whether every file is published, and the
+    /// result.
+    async fn result(&self, parts: &Parts) -> (bool, Value) {
         let admitted = match &self.parsed {
             Ok(push) => {
                 let admitted = self.admit(parts, push).await;
@@ -63,14 +75,13 @@ impl Document {
             }
             Err(error) => Err(error.to_string()),
         };
-        let (good, result) = match admitted {
+        match admitted {
             Ok(answers) => results(parts, answers).await,
             Err(error) => {
                 tracing::warn!(event = "inbox-refused", path = %self.path.display(), error, "refused a push document");
                 (false, json!({ "error": error }))
             }
-        };
-        self.end(parts, good, &result).await;
+        }
     }
 
     /// Returns the answers to the elements, which are on the disk. Waits for as long as nothing can

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -121,12 +122,13 @@ impl Inbox {
     }
 
     /// Accepts documents until `drain`.
-    pub async fn run(self, drain: CancellationToken) {
+    pub async fn run(self: Arc<Self>, drain: CancellationToken) {
         let new = self.parts.dir.join("new");
         let (sender, mut changes) = mpsc::channel(256);
         // Without reports of the kernel, the regular scan is enough.
         let _watcher = watch(&new, sender)
             .inspect_err(|error| tracing::warn!(event = "watch-failed", path = %new.display(), %error, "cannot watch the inbox; it is only scanned regularly"));
+        self.parts.changed(|state| *state = model::Inbox::default());
         let mut seen = Seen::default();
         let mut running = JoinSet::new();
         let mut pending = self.scan(&mut seen, &mut running);
@@ -146,7 +148,9 @@ impl Inbox {
                 }
                 Some(ended) = running.join_next() => {
                     let more = std::iter::from_fn(|| running.try_join_next());
-                    for path in std::iter::once(ended).chain(more).flatten() {
+                    for ended in std::iter::once(ended).chain(more) {
+                        // What is left of a document that panicked, only a new scan can tell.
+                        let path = ended.unwrap_or_else(|e| resume_unwind(e.into_panic()));
                         seen.documents.remove(&path);
                     }
                     self.forget_ended(&seen);

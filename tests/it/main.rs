@@ -24,6 +24,7 @@ mod log;
 mod memory;
 mod native_api;
 mod openapi;
+mod panics;
 mod place;
 mod push;
 mod remote_push;

@@ -3,7 +3,8 @@
 //! Lines are the same if they come from the same place, in the same span, with the same fields; a
 //! number, and digits in an error, make no difference. What stands for long is mentioned less and
 //! less often: after 1 minute, after 2 more, after 4 more. Warnings of one place about many objects
-//! are also counted together once there are more than a few.
+//! are also counted together once there are more than a few, and a finished step (info) is only
+//! counted then.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
@@ -22,8 +23,9 @@ use crate::sys::{failpoint, lossy};
 const FIRST: Duration = Duration::from_secs(60);
 /// The longest such time.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// Warnings from one place, each about another object, in [`FIRST`].
-const OBJECTS: u32 = 10;
+/// Warnings from one place, each about another object, that are logged before they are counted
+/// together; and repetitions of a step, as of a reload, that are logged before they are counted.
+const FEW: u32 = 10;
 /// Lines that are remembered.
 const REMEMBERED: usize = 1024;
 /// Bytes of a line that are shown again.
@@ -47,8 +49,8 @@ struct Line {
     /// When the repetitions are mentioned, or the line is forgotten if there were none.
     window: Duration,
     repeated: u64,
-    /// For the line that stands for all of one place: how many objects were logged.
-    objects: u32,
+    /// How often it was logged; for the line that stands for a place, how many objects were.
+    logged: u32,
 }
 
 impl Repeats {
@@ -95,8 +97,7 @@ impl Repeats {
         let mut lines = self.lock();
         let object = seen.hash.finish();
         if let Some(line) = lines.get_mut(&object) {
-            line.repeated += 1;
-            return false;
+            return line.logs_again(level > Level::WARN);
         }
         if lines.len() >= REMEMBERED {
             // Whatever is logged at this rate is new each time.
@@ -107,15 +108,13 @@ impl Repeats {
             let all = lines
                 .entry(place)
                 .or_insert_with(|| Line::new(level, text, now, self.0.first));
-            all.objects += 1;
-            if all.objects > OBJECTS {
-                all.repeated += 1;
+            if !all.logs_again(true) {
                 return false;
             }
         }
         let text = format!("{}{}", seen.message, seen.fields);
-        lines.insert(object, Line::new(level, text, now, self.0.first));
-        true
+        let line = Line::new(level, text, now, self.0.first);
+        lines.entry(object).or_insert(line).logs_again(true)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Line>> {
@@ -131,8 +130,16 @@ impl Line {
             since: now,
             window,
             repeated: 0,
-            objects: 0,
+            logged: 0,
         }
+    }
+
+    /// Counts the line once more, and returns whether it is logged, as `a_few` are.
+    fn logs_again(&mut self, a_few: bool) -> bool {
+        let logs = a_few && self.logged < FEW;
+        self.logged += u32::from(logs);
+        self.repeated += u64::from(!logs);
+        logs
     }
 
     fn summary(&self, passed: Duration) -> String {
@@ -267,9 +274,17 @@ mod tests {
     fn a_line_that_was_not_repeated_is_new_again_later() {
         let repeats = Repeats::with(MINUTE);
         let start = Instant::now();
-        assert!(log(&repeats, 1, Level::INFO, "a", start));
+        assert!(log(&repeats, 1, Level::WARN, "a", start));
         assert!(said(&repeats, start + MINUTE).is_empty());
-        assert!(log(&repeats, 1, Level::INFO, "a", start + MINUTE));
+        assert!(log(&repeats, 1, Level::WARN, "a", start + MINUTE));
+    }
+
+    #[test]
+    fn a_step_is_logged_each_time_until_it_floods() {
+        let repeats = Repeats::with(MINUTE);
+        let now = Instant::now();
+        let logs = |_: &u32| log(&repeats, 1, Level::INFO, "reloaded", now);
+        assert_eq!((0..100).filter(logs).count(), 10);
     }
 
     #[test]
