@@ -30,8 +30,15 @@ const INTERNAL: Kind = Kind {
     help: "A defect of the agent, or a machine out of threads: the log has the details; please report it.",
 };
 
+const PARTIAL_CHANGED: Kind = Kind {
+    name: "partial-changed",
+    class: Class::Device,
+    retry: Retry::Transient,
+    help: "What an earlier run received was changed on the disk: the agent fetches it again from zero. Check the disk.",
+};
+
 /// Failure kinds of the delivery itself, in addition to those of its stages.
-pub const KINDS: &[Kind] = &[DEADLINE, GAVE_UP, INTERNAL];
+pub const KINDS: &[Kind] = &[DEADLINE, GAVE_UP, INTERNAL, PARTIAL_CHANGED];
 
 /// How a run ended without a version.
 #[derive(Debug)]
@@ -154,6 +161,16 @@ impl Stop {
             Stage::Fetch,
             &INTERNAL,
             format!("read the spool again: {error}"),
+        )
+        .doubted(None)
+    }
+
+    /// The partial archive on the disk is not what was received.
+    pub(super) fn partial_changed() -> Self {
+        Self::failed(
+            Stage::Fetch,
+            &PARTIAL_CHANGED,
+            "the partial archive does not match its checksum".to_owned(),
         )
         .doubted(None)
     }

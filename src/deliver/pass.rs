@@ -319,10 +319,17 @@ fn hash(mut reader: FrameReader, mut hasher: Hasher) -> Hasher {
     hasher
 }
 
-/// Writes every frame that came over the network to the spool.
+/// Writes every frame that came over the network to the spool, after the part that an earlier
+/// process received has proven to be as it was written.
 fn keep(mut reader: FrameReader, mut spool: Spool) -> Result<Spool, Stop> {
+    let mut left = spool.len();
     while let Ok(Some(frame)) = reader.next_frame() {
         if frame.replayed {
+            spool.read_again(&frame.bytes);
+            left = left.saturating_sub(frame.bytes.len() as u64);
+            if left == 0 && !spool.is_intact() {
+                return Err(Stop::partial_changed());
+            }
             continue;
         }
         if let Some(validator) = &frame.validator {

@@ -36,6 +36,10 @@ impl Road {
         fresh: bool,
     ) -> Result<Brought, Stop> {
         run.stage(Stage::Fetch);
+        if !fresh && run.progress.snapshot().attempt > 0 {
+            let why = "small archives are kept in memory only";
+            (run.note)(Note::Restarted(why.to_owned()));
+        }
         let mut source = self.fetcher.open(request(run, None, fresh));
         let frames = receive(run, promise, &mut source).await?;
         run.stage(Stage::Verify);

@@ -3,7 +3,8 @@
 //!
 //! A resume is trusted only if it provably continues the same object: by If-Range on a strong validator,
 //! or, where a digest of the whole will be checked, by the stated size. An origin that sends anything
-//! but the part asked for gets one request for the whole file, and no more ranges.
+//! but the part asked for gets one request for the whole file, and no more ranges. One that refuses the
+//! part is asked for the whole file too; what is here stands until that arrives.
 
 mod answer;
 mod failure;
@@ -11,10 +12,11 @@ mod file;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Response;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use url::Url;
 
 use super::error::{Cause, Error};
@@ -34,6 +36,9 @@ use crate::datafile::authority;
 /// Bytes in one response that count as progress.
 const PROGRESS: u64 = 64 * 1024;
 
+/// How long to wait for the end of a body whose last byte is here, where a digest will prove it.
+const LAST: Duration = Duration::from_secs(1);
+
 /// A file that is being fetched, driven by [`Source::next`].
 pub struct Source {
     fetcher: Arc<Fetcher>,
@@ -51,6 +56,12 @@ pub struct Source {
     validator: Option<Validator>,
     /// Whether ranges are still requested.
     ranges: bool,
+    /// Requests for a part that were refused, until some bytes arrive.
+    refusals: u32,
+    /// Whether the next request is for the whole file, because a part was refused.
+    whole: bool,
+    /// Whether the current request is for a part.
+    asked_part: bool,
     /// Which candidate URL (mirrors, then the origin) is asked, and how many there are.
     candidate: usize,
     candidates: usize,
@@ -97,6 +108,9 @@ impl Source {
             total: request.size,
             validator: request.validator.clone(),
             ranges: true,
+            refusals: 0,
+            whole: false,
+            asked_part: false,
             candidate: 0,
             candidates: 1,
             bad_answers: 0,
@@ -207,11 +221,14 @@ impl Source {
         let host = authority(&url);
         let condition = self.validator.as_ref().and_then(|v| v.if_range(&host));
         let condition = condition.map(str::to_owned);
-        if self.position > 0 && !self.may_resume(condition.is_some()) {
+        let part = self.position > 0 && !std::mem::take(&mut self.whole);
+        if part && !self.may_resume(condition.is_some()) {
             return Ok(Some(
                 self.restart("the rest cannot be requested from the origin"),
             ));
         }
+        self.asked_part = part;
+        let condition = condition.filter(|_| part);
         match self
             .request(&routes, &url, &host, condition.as_deref())
             .await
@@ -247,7 +264,7 @@ impl Source {
         self.phase = Phase::Start;
         let ask = Ask {
             url,
-            from: (self.position > 0).then_some(self.position),
+            from: self.asked_part.then_some(self.position),
             if_range: condition,
             trusted: *url != self.url,
             past_caches: self.request.from_origin,
@@ -286,7 +303,18 @@ impl Source {
         let State::Body(body) = &mut self.state else {
             return Ok(None);
         };
-        match body.stall.watch(body.response.chunk()).await {
+        // Some servers never end a body: where a digest proves it, its last byte is its end.
+        let complete = self.request.proven && body.end == Some(self.position);
+        let chunk = body.stall.watch(body.response.chunk());
+        let chunk = if complete {
+            match timeout(LAST, chunk).await {
+                Ok(Ok(Ok(Some(bytes)))) => Ok(Ok(Some(bytes))),
+                Ok(_) | Err(_) => return self.body_ended(),
+            }
+        } else {
+            chunk.await
+        };
+        match chunk {
             Ok(Ok(Some(bytes))) => {
                 body.stall.arrived(bytes.len());
                 self.take_bytes(bytes)
@@ -335,6 +363,7 @@ impl Source {
             return self.failed(cause, &self.fetcher.current());
         }
         self.position += length;
+        self.refusals = 0;
         if self.has_progressed() {
             self.backoff.progressed();
         }

@@ -1,14 +1,16 @@
 //! The partial file: bytes as received, kept so that a restart resumes where this process stopped.
 //!
 //! `<name>.partial` holds the bytes and `<name>.meta` identifies their content: by digests and size if the
-//! push states a digest, whatever the URL; otherwise by the URL. Nothing is synced: after a kill the length
-//! on disk counts; after a power failure the bytes may be garbage, which the digest detects. Calls block.
+//! push states a digest, whatever the URL; otherwise by the URL. The `.meta` also holds a checksum of the
+//! bytes before and after the last write, which is compared while they are read again: a damaged part is
+//! fetched anew even where no digest is stated. Nothing is synced. Calls block.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use flate2::Crc;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
@@ -18,6 +20,8 @@ use crate::sys::durable::{self, Error, at};
 
 /// Bytes per write: writes cost, and a small file may be complete before the first one.
 const PIECE: usize = 1 << 20;
+/// A `.meta` file is a multiple of this long.
+const META_BLOCK: usize = 512;
 /// The bytes may be a customer's data.
 const MODE: u32 = 0o600;
 
@@ -56,6 +60,16 @@ struct Meta {
     identity: Identity,
     #[serde(default)]
     validator: Option<Validator>,
+    /// Before and after the last write.
+    #[serde(default)]
+    sums: [Sum; 2],
+}
+
+/// The length of a partial file and the CRC-32 of its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Sum {
+    length: u64,
+    crc: u32,
 }
 
 /// An open partial file. Dropping it keeps the bytes.
@@ -65,9 +79,12 @@ pub struct Spool {
     meta_path: PathBuf,
     file: File,
     meta: Meta,
-    /// Whether the `.meta` file is up to date.
-    meta_written: bool,
-    written: u64,
+    /// The `.meta` file, once there is one.
+    meta_file: Option<File>,
+    /// The checksum of what was read again and written so far.
+    running: Crc,
+    /// What was written.
+    sum: Sum,
     buffer: Vec<u8>,
     /// Whether the files were moved or removed.
     gone: bool,
@@ -79,7 +96,7 @@ impl Spool {
     pub fn open(dir: &Path, name: &str, identity: &Identity) -> Result<Self, Error> {
         let partial = dir.join(format!("{name}.partial"));
         let meta_path = dir.join(format!("{name}.meta"));
-        let kept = read_meta(&meta_path).filter(|meta| meta.identity == *identity);
+        let kept = read_meta(&meta_path).filter(|(meta, _)| meta.identity == *identity);
         let file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -87,26 +104,30 @@ impl Spool {
             .mode(MODE)
             .open(&partial)
             .map_err(at("open", &partial))?;
-        let written = match &kept {
-            Some(_) => file.metadata().map_err(at("stat", &partial))?.len(),
-            None => {
-                // Only if there is something: ext4 flushes a file at close once it was truncated to zero.
-                if file.metadata().map_err(at("stat", &partial))?.len() > 0 {
-                    file.set_len(0).map_err(at("truncate", &partial))?;
-                }
-                0
-            }
-        };
+        let found = file.metadata().map_err(at("stat", &partial))?.len();
+        let sums = kept
+            .as_ref()
+            .map_or([Sum::default(); 2], |(meta, _)| meta.sums);
+        let reached = sums.into_iter().rev().find(|sum| sum.length <= found);
+        let sum = reached.unwrap_or_default();
+        // What a kill or a failed write left of the last write. Only if there is something: ext4 flushes a
+        // file at close once it was truncated to zero.
+        if found > sum.length {
+            file.set_len(sum.length).map_err(at("truncate", &partial))?;
+        }
+        let (meta, meta_file) = kept.unzip();
         Ok(Self {
-            meta_written: kept.is_some(),
-            meta: kept.unwrap_or_else(|| Meta {
+            meta: meta.unwrap_or_else(|| Meta {
                 identity: identity.clone(),
                 validator: None,
+                sums: [sum; 2],
             }),
             partial,
             meta_path,
             file,
-            written,
+            meta_file,
+            running: Crc::new(),
+            sum,
             buffer: Vec::new(),
             gone: false,
         })
@@ -115,7 +136,7 @@ impl Spool {
     /// Returns the number of bytes, including those not yet written.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.written + self.buffer.len() as u64
+        self.sum.length + self.buffer.len() as u64
     }
 
     #[must_use]
@@ -136,11 +157,21 @@ impl Spool {
             return Ok(());
         }
         self.meta.validator = validator.cloned();
-        if self.meta_written {
-            self.meta_written = false;
-            self.write_meta()?;
+        match self.meta_file {
+            Some(_) => self.write_meta(),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Takes bytes that were read again, in order and before anything is appended.
+    pub fn read_again(&mut self, bytes: &[u8]) {
+        self.running.update(bytes);
+    }
+
+    /// Returns whether all bytes so far are as they were written; call it once they were read again.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.running.sum() == self.sum.crc
     }
 
     /// Appends bytes; they are written in large pieces.
@@ -182,10 +213,12 @@ impl Spool {
     /// Discards all bytes and their validator.
     pub fn reset(&mut self) -> Result<(), Error> {
         self.buffer.clear();
-        self.written = 0;
+        self.sum = Sum::default();
+        self.running = Crc::new();
         self.file
             .set_len(0)
             .map_err(at("truncate", &self.partial))?;
+        self.meta.sums = [self.sum; 2];
         self.set_validator(None)
     }
 
@@ -232,38 +265,54 @@ impl Spool {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.running.update(bytes);
+        let after = Sum {
+            length: self.sum.length + bytes.len() as u64,
+            crc: self.running.sum(),
+        };
+        self.meta.sums = [self.sum, after];
         // Before the bytes: their content is always identified.
         self.write_meta()?;
-        let result = self.file.write_all(bytes);
-        if result.is_err() {
-            // Some may have been written, and are as good as the rest.
-            self.written = self.file.metadata().map_or(self.written, |m| m.len());
-        } else {
-            self.written += bytes.len() as u64;
-        }
-        result.map_err(at("write", &self.partial))
+        self.file
+            .write_all(bytes)
+            .map_err(at("write", &self.partial))?;
+        self.sum = after;
+        Ok(())
     }
 
+    /// Creates the `.meta` file, or writes it anew in its place: a text of less than a block is never torn
+    /// by a kill, and one that a power failure tears cannot be read.
     fn write_meta(&mut self) -> Result<(), Error> {
-        if self.meta_written {
-            return Ok(());
-        }
-        let text = serde_json::to_vec(&self.meta)
+        let mut text = serde_json::to_vec(&self.meta)
             .map_err(|e| at("encode", &self.meta_path)(io::Error::other(e)))?;
+        text.resize(text.len().next_multiple_of(META_BLOCK), b' ');
+        if let Some(file) = &self.meta_file {
+            let long = file.metadata().map_or(0, |m| m.len());
+            let long = usize::try_from(long).unwrap_or_default();
+            text.resize(text.len().max(long), b' ');
+            return file
+                .write_all_at(&text, 0)
+                .map_err(at("write", &self.meta_path));
+        }
         let temporary = durable::temporary_sibling(&self.meta_path);
         let result = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(MODE)
             .open(&temporary)
-            .and_then(|mut file| file.write_all(&text))
+            .and_then(|mut file| file.write_all(&text).map(|()| file))
             .map_err(at("write", &temporary))
-            .and_then(|()| durable::rename(&temporary, &self.meta_path));
-        if result.is_err() {
-            let _ = fs::remove_file(&temporary);
+            .and_then(|file| durable::rename(&temporary, &self.meta_path).map(|()| file));
+        match result {
+            Ok(file) => {
+                self.meta_file = Some(file);
+                Ok(())
+            }
+            Err(error) => {
+                let _ = fs::remove_file(&temporary);
+                Err(error)
+            }
         }
-        self.meta_written = result.is_ok();
-        result
     }
 }
 
@@ -275,8 +324,12 @@ impl Drop for Spool {
     }
 }
 
-fn read_meta(path: &Path) -> Option<Meta> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+/// Opens a `.meta` file that can be read.
+fn read_meta(path: &Path) -> Option<(Meta, File)> {
+    let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+    let mut text = Vec::new();
+    (&file).read_to_end(&mut text).ok()?;
+    Some((serde_json::from_slice(&text).ok()?, file))
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
@@ -290,7 +343,6 @@ fn remove(path: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::datafile::Md5;
-    use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
 
     fn url(text: &str) -> SourceUrl {
@@ -341,6 +393,8 @@ mod tests {
         assert_eq!(spool.len(), 5);
         assert_eq!(spool.validator(), Some(&validator("\"v1\"")));
         let mut text = String::new();
+        spool.read_again(b"01234");
+        assert!(spool.is_intact());
         spool.append(b"56789").unwrap();
         spool.reader().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "0123456789");
@@ -352,6 +406,43 @@ mod tests {
         spool.append(b"x").unwrap();
         drop(spool);
         assert_eq!(open(&identity(Some(2), 11, "http://h/a")).len(), 1);
+    }
+
+    #[test]
+    fn bytes_that_changed_are_noticed_and_those_without_a_checksum_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = identity(None, 10, "http://h/a");
+        let open = || Spool::open(dir.path(), "7", &one).unwrap();
+        let partial = dir.path().join("7.partial");
+        let mut spool = open();
+        spool.append(b"01234").unwrap();
+        spool.flush().unwrap();
+        // Killed in the middle of a write.
+        spool.append(b"torn").unwrap();
+        spool.flush().unwrap();
+        spool.file.set_len(7).unwrap();
+        drop(spool);
+        let mut spool = open();
+        assert_eq!(
+            (spool.len(), fs::read(&partial).unwrap()),
+            (5, b"01234".to_vec())
+        );
+        spool.read_again(b"01");
+        spool.read_again(b"234");
+        assert!(spool.is_intact());
+        spool.append(b"56789").unwrap();
+        drop(spool);
+        let mut spool = open();
+        spool.read_again(b"0123456789");
+        assert!(spool.is_intact());
+        drop(spool);
+        fs::write(&partial, b"0123x56789").unwrap();
+        let mut spool = open();
+        spool.read_again(b"0123x56789");
+        assert!(!spool.is_intact());
+        drop(spool);
+        fs::write(&partial, b"0123").unwrap();
+        assert!(open().is_empty());
     }
 
     #[test]

@@ -31,10 +31,13 @@ impl Source {
         asked: &str,
         conditional: bool,
     ) -> Result<Option<Event>, Error> {
-        let asked_part = self.position > 0;
+        let asked_part = self.asked_part;
         match response.status().as_u16() {
             200 => self.take_whole(response, routes, asked).await,
             206 if asked_part => Ok(self.take_part(response, routes, asked, conditional)),
+            206 if self.request.proven && is_whole(response.headers()) => {
+                self.take_whole(response, routes, asked).await
+            }
             206 => {
                 let found = response.headers().get(CONTENT_RANGE);
                 let found = found.and_then(|v| v.to_str().ok()).unwrap_or("");
@@ -42,7 +45,7 @@ impl Source {
                 self.failed(Cause::Unsolicited { found }, routes)
             }
             412 if asked_part => Ok(Some(self.restart(CHANGED))),
-            416 if asked_part => self.nothing_left(&response, routes),
+            416 if asked_part && self.nothing_left(&response) => Ok(None),
             code => {
                 let retry_after = retry_after(response.headers());
                 let excerpt = self.excerpt(response, false).await;
@@ -51,7 +54,10 @@ impl Source {
                     retry_after,
                     excerpt,
                 };
-                self.failed(cause, routes)
+                match asked_part && is_refusal(code) {
+                    true => self.part_refused(cause, routes),
+                    false => self.failed(cause, routes),
+                }
             }
         }
     }
@@ -123,41 +129,16 @@ impl Source {
         None
     }
 
-    /// Takes a 416: everything is here, or what is here is not from the origin's object.
-    fn nothing_left(
-        &mut self,
-        response: &Response,
-        routes: &Routes,
-    ) -> Result<Option<Event>, Error> {
-        match ContentRange::of(response.headers())
-            .ok()
-            .and_then(|r| r.total)
-        {
-            Some(total)
-                if total == self.position && self.request.size.is_none_or(|s| s == total) =>
-            {
-                self.total = Some(total);
-                self.state = State::End;
-                Ok(None)
-            }
-            Some(total) => self.other_length(total, routes),
-            None => Ok(Some(self.no_more_ranges("no rest"))),
+    /// Takes a 416 that says that everything is here. Any other is a refusal like the rest.
+    fn nothing_left(&mut self, response: &Response) -> bool {
+        let range = ContentRange::of(response.headers());
+        let all = range.is_ok_and(|r| r.total == Some(self.position))
+            && self.request.size.is_none_or(|s| s == self.position);
+        if all {
+            self.total = Some(self.position);
+            self.state = State::End;
         }
-    }
-
-    /// The object has another length than known: final if the push states it, otherwise it has changed.
-    fn other_length(&mut self, found: u64, routes: &Routes) -> Result<Option<Event>, Error> {
-        match self.request.size {
-            Some(expected) if expected != found => {
-                let cause = Cause::WrongLength {
-                    expected,
-                    found,
-                    excerpt: None,
-                };
-                self.failed(cause, routes)
-            }
-            _ => Ok(Some(self.restart(CHANGED))),
-        }
+        all
     }
 
     fn begin(
@@ -199,6 +180,20 @@ impl Source {
             sniff.text(&self.secrets)
         }
     }
+}
+
+/// Returns whether a response to a request for a part may concern the part, and not who asks or when:
+/// credentials and rate limits hold for the whole file as well.
+fn is_refusal(code: u16) -> bool {
+    !matches!(code, 401 | 407 | 429)
+}
+
+/// Returns whether a 206 is the whole file.
+fn is_whole(headers: &HeaderMap) -> bool {
+    ContentRange::of(headers).is_ok_and(|r| {
+        r.part
+            .is_some_and(|(start, end)| start == 0 && r.total == Some(end))
+    })
 }
 
 fn is_chunked(headers: &HeaderMap) -> bool {

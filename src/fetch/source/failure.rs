@@ -16,15 +16,19 @@ const BAD_ANSWERS: u32 = 3;
 impl Source {
     /// Decides what follows a failure: the next candidate, another attempt, or the end.
     pub(super) fn failed(&mut self, cause: Cause, routes: &Routes) -> Result<Option<Event>, Error> {
-        let asked = match &cause {
+        let error = self.error(cause);
+        self.failed_with(error, routes)
+    }
+
+    fn failed_with(&mut self, error: Error, routes: &Routes) -> Result<Option<Event>, Error> {
+        let asked = match error.cause() {
             Cause::Status { retry_after, .. } => *retry_after,
             _ => None,
         };
-        if matches!(cause, Cause::BadAnswer(_)) {
+        if matches!(error.cause(), Cause::BadAnswer(_)) {
             self.bad_answers += 1;
         }
         let progressed = self.has_progressed();
-        let error = self.error(cause);
         self.last = Some(error.clone());
         let wait = if self.candidate + 1 < self.candidates && !progressed {
             self.candidate += 1;
@@ -49,6 +53,41 @@ impl Source {
             attempt: self.attempts(),
             error,
             wait,
+        }))
+    }
+
+    /// Decides what follows a refused part: the whole file is asked for, once at once and then after the
+    /// pauses of other failures; an origin that asks for patience gets it first. What is here stands until
+    /// the whole arrives, unless the origin refuses a part for good twice.
+    pub(super) fn part_refused(
+        &mut self,
+        cause: Cause,
+        routes: &Routes,
+    ) -> Result<Option<Event>, Error> {
+        let patience = matches!(
+            cause,
+            Cause::Status {
+                retry_after: Some(_),
+                ..
+            }
+        );
+        let error = self.error(cause);
+        let passes = error.kind().retry == Retry::Transient;
+        self.refusals += 1;
+        match (self.refusals, passes) {
+            (1, true) if patience => {}
+            (2.., false) => return Ok(Some(self.no_more_ranges("no part, twice"))),
+            _ => self.whole = true,
+        }
+        if passes && (patience || self.refusals > 1) {
+            return self.failed_with(error, routes);
+        }
+        self.last = Some(error.clone());
+        self.state = State::Ask;
+        Ok(Some(Event::Retrying {
+            attempt: self.attempts(),
+            error,
+            wait: Duration::ZERO,
         }))
     }
 

@@ -168,7 +168,7 @@ pub fn interrupted(tx: &Tx<'_>) -> Result<Vec<Job>, Error> {
             tx,
             job.id,
             0,
-            "the agent ended unexpectedly; the job resumes from what is on disk",
+            "the agent ended unexpectedly; the job is due again",
         )?;
     }
     Ok(jobs)

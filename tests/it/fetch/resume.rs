@@ -192,13 +192,140 @@ async fn last_modified_is_a_condition_when_it_had_settled() {
 }
 
 #[tokio::test]
-async fn a_part_that_was_not_asked_for_is_refused() {
+async fn a_part_that_was_not_asked_for_is_refused_unless_it_is_the_whole() {
     let (origin, data) = (Origin::start(), body(10_000));
-    origin.serve("/f", Reply::file(&data).content_range("bytes 0-9999/10000"));
+    for (range, proven, taken) in [
+        ("bytes 0-9999/10000", true, true),
+        ("bytes 0-9999/10000", false, false),
+        ("bytes 0-9999/20000", true, false),
+        ("bytes 0-9999/*", true, false),
+        ("bytes 1-9999/10000", true, false),
+    ] {
+        origin.serve("/f", Reply::file(&data).content_range(range));
+        let before = origin.hits("/f").len();
+        let mut request = request(&origin.url("/f"), Some(data.len()));
+        request.proven = proven;
+        let got = fetch(&fetcher(""), request).await;
+        if taken {
+            got.result.as_ref().expect(range);
+            assert_eq!(got.bytes, data, "{range}");
+        } else {
+            assert_eq!(got.kind(), "unsolicited-range", "{range}");
+            assert!(got.bytes.is_empty(), "{range}");
+        }
+        assert_eq!(origin.hits("/f").len(), before + 1, "{range}");
+    }
+}
+
+/// The whole file can be had, but a part of it is refused: at once, or after the pause that the origin
+/// asks for.
+#[tokio::test]
+async fn a_refused_part_is_asked_for_as_a_whole() {
+    let (origin, data) = (Origin::start(), body(200_000));
+    for status in [
+        304, 400, 403, 404, 405, 406, 411, 416, 417, 500, 501, 502, 503, 504,
+    ] {
+        let reply = Reply::file(&data).refuses_ranges(status);
+        origin.script("/f", [reply.clone().cut_at(100_000), reply]);
+        let before = origin.hits("/f").len();
+        let got = fetch(&fetcher(""), request(&origin.url("/f"), Some(data.len()))).await;
+        got.result
+            .as_ref()
+            .unwrap_or_else(|e| panic!("{status}: {e}"));
+        assert_eq!(got.bytes, data, "{status}");
+        assert_eq!((got.restarts.len(), got.retried.len()), (1, 2), "{status}");
+        let starts: Vec<_> = origin.hits("/f")[before..]
+            .iter()
+            .map(|hit| hit.range_start())
+            .collect();
+        assert_eq!(starts, [None, Some(100_000), None], "{status}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_and_patience_are_asked_for_before_the_whole() {
+    let (origin, data) = (Origin::start(), body(200_000));
+    let cut = || Reply::file(&data).cut_at(100_000);
+    // Credentials: the whole file needs them too.
+    origin.script("/f", [cut(), Reply::status(401)]);
     let got = fetch(&fetcher(""), request(&origin.url("/f"), Some(data.len()))).await;
-    assert_eq!(got.kind(), "unsolicited-range");
-    assert!(got.bytes.is_empty());
-    assert_eq!(origin.hits("/f").len(), 1);
+    assert_eq!(got.kind(), "http-401");
+    assert_eq!(origin.hits("/f").len(), 2);
+    // Patience: the same part again after the pause, and nothing is lost.
+    let busy = Reply::status(503).with("retry-after", "1");
+    origin.script("/g", [cut(), busy.clone(), Reply::file(&data)]);
+    let got = fetch(&fetcher(""), request(&origin.url("/g"), Some(data.len()))).await;
+    got.result.as_ref().expect("fetched");
+    assert_eq!((got.bytes.len(), got.restarts.len()), (data.len(), 0));
+    // An outage, which concerns parts and the whole alike, costs no byte either.
+    let outage = Reply::status(503);
+    let script = [
+        cut(),
+        outage.clone(),
+        outage.clone(),
+        outage,
+        Reply::file(&data),
+    ];
+    origin.script("/h", script);
+    let before = got.source.fetched();
+    let got = fetch(&fetcher(""), request(&origin.url("/h"), Some(data.len()))).await;
+    got.result.as_ref().expect("fetched");
+    assert_eq!(got.bytes, data);
+    let starts: Vec<bool> = origin
+        .hits("/h")
+        .iter()
+        .map(|h| h.range_start().is_some())
+        .collect();
+    assert_eq!(starts, [false, true, false, true, false], "{before}");
+}
+
+/// Story: 1. A part is refused, and the whole fails for another reason. 2. The part is refused again: what is
+/// here is dropped, and no part is asked for any more.
+#[tokio::test]
+async fn a_part_that_is_refused_twice_is_dropped() {
+    let (origin, data) = (Origin::start(), body(200_000));
+    let script = [
+        Reply::file(&data).cut_at(100_000),
+        Reply::status(400),
+        Reply::status(503),
+        Reply::status(400),
+        Reply::file(&data).refuses_ranges(400).cut_at(150_000),
+        Reply::file(&data).refuses_ranges(400),
+    ];
+    origin.script("/f", script);
+    let got = fetch(&fetcher(""), request(&origin.url("/f"), Some(data.len()))).await;
+    got.result.as_ref().expect("fetched");
+    assert_eq!(got.bytes, data);
+    let starts: Vec<bool> = origin
+        .hits("/f")
+        .iter()
+        .map(|h| h.range_start().is_some())
+        .collect();
+    assert_eq!(starts, [false, true, false, true, false, false]);
+}
+
+/// Every byte of the stated size has arrived, but no end follows.
+#[tokio::test]
+async fn a_body_without_an_end_is_done_at_the_stated_size() {
+    let (origin, data) = (Origin::start(), body(100_000));
+    for (name, reply) in [
+        ("close", Reply::file(&data).until_close()),
+        ("chunked", Reply::file(&data).chunked()),
+        (
+            "longer",
+            Reply::file(&data).until_close().ignores_if_range(),
+        ),
+    ] {
+        origin.serve("/f", reply.stall_at(data.len() as u64));
+        let before = origin.hits("/f").len();
+        let mut request = request(&origin.url("/f"), Some(data.len()));
+        request.deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let got = fetch(&fetcher(""), request).await;
+        got.result.as_ref().expect(name);
+        assert_eq!(got.bytes, data, "{name}");
+        assert!(got.retried.is_empty(), "{name}");
+        assert_eq!(origin.hits("/f").len(), before + 1, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -83,6 +83,8 @@ pub(super) enum RangeManners {
     Never,
     /// Ranges are answered with 416.
     Unsatisfiable,
+    /// Ranges are answered with this status and no body.
+    Refuse(u16),
     /// 206 with this Content-Range and the body from the start that was asked for.
     Lie(String),
     /// At most so many bytes in a 206.
@@ -210,6 +212,12 @@ impl Reply {
         self
     }
 
+    /// Answers ranges with this status.
+    pub(crate) fn refuses_ranges(mut self, status: u16) -> Self {
+        self.range = RangeManners::Refuse(status);
+        self
+    }
+
     /// Answers 206 with this Content-Range to everything, asked for or not.
     pub(crate) fn content_range(mut self, text: &str) -> Self {
         self.range = RangeManners::Lie(text.to_owned());
@@ -319,6 +327,12 @@ pub(super) fn select(hit: &Hit, reply: &Reply, total: u64) -> Selection {
     match &reply.range {
         RangeManners::Never | RangeManners::Lie(_) => whole,
         RangeManners::Unsatisfiable => none(),
+        RangeManners::Refuse(status) => Selection {
+            status: Some(*status),
+            start: 0,
+            end: 0,
+            content_range: None,
+        },
         RangeManners::Obey if !if_range_holds(hit, reply) => whole,
         _ if start >= total => none(),
         RangeManners::Obey | RangeManners::IgnoreIfRange => part(start, total),
