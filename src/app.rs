@@ -13,6 +13,8 @@ mod reload;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::config::Config;
 use crate::datafile::{Content, DataFile, Key};
 use crate::deliver::Road;
@@ -135,6 +137,10 @@ impl intake::Site for Site {
     fn archive_content(&self, key: &Key) -> Option<Content> {
         self.publisher.archive_content(key)
     }
+
+    fn is_current(&self, key: &Key) -> bool {
+        self.publisher.standing(&key.app, &key.name).leads_to(key)
+    }
 }
 
 /// The parts that the daemon and `apply` have in common.
@@ -249,6 +255,16 @@ impl Parts {
             local_urls,
         }
     }
+}
+
+/// Runs jobs once the disk was compared with the database.
+async fn run_jobs(
+    parts: Arc<Parts>,
+    drain: CancellationToken,
+    until_idle: bool,
+) -> Result<(), store::Error> {
+    drain.run_until_cancelled(parts.keep.settled()).await;
+    Arc::clone(&parts.runner).run(drain, until_idle).await
 }
 
 /// Returns the keys of `[runner]` that are for upkeep.

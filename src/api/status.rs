@@ -16,7 +16,7 @@ use super::native::{Answer, ok};
 use crate::db::endpoints;
 use crate::job::JobState;
 use crate::publish::Publisher;
-use crate::shown::{File, model};
+use crate::shown::{File, Release, model};
 use crate::store::jobs;
 use crate::store::releases;
 use crate::sys::units::show_bytes;
@@ -26,6 +26,9 @@ use crate::sys::{Chain, lossy, space, tasks};
 const HANGS: Duration = Duration::from_secs(10);
 /// How long a failed write makes the node unready, unless a later one succeeds.
 const REFUSED: Duration = Duration::from_secs(30);
+
+/// Most damaged versions that the status names.
+const DAMAGED: usize = 20;
 
 /// Answers for as long as the process runs.
 pub(super) async fn healthz() -> &'static str {
@@ -143,6 +146,7 @@ impl Api {
                     running: list(&[JobState::Running], 100)?,
                     failures: list(&[JobState::Failed], 5)?,
                     totals: releases::totals(reader)?,
+                    damaged: releases::damaged(reader, DAMAGED)?,
                     endpoints: endpoints::list(reader)?,
                     disk: space::free(&data_dir).ok(),
                 })
@@ -204,7 +208,23 @@ impl Api {
             inbox: self.deps.inbox.borrow().clone(),
             panics: tasks::panics(),
             log_lines_lost: lossy::lost(),
+            findings: self.findings(&seen.damaged),
         }
+    }
+}
+
+impl Api {
+    fn findings(&self, damaged: &[Release]) -> Vec<model::Finding> {
+        let mut findings = self.deps.keep.findings();
+        findings.extend(damaged.iter().map(|row| model::Finding {
+            what: "damaged".to_owned(),
+            on: row.key.to_string(),
+            text: format!(
+                "damaged: {}; repair it with `edgepush verify --heal`, or push it again",
+                row.damage.as_deref().unwrap_or_default()
+            ),
+        }));
+        findings
     }
 }
 
@@ -214,6 +234,7 @@ struct Seen {
     running: Vec<File>,
     failures: Vec<File>,
     totals: releases::Totals,
+    damaged: Vec<Release>,
     endpoints: Vec<endpoints::EndpointStatus>,
     disk: Option<space::Free>,
 }

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::listen::{inherited, listen};
 use super::reload::Reload;
-use super::{Error, Parts};
+use super::{Error, Parts, run_jobs};
 use crate::api::{self, Api};
 use crate::config::{Config, Loaded, Sources};
 use crate::report::Reporter;
@@ -151,7 +151,7 @@ impl Agent {
         let store = Arc::new(parts.store.clone());
         tasks.restarted("place", &store, watch_place);
         let watchdog = ping_watchdog_always(parts.store.clone(), drain.clone());
-        let runner = Arc::clone(&parts.runner).run(drain.clone(), false);
+        let runner = run_jobs(Arc::clone(&parts), drain.clone(), false);
         let running = tokio::spawn(tasks::guarded("runner", runner));
         Ok(Self {
             config,

@@ -50,7 +50,7 @@ pub async fn apply(
     push: Push,
     seen: &mut dyn FnMut(Seen<'_>),
 ) -> Result<Vec<Applied>, Error> {
-    let parts = Parts::open(config, true).await?;
+    let parts = Arc::new(Parts::open(config, true).await?);
     let app = push.app.clone();
     let drain = CancellationToken::new();
     let reporter = Reporter::new(config.report.clone(), parts.store.db().clone())?;
@@ -66,7 +66,7 @@ pub async fn apply(
 
     parts.keep.check_repeats(&drain).await;
     let keeping = tokio::spawn(Arc::clone(&parts.keep).run(drain.clone()));
-    let mut running = tokio::spawn(Arc::clone(&parts.runner).run(drain.clone(), true));
+    let mut running = tokio::spawn(super::run_jobs(Arc::clone(&parts), drain.clone(), true));
     let mut tick = tokio::time::interval(SHOW_EVERY);
     let ended = loop {
         tokio::select! {

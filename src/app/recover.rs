@@ -1,11 +1,13 @@
-//! `edgepush recover`: rebuilds the database from the disk, with the code that a start after an
-//! unclean end runs.
+//! `edgepush recover`: rebuilds the database from the disk, with the code that every start runs.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Error, Parts};
 use crate::config::Config;
+use crate::shown::model::Finding;
 use crate::store;
 use crate::sys::durable;
 
@@ -14,6 +16,10 @@ use crate::sys::durable;
 pub struct Recovered {
     /// Versions that were on the disk and not in the database.
     pub entered: usize,
+    /// Versions that were missing or damaged and were repaired from their archives.
+    pub repaired: usize,
+    /// What was found, and what is left to do.
+    pub findings: Vec<Finding>,
     /// Where a damaged database was moved to.
     pub set_aside: Option<PathBuf>,
 }
@@ -25,9 +31,17 @@ pub async fn recover(config: &Config) -> Result<Recovered, Error> {
     let (parts, set_aside) = tokio::task::spawn_blocking(move || build(&theirs))
         .await
         .map_err(|e| Error::Other(e.to_string()))??;
-    let entered = parts.keep.recover().await?;
+    let stop = CancellationToken::new();
+    let found = parts.keep.recover(&stop).await?;
+    let repaired = parts.keep.repair(&found, &stop).await?;
+    let recovered = Recovered {
+        entered: found.entered.len(),
+        repaired,
+        findings: parts.keep.findings(),
+        set_aside,
+    };
     parts.store.close().await;
-    Ok(Recovered { entered, set_aside })
+    Ok(recovered)
 }
 
 fn build(config: &Config) -> Result<(Parts, Option<PathBuf>), Error> {

@@ -3,12 +3,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Global;
 use super::exit::{self, Error, Exit};
 use super::out::{Out, Paint, printable};
+use super::{Global, reach};
+use crate::client::Client;
 use crate::config::Config;
 use crate::sys::units::show_bytes;
 use crate::sys::{Chain, space};
@@ -19,6 +21,9 @@ const LOW_SPACE: u64 = 1 << 30;
 const LOW_INODES: u64 = 10_000;
 /// Open files that a busy agent needs.
 const LOW_FILES: u64 = 4_096;
+
+/// How long the agent may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -83,6 +88,36 @@ fn examine(config: &Config, found: &mut Vec<Finding>) {
         socket(&config.listen.socket),
         open_files(),
     ]);
+    found.extend(agent(&config.listen.socket));
+}
+
+/// Returns what the agent says of itself and of what it has found on its disk, if it runs.
+fn agent(path: &Path) -> Vec<Finding> {
+    let ask = async {
+        let client = Client::new(path)?;
+        Ok(tokio::time::timeout(PATIENCE, client.status()).await)
+    };
+    let status = match UnixStream::connect(path).map(|_| reach::block_on(ask)) {
+        Ok(Ok(Ok(Ok(status)))) => status,
+        Ok(Ok(Err(_))) => {
+            let text = format!("the agent does not answer within {} s", PATIENCE.as_secs());
+            return vec![finding("agent", Verdict::Bad, text)];
+        }
+        Ok(Ok(Ok(Err(error)))) => {
+            let text = Chain(&error).to_string();
+            return vec![finding("agent", Verdict::Bad, text)];
+        }
+        Ok(Err(_)) | Err(_) => return Vec::new(),
+    };
+    let state = match status.state.as_str() {
+        "ready" => finding("state", Verdict::Good, "ready"),
+        other => finding("state", Verdict::Bad, other),
+    };
+    let found = status.findings.iter().map(|found| {
+        let text = format!("{}: {}", found.on, found.text);
+        finding("found", Verdict::Doubtful, text)
+    });
+    std::iter::once(state).chain(found).collect()
 }
 
 fn show(found: &[Finding], out: &mut Out) -> Result<(), Error> {

@@ -61,6 +61,9 @@ fn render(status: &NodeStatus, out: &mut Out) -> Result<(), Error> {
         let lines = show::count(s.log_lines_lost, "line");
         line(out, "log", &format!("{lines} lost since the start"))?;
     }
+    for found in &s.findings {
+        line(out, "found", &format!("{}: {}", found.on, found.text))?;
+    }
     if !s.running.is_empty() {
         out.line("")?;
         in_progress(&s.running).print(out)?;

@@ -113,7 +113,6 @@ struct Inner {
     shared: Arc<Shared>,
     readers: Readers,
     path: PathBuf,
-    unclean: bool,
     /// Holds the directory lock; released only after the owner thread has ended.
     _lock: File,
 }
@@ -127,7 +126,7 @@ impl Db {
         let lock = lock_directory(parent)?;
         let reserve = Reserve::of(path);
         let setup = Arc::new(setup);
-        let (conn, unclean) = match schema::open_writer(path, &setup) {
+        let conn = match schema::open_writer(path, &setup) {
             Err(error) if error.is_full() && reserve.give_up() => {
                 schema::open_writer(path, &setup)?
             }
@@ -156,7 +155,6 @@ impl Db {
                 shared,
                 readers,
                 path: path.to_owned(),
-                unclean,
                 _lock: lock,
             }),
         })
@@ -274,13 +272,6 @@ impl Db {
             commits: self.inner.shared.commits.load(Ordering::Relaxed),
             pieces: self.inner.shared.pieces.load(Ordering::Relaxed),
         }
-    }
-
-    /// Returns whether the disk may be ahead of the database: the last run did not end cleanly, or
-    /// the database was just created.
-    #[must_use]
-    pub fn is_unclean(&self) -> bool {
-        self.inner.unclean
     }
 
     /// Returns the path of the database.

@@ -21,11 +21,9 @@ use crate::sys::failure::Fault;
 /// Prepared statements cached per connection.
 const STATEMENTS: usize = 256;
 
-/// Opens the database for its only writer: created if missing, checked and migrated. Also returns
-/// whether its content may lag behind the disk: the last run did not end cleanly, or it was just
-/// created. An existing database of the current version is opened without writing to it, because
-/// the disk may be full. The owner marks it as in use with its first change.
-pub(super) fn open_writer(path: &Path, setup: &Setup) -> Result<(Connection, bool), Error> {
+/// Opens the database for its only writer: created if missing, checked and migrated. An existing
+/// database of the current version is opened without writing to it, because the disk may be full. The owner marks it as in use with its first change.
+pub(super) fn open_writer(path: &Path, setup: &Setup) -> Result<Connection, Error> {
     prepare_file(path)?;
     let conn = Connection::open_with_flags(
         path,
@@ -35,9 +33,11 @@ pub(super) fn open_writer(path: &Path, setup: &Setup) -> Result<(Connection, boo
     tune(&conn).map_err(open_error("open", path))?;
     let version = recognise(&conn, path, setup)?;
     set_up(&conn, path, version)?;
-    let unclean = version == 0 || check_after_unclean_end(&conn, path)?;
+    if version != 0 {
+        check_after_unclean_end(&conn, path)?;
+    }
     migrate(&conn, path, setup, version)?;
-    Ok((conn, unclean))
+    Ok(conn)
 }
 
 /// Opens a read-only connection.
@@ -193,7 +193,7 @@ fn set_up(conn: &Connection, path: &Path, version: i64) -> Result<(), Error> {
     }
 }
 
-fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<bool, Error> {
+fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<(), Error> {
     // Before the first change there is no mark, and a run that ended then is just as much in doubt.
     let clean: Option<String> = conn
         .query_row("SELECT value FROM meta WHERE key = 'clean'", [], |r| {
@@ -202,14 +202,14 @@ fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<bool, Error
         .optional()
         .map_err(open_error("read", path))?;
     if clean.as_deref() == Some("1") {
-        return Ok(false);
+        return Ok(());
     }
     tracing::info!(path = %path.display(), "the last run did not end cleanly: checking the database");
     let found: String = conn
         .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
         .map_err(open_error("check", path))?;
     if found == "ok" {
-        return Ok(true);
+        return Ok(());
     }
     Err(Error::Damaged {
         path: path.to_owned(),
@@ -253,7 +253,7 @@ mod tests {
     fn makes_a_private_wal_database_that_is_ours() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/edgepush.db");
-        let conn = open_writer(&path, &SETUP).unwrap().0;
+        let conn = open_writer(&path, &SETUP).unwrap();
         let pragma = |p| {
             conn.pragma_query_value(None, p, |r| r.get::<_, i64>(0))
                 .unwrap()
@@ -292,9 +292,9 @@ mod tests {
     fn narrows_the_mode_of_a_file_that_others_may_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edgepush.db");
-        drop(open_writer(&path, &SETUP).unwrap().0);
+        drop(open_writer(&path, &SETUP).unwrap());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        drop(open_writer(&path, &SETUP).unwrap().0);
+        drop(open_writer(&path, &SETUP).unwrap());
         assert_eq!(mode(&path), 0o600);
     }
 
@@ -302,7 +302,7 @@ mod tests {
     fn refuses_newer_foreign_and_damaged_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edgepush.db");
-        let conn = open_writer(&path, &SETUP).unwrap().0;
+        let conn = open_writer(&path, &SETUP).unwrap();
         conn.pragma_update(None, "user_version", SETUP.newest() + 1)
             .unwrap();
         drop(conn);
@@ -333,7 +333,7 @@ mod tests {
     fn checks_the_pages_only_after_an_unclean_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edgepush.db");
-        let conn = open_writer(&path, &SETUP).unwrap().0;
+        let conn = open_writer(&path, &SETUP).unwrap();
         conn.execute_batch(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
              INSERT INTO nonces (access_key, nonce, expires) SELECT 'a', 'n' || i, i FROM n;

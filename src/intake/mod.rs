@@ -116,6 +116,9 @@ pub trait Site: Send + Sync + 'static {
 
     /// Reads a kept archive for its size and digests. Blocks.
     fn archive_content(&self, key: &Key) -> Option<Content>;
+
+    /// Tells whether readers see this version at `current`. Blocks.
+    fn is_current(&self, key: &Key) -> bool;
 }
 
 /// The door of the store for pushes.
@@ -197,6 +200,7 @@ impl Intake {
             via,
             activate: config.activate_of(&app) == Activate::Auto,
             repeated: Arc::clone(&self.repeated),
+            site: Arc::clone(&self.site),
         };
         let answers = self
             .store
@@ -291,6 +295,7 @@ struct Admission {
     via: Via,
     activate: bool,
     repeated: Arc<Repeated>,
+    site: Arc<dyn Site>,
 }
 
 /// What became of an element, once what is accepted has a job.
@@ -395,8 +400,9 @@ impl Admission {
         release: &Release,
         is_last: bool,
     ) -> Result<String, store::Error> {
+        let is_current = release.live && self.site.is_current(&release.key);
         if !self.activate || !is_last {
-            return Ok(if release.live {
+            return Ok(if is_current {
                 "Success: this version is published and live.".to_owned()
             } else {
                 "Success: this version is published, but not live.".to_owned()
@@ -411,6 +417,11 @@ impl Admission {
         Ok(match activations::request(tx, &request)? {
             Requested::Waiting(..) => {
                 "Success: this version is published and becomes live again.".to_owned()
+            }
+            Requested::AlreadyLive(_) if !is_current => {
+                activations::request_link(tx, &request)?;
+                "Success: this version is published; `current` leads elsewhere and is restored."
+                    .to_owned()
             }
             Requested::AlreadyLive(_) => "Success: this version is published and live.".to_owned(),
             Requested::Unknown | Requested::Damaged | Requested::NothingBefore => {

@@ -28,6 +28,8 @@ impl Keep {
         match &healed {
             Healed::Done => {
                 tracing::info!(event = "healed", data = %key, "repaired a damaged version from its kept archive");
+                // Where its tree was gone, `current` may lead to it again.
+                self.settle(&key.app, &key.name).await?;
             }
             Healed::NoArchive => {
                 tracing::error!(event = "not-healed", data = %key, "a damaged version has no sound archive; push it again to repair it");

@@ -2,91 +2,112 @@
 //! restored backup or a damaged file system may have changed or lost the link, and the programs
 //! that read it see nothing else.
 
-use tokio_util::sync::CancellationToken;
-
 use super::Keep;
+use super::recover::Compared;
 use crate::datafile::{AppId, DataName, Key};
 use crate::job::EventKind;
-use crate::publish::Link;
+use crate::publish::Standing;
+use crate::shown::Release;
 use crate::store::events::{self, Note};
-use crate::store::{self, activations, releases};
+use crate::store::{self, activations};
 use crate::sys::Chain;
 
 impl Keep {
-    /// Checks `current` of every name that has a live version.
-    pub(super) async fn check_links(&self, stop: &CancellationToken) -> Result<(), store::Error> {
-        let live = self
+    /// Makes `current` lead to `key` if that is recorded as live, wherever it leads now.
+    pub async fn restore_link(&self, key: &Key) -> Result<(), store::Error> {
+        let _lock = self.publisher.lock(key).await;
+        let (app, name) = (key.app.clone(), key.name.clone());
+        let settled = self
             .store
-            .read(|r| releases::all_live(r, usize::MAX))
+            .read(move |r| activations::settled_live(r, &app, &name))
             .await?;
-        for key in live {
-            if stop.is_cancelled() {
-                break;
-            }
-            self.check_link(&key.app, &key.name).await?;
+        let standing = self.publisher.standing(&key.app, &key.name);
+        if settled.as_ref() == Some(key) && !standing.leads_to(key) && self.exists(key).await? {
+            self.mend(key).await?;
         }
         Ok(())
     }
 
-    /// Checks `current` of a name. If it leads to another published version, that one is recorded
-    /// as live: the disk is the truth. If it leads to nothing, it is restored.
-    pub(super) async fn check_link(
+    /// Believes `current`: a version that it leads to is live. Where it leads to nothing that was
+    /// published, it is restored.
+    pub(super) async fn settle_link(
         &self,
         app: &AppId,
         name: &DataName,
+        compared: &Compared,
     ) -> Result<(), store::Error> {
-        let _lock = self.publisher.lock_name(app, name).await;
-        let Some(live) = self.settled_live(app, name).await? else {
-            return Ok(());
+        let live = compared.rows.iter().find(|row| row.live);
+        let is_whole = |row: &&Release| {
+            let tree = row.key.version.path_component();
+            compared.disk.trees.contains(&tree)
         };
-        match self.link_of(&live).await? {
-            Link::Other(other) => self.follow(&live, other).await,
-            Link::Broken => self.mend(&live).await,
-            Link::Right | Link::NoTree => Ok(()),
+        match &compared.disk.standing {
+            Standing::Version { version, exact } => match compared.row(version) {
+                // An open job or request ends in the record of its flip.
+                Some(row) if compared.unfinished.contains(&row.key.version) => {}
+                Some(row) if !row.live => self.follow(&row.key, live).await?,
+                Some(row) if !exact => self.mend(&row.key).await?,
+                Some(_) | None => {}
+            },
+            Standing::Missing | Standing::Dangling => {
+                if let Some(live) = live.filter(is_whole) {
+                    self.mend(&live.key).await?;
+                }
+            }
+            Standing::Foreign(_) => match self.copied(compared).await? {
+                Some(copied) => {
+                    self.mend(&copied).await?;
+                    if live.is_none_or(|live| live.key != copied) {
+                        self.follow(&copied, live).await?;
+                    }
+                }
+                None => {
+                    if let Some(live) = live.filter(is_whole) {
+                        self.mend(&live.key).await?;
+                    }
+                }
+            },
         }
-    }
-
-    /// Makes `current` lead to `key` if that is recorded as live, wherever it leads now.
-    pub async fn restore_link(&self, key: &Key) -> Result<(), store::Error> {
-        let _lock = self.publisher.lock(key).await;
-        if self.settled_live(&key.app, &key.name).await?.as_ref() != Some(key) {
-            return Ok(());
+        let place = compared.disk.place.clone();
+        let fresh = self
+            .on_disk(move |publisher| publisher.look(&place))
+            .await?;
+        if let Ok(disk) = fresh {
+            self.findings.compare(app, name, &disk, compared);
         }
-        match self.link_of(key).await? {
-            Link::Other(_) | Link::Broken => self.mend(key).await,
-            Link::Right | Link::NoTree => Ok(()),
-        }
+        Ok(())
     }
 
-    async fn link_of(&self, key: &Key) -> Result<Link, store::Error> {
-        let key = key.clone();
-        self.on_disk(move |publisher| publisher.look_at_link(&key))
-            .await
+    /// Returns the version that a directory at `current` is a copy of, the newest if there are
+    /// several: a restore that followed links leaves one.
+    async fn copied(&self, compared: &Compared) -> Result<Option<Key>, store::Error> {
+        let whole = |row: &&Release| {
+            let version = row.key.version.path_component();
+            compared.disk.trees.contains(&version) && compared.disk.manifests.contains(&version)
+        };
+        let keys = compared
+            .rows
+            .iter()
+            .filter(whole)
+            .map(|row| row.key.clone());
+        let keys: Vec<Key> = keys.collect();
+        let copy = move |publisher: &crate::publish::Publisher| {
+            let mut keys = keys.into_iter();
+            keys.find(|key| publisher.current_is_copy_of(key))
+        };
+        self.on_disk(copy).await
     }
 
-    /// Returns the live version of a name, unless another one is about to become it: a crash or a
-    /// running flip may lie between link and record.
-    async fn settled_live(
-        &self,
-        app: &AppId,
-        name: &DataName,
-    ) -> Result<Option<Key>, store::Error> {
-        let (app, name) = (app.clone(), name.clone());
-        self.store
-            .read(move |r| activations::settled_live(r, &app, &name))
-            .await
-    }
-
-    async fn follow(&self, live: &Key, other: Key) -> Result<(), store::Error> {
-        let linked = other.clone();
+    async fn follow(&self, linked: &Key, live: Option<&Release>) -> Result<(), store::Error> {
+        let key = linked.clone();
         let known = self
             .store
-            .write(move |tx| activations::trust_link(tx, &linked))
+            .write(move |tx| activations::trust_link(tx, &key))
             .await?;
-        if !known {
-            return self.mend(live).await;
+        if known {
+            self.findings
+                .note_followed(linked, live.map(|row| &row.key.version));
         }
-        tracing::warn!(event = "link-changed", data = %other, recorded = %live.version, "`current` led to another version than was recorded; that one is live");
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! here, the live version is never removed, and whoever changes a name holds its lock
 //! ([`Publisher::lock`]).
 
+mod findings;
 mod heal;
 mod links;
 mod recover;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,9 +33,11 @@ use crate::shown;
 use crate::store::{self, Store};
 use crate::sys::Live;
 
+use findings::Findings;
 use worker::{Status, Worker};
 
 pub use heal::Healed;
+pub use recover::Found;
 pub use retention::{Removed, Swept};
 pub use scrub::Verification;
 
@@ -63,6 +67,9 @@ pub struct Keep {
     tasks: TaskTracker,
     /// When a whole round of upkeep last succeeded; 0 before the first.
     upkeep_done_ms: AtomicI64,
+    /// Whether the disk was compared with the database since the start.
+    settled: watch::Sender<bool>,
+    findings: Findings,
 }
 
 impl Keep {
@@ -88,6 +95,8 @@ impl Keep {
             ],
             tasks: TaskTracker::new(),
             upkeep_done_ms: AtomicI64::new(0),
+            settled: watch::Sender::new(false),
+            findings: Findings::default(),
         })
     }
 
@@ -127,6 +136,12 @@ impl Keep {
             0 => None,
             ms => Some(ms),
         }
+    }
+
+    /// Returns what was found on the disk that an operator should know.
+    #[must_use]
+    pub fn findings(&self) -> Vec<shown::model::Finding> {
+        self.findings.shown()
     }
 
     /// Removes the partial archive of a key that no job is open for.

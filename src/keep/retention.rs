@@ -226,7 +226,7 @@ impl Keep {
                 tracing::warn!(event = "remove-failed", data = %key, error, "the tree of a removed version is still there");
                 // The tree is entered again, so that it is shown and its removal retried.
                 if self.exists(key).await? {
-                    self.recover().await?;
+                    self.settle_locked(&key.app, &key.name).await?;
                     return Ok(Removed::Held(error));
                 }
             }

@@ -117,7 +117,7 @@ impl Keep {
             Verification::Failed(_) => return Ok(verification),
         };
         self.mark(key, damage).await?;
-        self.check_link(&key.app, &key.name).await?;
+        self.settle(&key.app, &key.name).await?;
         Ok(verification)
     }
 
@@ -132,7 +132,7 @@ impl Keep {
         if let Verification::Damaged(report) = &verification {
             self.mark(key, Some(summary(report))).await?;
         }
-        self.check_link(&key.app, &key.name).await?;
+        self.settle(&key.app, &key.name).await?;
         Ok(verification)
     }
 
@@ -159,7 +159,7 @@ impl Keep {
         .await
     }
 
-    async fn mark(&self, key: &Key, damage: Option<String>) -> Result<(), store::Error> {
+    pub(super) async fn mark(&self, key: &Key, damage: Option<String>) -> Result<(), store::Error> {
         let marked = key.clone();
         let what = damage.clone();
         let changed = self

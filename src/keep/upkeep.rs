@@ -103,10 +103,7 @@ impl Worker for Upkeep {
     async fn work(&mut self, _: &Status, stop: &CancellationToken) -> Result<(), store::Error> {
         let due = std::mem::take(&mut self.due);
         if due.everything {
-            let first = self.last.replace(Instant::now()).is_none();
-            if first && self.keep.store.is_unclean() {
-                self.keep.compare_with_disk().await;
-            }
+            self.last = Some(Instant::now());
             return self.keep.tidy(&mut Swept::default(), stop).await;
         }
         if due.any_name {
@@ -141,13 +138,12 @@ impl Keep {
 
     /// Removes what is not kept any more, everywhere on the node, and restores links.
     async fn tidy(&self, swept: &mut Swept, stop: &CancellationToken) -> Result<(), store::Error> {
+        self.reconcile(stop).await;
         self.sweep_everywhere(swept, stop).await?;
-        let checked = self.check_links(stop).await;
         swept.partials = self.sweep_partials().await?;
         self.on_disk(|publisher| publisher.sweep_leftovers())
             .await?;
         self.store.housekeep().await?;
-        checked?;
         self.upkeep_done_ms
             .store(self.store.now_ms(), Ordering::Relaxed);
         Ok(())

@@ -60,6 +60,16 @@ pub struct Report {
 }
 
 impl Report {
+    /// Tells whether the only differences are modes, and links that were followed.
+    fn has_same_files(&self) -> bool {
+        let is_harmless = |damage: &Damage| match damage.what.as_str() {
+            "mode" => true,
+            "kind" => damage.expected == "a symbolic link",
+            _ => false,
+        };
+        self.damaged as usize == self.damage.len() && self.damage.iter().all(is_harmless)
+    }
+
     fn add(&mut self, path: &[u8], what: &str, expected: impl ToString, found: impl ToString) {
         self.damaged += 1;
         if self.damage.len() < MOST_DAMAGE {
@@ -83,7 +93,31 @@ impl Publisher {
         depth: Depth,
         pace: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Report, Error> {
-        let root = self.layout().version_dir(key);
+        self.compare(&self.layout().version_dir(key), key, depth, pace)
+    }
+
+    /// Tells whether a directory that stands at `current` holds the files of `key`, such as a copy
+    /// that followed links does. Modes and links do not matter.
+    #[must_use]
+    pub fn current_is_copy_of(&self, key: &Key) -> bool {
+        let dir = self.layout().current(&key.app, &key.name);
+        if fs::symlink_metadata(&dir).is_ok_and(|meta| !meta.is_dir()) {
+            return false;
+        }
+        // Most directories that are no copy show that without their bytes being read.
+        [Depth::Stat, Depth::Bytes].into_iter().all(|depth| {
+            let compared = self.compare(&dir, key, depth, &mut |_| true);
+            compared.is_ok_and(|report| report.has_same_files())
+        })
+    }
+
+    fn compare(
+        &self,
+        root: &Path,
+        key: &Key,
+        depth: Depth,
+        pace: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Report, Error> {
         let mut report = Report::default();
         if !root.is_dir() {
             report.add(b"", "missing", "a tree", "nothing");
@@ -104,7 +138,7 @@ impl Publisher {
             report: &mut report,
             pace,
         };
-        walk(&root, &mut Vec::new(), &mut expected, &mut look)?;
+        walk(root, &mut Vec::new(), &mut expected, &mut look)?;
         for (path, entry) in expected {
             report.add(path, "missing", describe(&entry.kind), "nothing");
         }

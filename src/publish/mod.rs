@@ -28,7 +28,7 @@ use crate::sys::failure::{Class, Fault, Kind, Retry};
 
 pub use layout::Layout;
 pub use names::NameLock;
-pub use release::{Flip, Link, Publisher, Record, Release, Staging};
+pub use release::{Flip, Publisher, Record, Release, Staging, Standing};
 pub use sync::Session;
 
 /// How versions are published and retained.

@@ -1,51 +1,81 @@
-//! What is published according to the disk alone, for when the database is lost or in doubt: every
-//! version that has a manifest, and which ones are live.
+//! What the disk has, whatever the database says: of each name its versions, the parts that are left
+//! of others, and what readers find at `current`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{self, Head};
+use super::release::Standing;
 use super::{Error, Publisher};
 use crate::datafile::Key;
 use crate::sys::durable;
 
-/// Result of a walk over manifests and trees.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// Published versions, each with whether it is live.
-    pub versions: Vec<(Head, bool)>,
-    /// Manifests that have no tree or cannot be read.
-    pub orphans: Vec<PathBuf>,
+/// A name as path components, those of its application and its own.
+pub type Place = (String, String);
+
+/// What the disk has of one name. Versions are path components.
+#[derive(Debug)]
+pub struct OnDisk {
+    pub place: Place,
+    pub manifests: BTreeSet<String>,
+    pub trees: BTreeSet<String>,
+    pub archives: BTreeSet<String>,
+    /// What readers find at `current`.
+    pub standing: Standing,
+    /// What once stood at `current` and was no link of ours.
+    pub set_aside: Vec<PathBuf>,
+}
+
+impl OnDisk {
+    /// Returns the versions that have both a manifest and a tree.
+    pub fn versions(&self) -> impl Iterator<Item = &String> {
+        self.trees.intersection(&self.manifests)
+    }
 }
 
 impl Publisher {
-    /// Walks all manifests and returns the versions that have both manifest and tree.
-    pub fn survey(&self) -> Result<Found, Error> {
-        let mut found = Found::default();
-        for app in subdirectories(&self.layout().manifests())? {
-            for name in subdirectories(&app)? {
-                self.survey_name(&name, &mut found)?;
+    /// Returns every name of which the disk has anything.
+    pub fn places(&self) -> Result<BTreeSet<Place>, Error> {
+        let layout = self.layout();
+        let mut places = BTreeSet::new();
+        for root in [layout.data(), layout.manifests(), layout.archives()] {
+            for app in components(&root)? {
+                for name in components(&root.join(&app))? {
+                    places.insert((app.clone(), name));
+                }
             }
         }
-        Ok(found)
+        Ok(places)
     }
 
-    fn survey_name(&self, manifests: &Path, found: &mut Found) -> Result<(), Error> {
-        for path in list(manifests)? {
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
-            }
-            match manifest::read_head(&path) {
-                Ok(head) if self.layout().version_dir(&head.key).is_dir() => {
-                    let live = self.live(&head.key.app, &head.key.name).as_ref()
-                        == Some(&head.key.version);
-                    found.versions.push((head, live));
-                }
-                Ok(_) | Err(Error::Manifest { .. }) => found.orphans.push(path),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    /// Returns what the disk has of a name.
+    pub fn look(&self, place: &Place) -> Result<OnDisk, Error> {
+        let layout = self.layout();
+        let below = |root: PathBuf| root.join(&place.0).join(&place.1);
+        let dir = below(layout.data());
+        let versions = dir.join("versions");
+        let trees = components(&versions)?.into_iter();
+        let manifests = components(&below(layout.manifests()))?.into_iter();
+        Ok(OnDisk {
+            place: place.clone(),
+            manifests: manifests
+                .filter_map(|file| file.strip_suffix(".json").map(str::to_owned))
+                .collect(),
+            trees: trees.filter(|tree| is_dir(&versions.join(tree))).collect(),
+            archives: components(&below(layout.archives()))?,
+            standing: Standing::of(&dir),
+            set_aside: Standing::set_aside(&dir),
+        })
+    }
+
+    /// Returns the head of a manifest, `None` if it cannot be read or belongs to another version.
+    #[must_use]
+    pub fn head(&self, place: &Place, version: &str) -> Option<Head> {
+        let dir = self.layout().manifests().join(&place.0).join(&place.1);
+        let path = dir.join(format!("{version}.json"));
+        let head = manifest::read_head(&path).ok()?;
+        (self.layout().manifest(&head.key) == path).then_some(head)
     }
 
     /// Removes what an interrupted publication of `key` left next to its tree: temporary files and
@@ -92,9 +122,10 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory) => return Ok(Vec::new()),
         Err(e) => return Err(durable::at("read directory", dir)(e).into()),
     };
     let paths: Result<Vec<PathBuf>, std::io::Error> =
@@ -102,6 +133,13 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths.map_err(durable::at("read directory", dir))?)
 }
 
-fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    Ok(list(dir)?.into_iter().filter(|p| p.is_dir()).collect())
+/// Returns what may be a component of ours in a directory. One of ours never begins with a dot.
+fn components(dir: &Path) -> Result<BTreeSet<String>, Error> {
+    let paths = list(dir)?.into_iter();
+    let names = paths.filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+    Ok(names.filter(|name| !name.starts_with('.')).collect())
+}
+
+fn is_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }

@@ -22,7 +22,7 @@ use crate::sys::failpoint::{Bug, is_seeded};
 use crate::sys::{Live, durable};
 use crate::verify::{self, Verified};
 
-pub use current::{Flip, Link};
+pub use current::{Flip, Standing};
 pub use staging::Staging;
 use staging::{Leftovers, open_up};
 

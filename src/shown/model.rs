@@ -318,6 +318,10 @@ pub struct NodeStatus {
     /// Log lines since the start that standard error did not take.
     #[serde(default)]
     pub log_lines_lost: u64,
+    /// What was found on the disk that an operator should know: damage, what a restore left, what
+    /// was corrected since the start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
 }
 
 /// What is in the inbox.
@@ -332,6 +336,17 @@ pub struct Inbox {
     /// The first of them, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored_first: Vec<String>,
+}
+
+/// Something about the disk that an operator should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// A stable name of its kind, such as `recovered` or `set-aside`.
+    pub what: String,
+    /// The version or name that it is about.
+    pub on: String,
+    /// What was found, and what to do.
+    pub text: String,
 }
 
 /// Space on the file system of the data directory.

@@ -71,6 +71,16 @@ pub fn request(tx: &Tx<'_>, request: &Request<'_>) -> Result<Requested, Error> {
     Ok(Requested::Waiting(id, version))
 }
 
+/// Asks the runner to make `current` lead to the live version, which it does not, unless that is
+/// requested already.
+pub fn request_link(tx: &Tx<'_>, request: &Request<'_>) -> Result<(), Error> {
+    if !is_pending(tx, request.key)? {
+        insert(tx, request, files::next_seq(tx)?)?;
+        tx.touch(ACTIVATIONS);
+    }
+    Ok(())
+}
+
 /// Asks the runner to roll a name back to its previous good version, as seen once all pending
 /// requests are carried out.
 pub fn request_rollback(

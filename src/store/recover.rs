@@ -4,12 +4,12 @@
 use rusqlite::params;
 
 use super::Error;
-use super::Tx;
 use super::activations::{self, Flip};
 use super::events::{self, Note};
 use super::files;
 use super::releases;
-use crate::datafile::{ArchiveType, Key};
+use super::{Reader, Tx};
+use crate::datafile::{AppId, ArchiveType, DataName, DataVersion, Key};
 use crate::job::{EventKind, JobId, JobState, Published, Reason};
 
 /// Larger job numbers in a manifest are ignored: edgepush never wrote them, and they would exhaust
@@ -29,10 +29,29 @@ pub struct Found {
     pub live: bool,
 }
 
-/// Adds a version found on disk to a rebuilt database. Does nothing if the key is already known.
+/// Returns the versions of a name that an open job or a pending request is about to publish or to
+/// make live: the disk may be ahead of what is recorded of them.
+pub fn unfinished(
+    reader: &Reader<'_>,
+    app: &AppId,
+    name: &DataName,
+) -> Result<Vec<DataVersion>, Error> {
+    reader.many(
+        "find what is unfinished of a name",
+        "SELECT f.version FROM files f JOIN jobs j ON j.file = f.id
+             WHERE f.app = ?1 AND f.name = ?2 AND j.state IN ('queued', 'running')
+         UNION SELECT to_version FROM activations WHERE app = ?1 AND name = ?2 AND done IS NULL",
+        params![app, name],
+        |r| r.get(0),
+    )
+}
+
+/// Adds a version found on disk. Does nothing if the key is already known, or if the job that wrote
+/// it has failed afterwards, such as by a sync: then nobody knows whether it is whole. A version
+/// that readers see is added all the same.
 pub fn release(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
     let (key, live) = (&found.key, found.live);
-    if releases::get(tx, key)?.is_some() {
+    if releases::get(tx, key)?.is_some() || (!live && has_failed(tx, found)?) {
         return Ok(false);
     }
     let (file, job) = enter(tx, found)?;
@@ -57,6 +76,18 @@ pub fn release(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
         activations::record(tx, &flip)?;
     }
     Ok(true)
+}
+
+fn has_failed(tx: &Tx<'_>, found: &Found) -> Result<bool, Error> {
+    let key = &found.key;
+    let failed = tx.number(
+        "find a failed job",
+        "SELECT EXISTS (SELECT 1 FROM files f JOIN jobs j ON j.file = f.id
+             WHERE f.app = ?1 AND f.name = ?2 AND f.version = ?3 AND j.id = ?4
+               AND j.state IN ('failed', 'canceled'))",
+        params![key.app, key.name, key.version, found.job],
+    )?;
+    Ok(failed == 1)
 }
 
 /// Adds a file found on disk as if a push of it had succeeded. It keeps the number of the job that

@@ -127,6 +127,35 @@ pub fn all_live(reader: &Reader<'_>, limit: usize) -> Result<Vec<Key>, Error> {
     )
 }
 
+/// A release in brief.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    pub key: Key,
+    pub live: bool,
+}
+
+/// Returns every release in brief.
+pub fn outline(reader: &Reader<'_>) -> Result<Vec<Outline>, Error> {
+    reader.many(
+        "list what is published",
+        "SELECT app, name, version, live FROM releases",
+        [],
+        |row| {
+            Ok(Outline {
+                key: read_key(row)?,
+                live: row.get("live")?,
+            })
+        },
+    )
+}
+
+/// Returns up to `limit` damaged releases.
+pub fn damaged(reader: &Reader<'_>, limit: usize) -> Result<Vec<Release>, Error> {
+    let sql = format!("{SHOWN} WHERE damage IS NOT NULL ORDER BY live DESC, app, name LIMIT ?1");
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    reader.many("list damaged releases", &sql, [limit], read)
+}
+
 /// Returns the version that a rollback of a name goes to: the nearest one that was live before the
 /// current one, is still on disk and is not known to be damaged; otherwise the newest good one
 /// published before it.

@@ -10,6 +10,7 @@ mod breaker;
 mod callback;
 mod cli;
 mod config;
+mod disk_truth;
 mod disks;
 mod ens;
 mod errors;

@@ -1,23 +1,85 @@
 //! `current`: which version of a name is live, and how another one becomes so.
 
 use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::Publisher;
 use crate::datafile::{AppId, DataName, DataVersion, Key, from_path_component};
 use crate::publish::{Error, Layout, manifest};
 use crate::sys::durable;
 
-/// State of a name's `current`, compared with the version recorded as live.
+/// What readers find at the `current` of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Link {
-    /// It points to that version.
-    Right,
-    /// It points to another published version.
-    Other(Key),
-    /// It is missing, or points to nothing that was published.
-    Broken,
-    /// The recorded version has no tree for `current` to point to.
-    NoTree,
+pub enum Standing {
+    /// Nothing.
+    Missing,
+    /// A link to the tree of this version, given as its path component.
+    Version {
+        version: String,
+        /// Whether the link is spelled as edgepush spells it.
+        exact: bool,
+    },
+    /// A link to a version that has no tree.
+    Dangling,
+    /// Something that edgepush never made, in words.
+    Foreign(&'static str),
+}
+
+/// What was no link of ours is set aside under this name and a number.
+const SET_ASIDE: &str = "current.set-aside-";
+
+impl Standing {
+    /// Returns what stands at `current` in the directory of a name.
+    pub(in crate::publish) fn of(dir: &Path) -> Self {
+        let link = dir.join("current");
+        let target = match fs::symlink_metadata(&link) {
+            Err(_) => return Self::Missing,
+            Ok(meta) if meta.is_dir() => return Self::Foreign("a directory"),
+            Ok(meta) if !meta.is_symlink() => return Self::Foreign("a file"),
+            Ok(_) => fs::read_link(&link).unwrap_or_default(),
+        };
+        let versions = dir.join("versions");
+        let named = target.strip_prefix("versions").ok();
+        let named = named.and_then(|version| version.to_str());
+        let named = named.filter(|version| !version.is_empty() && !version.contains('/'));
+        if let Some(version) = named {
+            return match fs::symlink_metadata(versions.join(version)) {
+                Ok(meta) if meta.is_dir() => Self::Version {
+                    version: version.to_owned(),
+                    exact: target == Path::new("versions").join(version),
+                },
+                _ => Self::Dangling,
+            };
+        }
+        match (fs::canonicalize(&link), fs::canonicalize(&versions)) {
+            (Ok(tree), Ok(versions)) if tree.parent() == Some(&versions) && tree.is_dir() => {
+                match tree.file_name().and_then(|name| name.to_str()) {
+                    Some(version) => Self::Version {
+                        version: version.to_owned(),
+                        exact: false,
+                    },
+                    None => Self::Foreign("a link to something else"),
+                }
+            }
+            _ => Self::Foreign("a link to something else"),
+        }
+    }
+
+    /// Returns what was set aside in the directory of a name.
+    pub(in crate::publish) fn set_aside(dir: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let aside = entries.filter(|e| e.file_name().to_string_lossy().starts_with(SET_ASIDE));
+        let mut paths: Vec<PathBuf> = aside.map(|e| e.path()).collect();
+        paths.sort();
+        paths
+    }
+
+    /// Tells whether readers see the version of `key`.
+    #[must_use]
+    pub fn leads_to(&self, key: &Key) -> bool {
+        matches!(self, Self::Version { version, .. } if *version == key.version.path_component())
+    }
 }
 
 /// One flip of `current`.
@@ -41,13 +103,19 @@ impl Publisher {
         let link = self.layout.current(&key.app, &key.name);
         let target = Layout::current_target(key);
         let from = self.live(&key.app, &key.name);
-        if fs::read_link(&link).is_ok_and(|now| now == target) {
-            return Ok(Flip {
-                from,
-                changed: false,
-            });
+        let standing = self.standing(&key.app, &key.name);
+        match standing {
+            Standing::Version { exact: true, .. } if standing.leads_to(key) => {
+                return Ok(Flip {
+                    from,
+                    changed: false,
+                });
+            }
+            Standing::Foreign(what) => set_aside(&target, &link, what)?,
+            Standing::Missing | Standing::Version { .. } | Standing::Dangling => {
+                durable::replace_symlink(&target, &link)?;
+            }
         }
-        durable::replace_symlink(&target, &link)?;
         Ok(Flip {
             from,
             changed: true,
@@ -60,38 +128,21 @@ impl Publisher {
         self.settle_name(&key.app, &key.name)
     }
 
-    /// Compares `current` with `key`, the version recorded as live.
+    /// Returns what readers find at the `current` of a name.
     #[must_use]
-    pub fn look_at_link(&self, key: &Key) -> Link {
-        if !self.layout.version_dir(key).is_dir() {
-            return Link::NoTree;
-        }
-        let Ok(target) = fs::read_link(self.layout.current(&key.app, &key.name)) else {
-            return Link::Broken;
-        };
-        if target == Layout::current_target(key) {
-            return Link::Right;
-        }
-        let other = self.live(&key.app, &key.name).map(|version| Key {
-            version,
-            ..key.clone()
-        });
-        match other {
-            Some(other)
-                if target == Layout::current_target(&other)
-                    && self.layout.version_dir(&other).is_dir() =>
-            {
-                Link::Other(other)
-            }
-            _ => Link::Broken,
-        }
+    pub fn standing(&self, app: &AppId, name: &DataName) -> Standing {
+        Standing::of(&self.layout.name_dir(app, name))
     }
 
     /// Returns the live version of a name, according to `current`.
     #[must_use]
     pub fn live(&self, app: &AppId, name: &DataName) -> Option<DataVersion> {
-        let target = fs::read_link(self.layout.current(app, name)).ok()?;
-        let component = target.file_name()?.to_str()?.to_owned();
+        let Standing::Version {
+            version: component, ..
+        } = self.standing(app, name)
+        else {
+            return None;
+        };
         match from_path_component(&component) {
             Some(text) => DataVersion::parse(&text).ok(),
             // The path component was truncated: the manifest has the full text.
@@ -107,4 +158,30 @@ impl Publisher {
             }
         }
     }
+}
+
+/// Puts a link to `target` where something stands that edgepush never made, in one step. That keeps
+/// its content, under a name that says what happened.
+fn set_aside(target: &Path, link: &Path, what: &str) -> Result<(), Error> {
+    // The link is made under the name that the other thing gets: a crash leaves either of them there.
+    let mut numbers = 1u32..;
+    let aside = loop {
+        let number = numbers.next().unwrap_or_default();
+        let aside = link.with_file_name(format!("{SET_ASIDE}{number}"));
+        match std::os::unix::fs::symlink(target, &aside) {
+            Ok(()) => break aside,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(durable::at("make link", &aside)(e).into()),
+        }
+    };
+    if let Err(error) = durable::exchange(&aside, link) {
+        let _ = fs::remove_file(&aside);
+        return Err(error.into());
+    }
+    tracing::warn!(
+        event = "set-aside",
+        path = %aside.display(),
+        "{what} stood where `current` belongs; it was set aside, and the link is there again"
+    );
+    Ok(())
 }

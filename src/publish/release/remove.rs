@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Publisher;
 use crate::datafile::Key;
-use crate::publish::{Error, Layout};
+use crate::publish::Error;
 use crate::sys::durable;
 
 impl Publisher {
@@ -24,9 +24,7 @@ impl Publisher {
                 key: key.to_string(),
             });
         }
-        if fs::read_link(self.layout.current(&key.app, &key.name))
-            .is_ok_and(|t| t == Layout::current_target(key))
-        {
+        if self.standing(&key.app, &key.name).leads_to(key) {
             return Err(in_use("it is live"));
         }
         if self.is_held(key) {
