@@ -11,8 +11,8 @@ use crate::client::FilesQuery;
 use crate::datafile::{AppId, Content, DataName};
 use crate::shown::model::Releases;
 use crate::shown::{Event, File, Files, Release};
-use crate::sys::clock::stamp;
 use crate::sys::units::show_bytes;
+use crate::wire::time::stamp;
 
 #[derive(Debug, Parser)]
 pub(super) struct Ls {

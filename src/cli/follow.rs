@@ -13,8 +13,8 @@ use crate::client::{self, Client, EventsQuery};
 use crate::datafile::{AppId, DataName, DataVersion};
 use crate::job::{JobId, JobState};
 use crate::shown::{Event, File};
-use crate::sys::clock::stamp;
 use crate::sys::units::show_bytes;
+use crate::wire::time::stamp;
 
 /// Time between two updates of the bars of running files.
 const REDRAW: Duration = Duration::from_millis(250);

@@ -8,7 +8,7 @@ use super::show::{self, NOTHING};
 use super::{Global, reach};
 use crate::shown::Callback;
 use crate::shown::model::{Outbox as Callbacks, Replay};
-use crate::sys::clock::stamp;
+use crate::wire::time::stamp;
 
 #[derive(Debug, Parser)]
 pub(super) struct Outbox {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::out::Paint;
 use crate::job::{JobState, Snapshot};
 use crate::shown::File;
-use crate::sys::clock::stamp;
 use crate::sys::units::show_bytes;
+use crate::wire::time::stamp;
 
 /// Shown where there is no value.
 pub(super) const NOTHING: &str = "-";

@@ -50,7 +50,7 @@ pub enum Invalid {
         found: &'static str,
     },
     /// Not an archive type that can be unpacked.
-    #[error("archiveType is `{found}`, expected `tar.gz`, `zip` or `tar`")]
+    #[error("archiveType is `{found}`, expected {}", ArchiveType::choices())]
     ArchiveType {
         /// The value given, shortened.
         found: String,
@@ -230,16 +230,40 @@ impl ArchiveType {
         }
     }
 
+    /// Returns how file names of this type end; without the dot, each also names the type.
+    fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::TarGz => &[".tar.gz", ".tgz"],
+            Self::Zip => &[".zip"],
+            Self::Tar => &[".tar"],
+        }
+    }
+
+    /// Returns the types as a text for people: `a, b or c`.
+    #[must_use]
+    pub fn choices() -> String {
+        either(&Self::ALL.map(Self::as_str))
+    }
+
+    /// Returns how the names of archives end, as a text for people: `.a, .b or .c`.
+    #[must_use]
+    pub fn all_endings() -> String {
+        let endings: Vec<_> = Self::ALL
+            .into_iter()
+            .flat_map(Self::endings)
+            .copied()
+            .collect();
+        either(&endings)
+    }
+
     /// Parses the contract's spelling in any case; `tgz` also means `tar.gz`.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        match text.to_ascii_lowercase().as_str() {
-            "tar.gz" | "tgz" => Ok(Self::TarGz),
-            "zip" => Ok(Self::Zip),
-            "tar" => Ok(Self::Tar),
-            _ => Err(Invalid::ArchiveType {
+        let ending = format!(".{}", text.to_ascii_lowercase());
+        let mut all = Self::ALL.into_iter();
+        all.find(|t| t.endings().contains(&ending.as_str()))
+            .ok_or_else(|| Invalid::ArchiveType {
                 found: shorten(text),
-            }),
-        }
+            })
     }
 
     /// Returns whether an archive of this type can be unpacked while its bytes arrive. A zip
@@ -253,15 +277,15 @@ impl ArchiveType {
     #[must_use]
     pub fn from_file_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
-        if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
-            Some(Self::TarGz)
-        } else if name.ends_with(".zip") {
-            Some(Self::Zip)
-        } else if name.ends_with(".tar") {
-            Some(Self::Tar)
-        } else {
-            None
-        }
+        let ends = |t: &Self| t.endings().iter().any(|ending| name.ends_with(ending));
+        Self::ALL.into_iter().find(ends)
+    }
+}
+
+fn either(words: &[&str]) -> String {
+    match words {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => words.concat(),
     }
 }
 

@@ -207,7 +207,11 @@ pub fn unpack_stream(
     confine(options);
     let stop = Stop::new(&options.cancel);
     let spare = &options.spare_blocks;
-    let gzip = archive_type == ArchiveType::TarGz;
+    let gzip = match archive_type {
+        ArchiveType::TarGz => true,
+        // A zip in a stream fails as a tar that it is not.
+        ArchiveType::Tar | ArchiveType::Zip => false,
+    };
     let stream = Stream::new(input, gzip, &options.limits, spare, &stop);
     let mut walk = tar::Walk::new(stream, options);
     let root = match target {

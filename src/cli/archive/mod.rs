@@ -45,8 +45,8 @@ impl Command {
 pub(super) struct CheckArgs {
     /// The archive
     file: PathBuf,
-    /// Its type: tar.gz, zip or tar; detected from its first bytes if not given
-    #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = parse_type,
+          help = format!("Its type: {}; detected from its first bytes if not given", ArchiveType::choices()))]
     archive_type: Option<ArchiveType>,
     /// Unpack into this directory, which must be empty or not exist; it is left empty when the
     /// archive is refused

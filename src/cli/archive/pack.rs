@@ -25,7 +25,7 @@ use crate::verify;
 pub(in crate::cli) struct PackArgs {
     /// The directory to pack; its own name is not part of the archive
     dir: PathBuf,
-    /// The archive to write; its name decides the type: .tar.gz, .tgz, .zip or .tar
+    #[arg(help = format!("The archive to write; its name decides the type: {}", ArchiveType::all_endings()))]
     out: PathBuf,
     /// Set the time of every entry, in seconds since the epoch
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", value_parser = parse_epoch)]
@@ -65,7 +65,10 @@ enum Kind {
 pub(super) fn pack(args: &PackArgs, out: &mut Out) -> anyhow::Result<Exit> {
     let name = args.out.file_name().unwrap_or_default().to_string_lossy();
     let Some(archive_type) = ArchiveType::from_file_name(&name) else {
-        bail!("`{name}` has no known archive suffix: name it .tar.gz, .zip or .tar");
+        bail!(
+            "the name `{name}` shows no archive type, expected {} at its end",
+            ArchiveType::all_endings()
+        );
     };
     check_apart(&args.dir, &args.out)?;
     let mut found = Vec::new();

@@ -41,8 +41,11 @@ pub(super) enum ItemError {
     #[error("`{0}`: expected `#md5=..`, `#sha256=..`, `#size=..`, or several joined by `&`")]
     Pin(String),
     /// Its archive type is unknown.
-    #[error("`{0}`: its name does not end with .tar.gz, .tgz, .zip or .tar; say --type")]
-    Type(String),
+    #[error(
+        "`{item}`: its name does not end with {}; say --type",
+        ArchiveType::all_endings()
+    )]
+    Type { item: String },
     /// The file cannot be read.
     #[error("read `{}`", path.display())]
     Read {
@@ -84,7 +87,9 @@ impl Item {
         let shown = self.source.shown();
         let archive_type = stated
             .or_else(|| ArchiveType::from_file_name(&shown))
-            .ok_or(ItemError::Type(shown.clone()))?;
+            .ok_or(ItemError::Type {
+                item: shown.clone(),
+            })?;
         let (url, content) = match self.source {
             Source::Url(url, content) => (url, content),
             Source::File(path) => {
@@ -208,6 +213,6 @@ mod tests {
         let app = AppId::parse("app").unwrap();
         let item = Item::parse("a@1=http://h/b?x.zip").unwrap();
         let error = item.data_file(&app, None, Duration::ZERO).unwrap_err();
-        assert!(matches!(error, ItemError::Type(_)), "{error}");
+        assert!(matches!(error, ItemError::Type { .. }), "{error}");
     }
 }

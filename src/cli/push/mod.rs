@@ -40,8 +40,8 @@ pub(super) struct Push {
     /// pin what it holds: `maps@1.0=https://cdn.example/maps.zip#md5=..&size=..`
     #[arg(required = true, value_name = item::FORM)]
     items: Vec<String>,
-    /// The type of every archive, where its name does not show it: tar.gz, zip or tar
-    #[arg(long = "type", value_name = "TYPE", value_parser = ArchiveType::parse)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = ArchiveType::parse,
+          help = format!("The type of every archive, where its name does not show it: {}", ArchiveType::choices()))]
     archive_type: Option<ArchiveType>,
     /// Time limit for each file, such as 30m
     #[arg(long, value_name = "SPAN", default_value = "30m", value_parser = humantime::parse_duration)]
