@@ -50,9 +50,9 @@ use tokio_util::sync::CancellationToken;
 use crate::db::{self, Db};
 use crate::db::{endpoints, outbox};
 use crate::shown::callbacks;
-use crate::sys::clock::stamp;
 use crate::sys::failure::{Class, Kind, Retry};
 use crate::sys::secret;
+use crate::wire::time::stamp;
 
 mod attempt;
 mod health;

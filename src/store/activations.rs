@@ -21,7 +21,7 @@ use crate::db::outbox;
 use crate::job::{EventKind, JobId, Reason};
 use crate::shown::callbacks;
 use crate::shown::{Activation, Release};
-use crate::sys::clock::stamp;
+use crate::wire::time::stamp;
 
 /// A request to make a version live.
 #[derive(Debug, Clone, Copy)]

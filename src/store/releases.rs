@@ -320,7 +320,7 @@ pub fn mark_damaged(tx: &Tx<'_>, key: &Key, damage: Option<&str>) -> Result<bool
         "job": row.job,
         "live": row.live,
         "damage": damage,
-        "found_at": crate::sys::clock::stamp(tx.now_ms()),
+        "found_at": crate::wire::time::stamp(tx.now_ms()),
     });
     outbox::enqueue(tx, kind, files::id(tx, key)?, &data)?;
     Ok(true)

@@ -14,7 +14,7 @@ use crate::datafile::Key;
 use crate::db::outbox;
 use crate::job::EventKind;
 use crate::shown::callbacks;
-use crate::sys::clock::stamp;
+use crate::wire::time::stamp;
 
 /// Result of a request to remove a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

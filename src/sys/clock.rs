@@ -42,20 +42,12 @@ impl Clock for SetClock {
     }
 }
 
-/// Returns `ms` since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, the contract's form.
-#[must_use]
-pub fn stamp(ms: i64) -> String {
-    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn stamps_are_utc_seconds() {
-        assert_eq!(stamp(1_767_323_045_999), "2026-01-02T03:04:05Z");
+    fn the_hosts_clock_counts_from_the_epoch() {
         assert!(SystemClock.now_ms() > 1_700_000_000_000);
     }
 }

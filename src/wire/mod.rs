@@ -21,6 +21,6 @@ pub mod sign;
 pub mod status;
 pub mod strategy;
 mod text;
-mod time;
+pub mod time;
 
 pub use document::PushDocument;

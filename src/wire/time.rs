@@ -1,7 +1,8 @@
 //! Times as the contract writes them: UTC, whole seconds.
 
 /// Returns `ms` since the epoch as `YYYY-MM-DDTHH:MM:SSZ`.
-pub(super) fn stamp(ms: i64) -> String {
+#[must_use]
+pub fn stamp(ms: i64) -> String {
     let time = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -10,8 +10,8 @@ use crate::db;
 use crate::db::{endpoints, outbox};
 use crate::job::JobId;
 use crate::shown::File;
-use crate::sys::clock::stamp;
 use crate::wire::status::ResultCode;
+use crate::wire::time::stamp;
 
 /// Writes a callback with a job's current state.
 pub(super) fn report(

@@ -93,7 +93,7 @@ impl Ens {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap();
         let ms = i64::try_from(now.as_millis()).unwrap() + self.skew * 1000;
-        edgepush::sys::clock::stamp(ms)
+        edgepush::wire::time::stamp(ms)
     }
 
     fn sign_header(
