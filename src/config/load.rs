@@ -21,14 +21,6 @@ pub const DEFAULT_FILE: &str = "/etc/edgepush/edgepush.toml";
 /// Prefix of variables: `EDGEPUSH_LISTEN__HTTP` is `listen.http`.
 pub const ENV_PREFIX: &str = "EDGEPUSH_";
 
-/// Keys that have moved, and where to.
-const MOVED: [(&str, &str); 4] = [
-    ("fetch.bandwidth.apps", "[apps.\"NAME\"].bandwidth"),
-    ("intake.apps_activate", "[apps.\"NAME\"].activate"),
-    ("publish.apps", "[apps.\"NAME\"]"),
-    ("unpack.apps", "[apps.\"NAME\"].zip_name_encoding"),
-];
-
 impl Loaded {
     /// Returns where `key` was set, or else the first key below it.
     #[must_use]
@@ -274,13 +266,6 @@ impl Layers {
     }
 
     fn unknown(&mut self, origin: Origin, key: &str) {
-        let is = |old: &str| {
-            key.strip_prefix(old)
-                .is_some_and(|r| r.is_empty() || r.starts_with('.'))
-        };
-        if let Some((_, new)) = MOVED.iter().find(|(old, _)| is(old)) {
-            return self.problem(origin, key, format!("is now `{new}`"));
-        }
         let hint = self
             .keys
             .nearest(key)
@@ -494,20 +479,6 @@ mod tests {
         let encoding = config.unpack.zip_name_encoding_of(&other);
         assert_ne!(encoding, config.unpack.zip_name_encoding);
         assert_eq!(config.fetch.bandwidth.apps[&other].0, 1024);
-        // Where these keys were before.
-        let text = "[intake]\napps_activate = {}\n[publish.apps.x]\nkeep_versions = 1\n\
-                    [unpack]\napps = {}\n[fetch.bandwidth]\napps = {}\n";
-        let path = file(dir.path(), "e.toml", text);
-        let mut found = problems(&sources);
-        found.sort();
-        let at = |line, key, new| format!("{}:{line}: `{key}`: is now `{new}`", path.display());
-        let want = [
-            at(2, "intake.apps_activate", "[apps.\"NAME\"].activate"),
-            at(3, "publish.apps", "[apps.\"NAME\"]"),
-            at(6, "unpack.apps", "[apps.\"NAME\"].zip_name_encoding"),
-            at(8, "fetch.bandwidth.apps", "[apps.\"NAME\"].bandwidth"),
-        ];
-        assert_eq!(found, want);
     }
 
     #[test]
