@@ -85,12 +85,14 @@ impl Error {
     /// Returns the configuration key that is to blame, if one is.
     #[must_use]
     pub fn key(&self) -> Option<String> {
+        use crate::api;
         match self {
             Self::Fetch(error) => Some(match error.cause() {
                 fetch::Cause::Config { key, .. } => format!("fetch.{key}"),
                 _ => "fetch".to_owned(),
             }),
-            Self::Api(_) => Some("api.access_keys".to_owned()),
+            Self::Api(api::Error::Keys(_)) => Some("api.access_keys".to_owned()),
+            Self::Api(api::Error::FileKey(_)) => Some("api.file_key".to_owned()),
             Self::Report(_) => Some("report".to_owned()),
             _ => None,
         }

@@ -1,5 +1,6 @@
-//! Where everything is on disk: the only module that knows the directory names. It refuses a data
-//! directory whose parts are on different file systems.
+//! Where published versions, and what becomes one, are on disk. It refuses a data directory whose
+//! parts are on different file systems. `app` names the database, `api` the key of download paths, and
+//! `watch` the inbox.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
