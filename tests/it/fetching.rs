@@ -129,6 +129,43 @@ fn a_flipped_byte_is_noticed_without_a_digest() {
     assert!(events.contains("does not match its checksum"), "{events}");
 }
 
+/// Story: 1. Two archives are half here when the agent is killed: one of exactly `push.small_bytes`, one
+/// of a byte more. 2. The small one was only in memory and begins at zero, as its timeline says; the other
+/// resumes.
+#[test]
+fn an_archive_of_small_bytes_begins_at_zero_and_one_byte_more_resumes() {
+    let archive = tar(&[("noise.bin".to_owned(), noise(6_000_000, 4))]);
+    let (origin, gate) = (Origin::start(), Gate::new());
+    let half = archive.len() as u64 / 2;
+    let limits = [("small", archive.len()), ("large", archive.len() - 1)];
+    for (name, small_bytes) in limits {
+        let mut node = TestNode::new(&format!("[push]\nsmall_bytes = \"{small_bytes}B\"\n"));
+        let path = format!("/{name}");
+        let first = Reply::file(&archive).hold_at(half, &gate);
+        origin.script(&path, [first, Reply::file(&archive)]);
+        node.start();
+        let item = item(name, "1", "tar", &archive, &origin.url(&path));
+        assert_eq!(node.push_codes(&[item]), [0]);
+        node.wait_for("half of the archive", PATIENCE, || {
+            let received = node.file(name, "1")?["received"].as_u64()?;
+            (received == half && partial_len(&node) + (1 << 20) > half * u64::from(name == "large"))
+                .then_some(())
+        });
+        assert_eq!(partial_len(&node) > 0, name == "large");
+        node.stop();
+        node.start();
+        let file = node.finish(name, "1");
+        assert_eq!(file["state"], "succeeded", "{file}");
+        let resumed = origin.hits(&path)[1].range_start();
+        assert_eq!(resumed.is_some(), name == "large", "{resumed:?}");
+        let events = node.ask("GET", &format!("/v1/files/{}/events", file["id"]), None);
+        let events = String::from_utf8(events.body).unwrap();
+        assert_eq!(events.contains("\"resumed\""), name == "large", "{events}");
+        let zero = "starts again from zero: small archives are kept in memory only";
+        assert_eq!(events.contains(zero), name == "small", "{events}");
+    }
+}
+
 #[test]
 fn what_is_not_there_is_asked_for_once_and_a_wrong_file_twice() {
     let (origin, mut node) = (Origin::start(), TestNode::new(""));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use edgepush::datafile::ArchiveType;
 use serde_json::{Value, json};
 
 use crate::support::served::{Served, failed, key};
@@ -82,6 +83,62 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
     }
 }
 
+/// Returns the calls whose answer is of this type, as (method, path).
+fn described(document: &Value, kind: &str) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, call) in methods.as_object().unwrap() {
+            if call["responses"]["200"]["content"][kind].is_object() {
+                found.insert((method.clone(), path.clone()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn texts_are_of_the_type_that_is_described() {
+    let served = Served::new("", "");
+    let document = document();
+    for kind in ["text/plain", "text/plain; version=0.0.4", "text/html"] {
+        let calls = described(&document, kind);
+        assert!(!calls.is_empty(), "{kind}");
+        for (method, path) in calls {
+            let answer = served.unix(&method.to_uppercase(), &path, None);
+            let want = format!("content-type: {kind}");
+            let head = answer.head.to_lowercase();
+            assert!(head.contains(&want), "{path}: {head}");
+        }
+    }
+}
+
+#[test]
+fn archive_types_are_those_that_can_be_unpacked() {
+    let document = document();
+    let all: Vec<&str> = ArchiveType::ALL.iter().map(|t| t.as_str()).collect();
+    let mut found = 0;
+    for schema in document["components"]["schemas"]
+        .as_object()
+        .unwrap()
+        .values()
+    {
+        for name in ["archiveType", "archive_type"] {
+            for place in [
+                &schema["properties"][name],
+                &schema["properties"]["Data"]["items"]["properties"][name],
+            ] {
+                if place.is_object() {
+                    assert_eq!(place["enum"], json!(all));
+                    found += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(found, 2);
+    let page = include_str!("../../docs/archives.md");
+    assert!(all.iter().all(|name| page.contains(&format!("`{name}`"))));
+}
+
 #[test]
 fn answers_are_as_described() {
     let served = Served::new("", "");
@@ -102,6 +159,9 @@ fn answers_are_as_described() {
     let mut pin = version.clone();
     pin["pinned"] = json!(true);
     let c = served.job(&key("app-1", "c", "1"));
+    let d = json!({"app": "app-1", "name": "d"});
+    served.flip_once_asked();
+    let mut left = described(&document, "application/json");
     for (method, path, target, body) in [
         ("POST", "/v1/pushes", "/v1/pushes".to_owned(), Some(push)),
         ("GET", "/readyz", "/readyz?verbose=1".to_owned(), None),
@@ -129,6 +189,7 @@ fn answers_are_as_described() {
             "/v1/activate".to_owned(),
             Some(version),
         ),
+        ("POST", "/v1/rollback", "/v1/rollback".to_owned(), Some(d)),
         ("POST", "/v1/pin", "/v1/pin".to_owned(), Some(pin)),
         (
             "POST",
@@ -159,7 +220,7 @@ fn answers_are_as_described() {
         (
             "DELETE",
             "/v1/releases",
-            "/v1/releases?app=app-1&name=d&version=1".to_owned(),
+            "/v1/releases?app=app-1&name=d&version=2".to_owned(),
             None,
         ),
     ] {
@@ -173,7 +234,9 @@ fn answers_are_as_described() {
             let schema = &described["requestBody"]["content"]["application/json"]["schema"];
             check(&document, schema, body, &format!("the body of {path}"));
         }
+        left.remove(&(method.to_lowercase(), path.to_owned()));
     }
+    assert!(left.is_empty(), "not asked: {left:?}");
     let missing = served.unix("GET", "/v1/files/999", None);
     assert_eq!(missing.status, 404);
     let problem = json!({"$ref": "#/components/schemas/Problem"});

@@ -47,6 +47,45 @@ async fn due(bench: &Bench, now: i64, limit: usize, running: &[JobId]) -> Vec<Jo
     jobs.unwrap().into_iter().map(|j| j.id).collect()
 }
 
+/// The table itself refuses what the functions of this module never ask for.
+#[tokio::test]
+async fn the_database_holds_the_legal_moves() {
+    const MOVE: &str =
+        "UPDATE jobs SET state = ?2, finished = iif(?2 IN ('queued', 'running'), NULL, 1),
+                        url = iif(?2 IN ('queued', 'running'), 'http://h/x', NULL) WHERE id = ?1";
+    let bench = Bench::new();
+    let move_to = |id: JobId, state: JobState| {
+        bench
+            .store
+            .write(move |tx| tx.run("move a job", MOVE, params![id, state]))
+    };
+    let states = JobState::ALL;
+    for from in states {
+        for to in states {
+            let id = bench.accept(file(&format!("{from}-{to}"), "1")).await;
+            assert_eq!(move_to(id, from).await.unwrap(), 1);
+            let moved = move_to(id, to).await;
+            assert_eq!(moved.is_ok(), !from.is_final(), "{from} to {to}: {moved:?}");
+            assert_eq!(
+                get(&bench, id).await.state,
+                if moved.is_ok() { to } else { from }
+            );
+        }
+    }
+    // A job whose end has no time, or that has ended and still holds its URL, is no row either.
+    let id = bench.accept(file("half", "1")).await;
+    for half in [
+        "finished = 1",
+        "url = NULL",
+        "state = 'failed'",
+        "state = 'gone'",
+    ] {
+        let sql = format!("UPDATE jobs SET {half} WHERE id = {}", id.0);
+        let written = bench.store.write(move |tx| tx.run("move half", &sql, []));
+        assert!(written.await.is_err(), "{half}");
+    }
+}
+
 #[tokio::test]
 async fn a_final_state_is_never_left() {
     let bench = Bench::new();

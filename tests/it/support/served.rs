@@ -178,6 +178,24 @@ impl Served {
         assert!(self.runtime.block_on(write).unwrap());
     }
 
+    /// Carries out the next flip that is asked for, as the runner would.
+    pub(crate) fn flip_once_asked(&self) {
+        use edgepush::store::activations;
+        let store = self.store.clone();
+        self.runtime.spawn(async move {
+            let flip = |tx: &edgepush::store::Tx<'_>| {
+                let pending = activations::pending(tx)?;
+                for row in &pending {
+                    activations::done(tx, row.id, None)?;
+                }
+                Ok(pending.len())
+            };
+            while store.write(flip).await.unwrap() == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        });
+    }
+
     /// Publishes the file of a job, with its archive, and makes it live.
     pub(crate) fn publish(&self, key: &Key, archive: &[u8]) {
         let path = self.publisher.layout().archive(key);
