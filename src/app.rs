@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::datafile::{Content, DataFile, Key};
 use crate::deliver::Road;
-use crate::fetch::{self, Fetcher, Spool};
+use crate::fetch::{self, Fetcher};
 use crate::intake::{self, Intake};
 use crate::keep::{self, Keep};
 use crate::progress::Board;
@@ -164,7 +164,7 @@ struct Parts {
 
 impl Parts {
     /// Opens the data directory and builds everything on it. That runs on a blocking thread: after
-    /// an unclean end, sweeping staging and checking the database may take a while.
+    /// an unclean end, checking the database may take a while.
     async fn open(config: &Config, allow_local: bool) -> Result<Self, Error> {
         let config = config.clone();
         tokio::task::spawn_blocking(move || Self::build(&config, allow_local))
@@ -187,8 +187,6 @@ impl Parts {
             config.unpack.umask,
         )?);
         store.depend_on(publisher.layout().place()?);
-        // The lock is held, so files that a kill left half written are nobody's.
-        Spool::sweep(&publisher.layout().spool(), |_| true)?;
         let fetcher = Fetcher::new(config.fetch.clone()).map_err(Error::Fetch)?;
         let rules = Arc::new(Live::new(config.verify.clone()));
         let road = Road::new(

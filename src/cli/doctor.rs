@@ -207,7 +207,7 @@ fn file_system(path: &Path) -> Finding {
 /// A rename is atomic only inside one file system.
 fn one_file_system(root: &Path) -> Finding {
     let what = "one file system";
-    let parts = ["spool", "staging", "data", "manifests", "archives"];
+    let parts = ["spool", "staging", "trash", "data", "manifests", "archives"];
     let there: Vec<_> = parts
         .iter()
         .filter_map(|part| Some((part, std::fs::metadata(root.join(part)).ok()?.dev())))

@@ -19,6 +19,7 @@ mod threads;
 mod unpacking;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,9 @@ use threads::blocking;
 pub use failure::{KINDS, Stop};
 pub use heal::{Damage, Rebuilt};
 pub use run::{Note, Run};
+
+/// Time between two checks whether a deletion has freed enough space.
+const DELETING: Duration = Duration::from_millis(100);
 
 /// Memory limits for archives in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,9 +240,26 @@ impl Road {
         }
     }
 
-    /// Reserves the space the file will need at least: the rest of its archive, and a tree of about
-    /// the same size.
+    /// Reserves the space the file will need, which may still be taken by trees that are being
+    /// deleted.
     async fn admit(&self, run: &Run<'_>) -> Result<Arc<Promise>, Stop> {
+        loop {
+            // Asked first: what is deleted in between counts.
+            let deleting = self.publisher.is_deleting();
+            match self.promise(run).await {
+                Err(stop) if deleting && stop.is(Nature::DiskFull) => {}
+                promised => return promised,
+            }
+            tokio::select! {
+                () = run.cancel.cancelled() => return Err(Stop::Interrupted),
+                () = tokio::time::sleep(DELETING) => {}
+            }
+        }
+    }
+
+    /// Reserves what the file needs at least: the rest of its archive, and a tree of about the same
+    /// size.
+    async fn promise(&self, run: &Run<'_>) -> Result<Arc<Promise>, Stop> {
         let publisher = Arc::clone(&self.publisher);
         let size = run.job.file.size.unwrap_or(0);
         let partial = self.partial_path(&run.job.file.key);

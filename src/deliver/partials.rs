@@ -1,5 +1,5 @@
-//! Partially received archives in the spool, one per key: opens and deletes them, and finds those
-//! that no job needs any more.
+//! Partially received archives in the spool, one per key: opens them, and deletes those that no job
+//! needs any more.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use super::Stop;
 use super::threads::blocking;
 use crate::datafile::{DataFile, Key};
 use crate::fetch::{Identity, Spool};
+use crate::sys::durable;
 
 impl Road {
     /// Returns where the archive of a file is received.
@@ -34,25 +35,21 @@ impl Road {
         .await
     }
 
-    /// Returns the spool files that belong to none of the `open` keys and that `stale` accepts.
-    #[must_use]
-    pub fn stale_partials(
-        &self,
-        open: &HashSet<Key>,
-        stale: impl Fn(&Path) -> bool,
-    ) -> Vec<PathBuf> {
+    /// Deletes the spool files that belong to none of the `open` keys and that `stale` accepts, and
+    /// what an earlier process left half written. Returns how many.
+    pub fn sweep_partials(&self, open: &HashSet<Key>, stale: impl Fn(&Path) -> bool) -> u64 {
         let names: HashSet<String> = open.iter().map(spool_name).collect();
-        let Ok(entries) = std::fs::read_dir(self.publisher.layout().spool()) else {
-            return Vec::new();
-        };
-        let kept = |path: &Path| {
+        let entries = std::fs::read_dir(self.publisher.layout().spool());
+        let paths = entries.into_iter().flatten().flatten().map(|e| e.path());
+        let is_unneeded = |path: &PathBuf| {
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-            names.iter().any(|n| name.starts_with(n.as_str()))
+            let is_open = name.split('.').next().is_some_and(|n| names.contains(n));
+            durable::is_left_over(name) || !is_open && stale(path)
         };
-        entries
-            .filter_map(|e| Some(e.ok()?.path()))
-            .filter(|p| !kept(p) && stale(p))
-            .collect()
+        let removed = paths
+            .filter(is_unneeded)
+            .filter(|path| std::fs::remove_file(path).is_ok());
+        removed.count() as u64
     }
 
     /// Deletes the partial archive of a key.

@@ -237,33 +237,6 @@ impl Spool {
         remove(&self.meta_path)
     }
 
-    /// Removes the partial files in `dir` whose name is not `wanted`; returns their names.
-    pub fn sweep(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, Error> {
-        let mut swept = Vec::new();
-        for entry in fs::read_dir(dir).map_err(at("list", dir))? {
-            let path = entry.map_err(at("list", dir))?.path();
-            let file_name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let name = file_name
-                .strip_suffix(".partial")
-                .or_else(|| file_name.strip_suffix(".meta"));
-            match name {
-                Some(name) if !wanted(name) => {
-                    remove(&path)?;
-                    swept.push(name.to_owned());
-                }
-                None if durable::is_temporary(&file_name) => remove(&path)?,
-                _ => {}
-            }
-        }
-        swept.sort();
-        swept.dedup();
-        Ok(swept)
-    }
-
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.running.update(bytes);
         let after = Sum {
@@ -497,26 +470,5 @@ mod tests {
         spool.flush().unwrap();
         spool.discard().unwrap();
         assert_eq!((on_disk("8.partial"), on_disk("8.meta")), (None, None));
-    }
-
-    #[test]
-    fn sweeps_unwanted_files() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in [
-            "1.partial",
-            "1.meta",
-            "2.partial",
-            ".2.meta.tmp-1-1",
-            "else",
-        ] {
-            fs::write(dir.path().join(name), b"x").unwrap();
-        }
-        assert_eq!(Spool::sweep(dir.path(), |name| name == "1").unwrap(), ["2"]);
-        let mut left: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["1.meta", "1.partial", "else"]);
     }
 }

@@ -220,7 +220,7 @@ impl Keep {
         }
         let k = key.clone();
         match self.on_disk(move |publisher| publisher.remove(&k)).await? {
-            Ok(trash) => self.delete(trash),
+            Ok(()) => {}
             Err(error) => {
                 let error = Chain(&error).to_string();
                 tracing::warn!(event = "remove-failed", data = %key, error, "the tree of a removed version is still there");
@@ -244,13 +244,6 @@ impl Keep {
             publisher.is_fixed(&key)
         })
         .await
-    }
-
-    /// Deletes a removed tree in the background. A drain does not wait for it: the next start
-    /// deletes what is left.
-    fn delete(&self, trash: std::path::PathBuf) {
-        let publisher = Arc::clone(&self.publisher);
-        tokio::task::spawn_blocking(move || publisher.delete(&trash));
     }
 
     /// Tells whether the version's tree is on the disk.

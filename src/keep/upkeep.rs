@@ -158,14 +158,8 @@ impl Keep {
             .into_iter()
             .collect();
         let (road, keep) = (Arc::clone(&self.road), self.config.now().keep_partial);
-        self.on_disk(move |_| {
-            let stale = road.stale_partials(&open, |path| is_older(path, keep));
-            let removed = stale
-                .iter()
-                .filter(|path| std::fs::remove_file(path).is_ok());
-            removed.count() as u64
-        })
-        .await
+        self.on_disk(move |_| road.sweep_partials(&open, |path| is_older(path, keep)))
+            .await
     }
 }
 

@@ -95,6 +95,12 @@ impl Layout {
         self.root.join("staging")
     }
 
+    /// Returns the directory of trees that wait for deletion, created when it is first needed.
+    #[must_use]
+    pub fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
     /// Returns the directory of archives being received.
     #[must_use]
     pub fn spool(&self) -> PathBuf {

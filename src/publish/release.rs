@@ -24,7 +24,7 @@ use crate::verify::{self, Verified};
 
 pub use current::{Flip, Standing};
 pub use staging::Staging;
-use staging::{Leftovers, open_up};
+use staging::open_up;
 
 /// Publishes, activates and removes versions below one data directory.
 pub struct Publisher {
@@ -33,7 +33,6 @@ pub struct Publisher {
     syncer: Syncer,
     space: Space,
     attempts: AtomicU64,
-    leftovers: Leftovers,
     trash: Trash,
     names: Names,
 }
@@ -70,24 +69,24 @@ pub struct Release {
 }
 
 impl Publisher {
-    /// Opens the data directory, deletes what earlier attempts left in staging, and starts the sync
-    /// thread. `umask` is the set of permission bits removed from every version directory.
+    /// Opens the data directory, moves away what earlier attempts left in staging, and starts the
+    /// sync thread. `umask` is the set of permission bits removed from every version directory.
     pub fn open(root: &Path, config: Config, umask: u32) -> Result<Self, Error> {
         let layout = Layout::open(root)?;
         let syncer = Syncer::start(layout.root(), config.durable)
             .map_err(durable::at("start the sync thread for", layout.root()))?;
         let space = Space::new(layout.root(), config.reserve);
+        let trash = Trash::open(layout.trash());
         let publisher = Self {
             layout,
             rules: Live::new(Rules { config, umask }),
             syncer,
             space,
             attempts: AtomicU64::new(0),
-            leftovers: Leftovers::default(),
-            trash: Trash::default(),
+            trash,
             names: Names::default(),
         };
-        publisher.sweep_staging()?;
+        publisher.empty_staging()?;
         Ok(publisher)
     }
 

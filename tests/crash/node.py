@@ -160,7 +160,7 @@ def run_traced(node, stopped, started=lambda pid: None):
         return tracer.run(node.argv, node.environment, log.fileno(), started, stopped)
 
 
-_STAGING = re.compile(r"/staging/[^/]+")
+_STAGING = re.compile(r"/(staging|trash)/[^/]+")
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]+-\d+")
 _SPOOL = re.compile(r"/spool/[0-9a-f]+")
 
@@ -174,7 +174,7 @@ def label(call, root):
         return f"{call.name} socket" if call.name in ("write", "writev", "sendto", "sendmsg") else None
     if not path.startswith(root):
         return None
-    path = _TEMPORARY.sub(".tmp", _SPOOL.sub("/spool/S", _STAGING.sub("/staging/J", path[len(root):] or "/")))
+    path = _TEMPORARY.sub(".tmp", _SPOOL.sub("/spool/S", _STAGING.sub(r"/\1/J", path[len(root):] or "/")))
     return f"{call.name} {path.removesuffix(' (deleted)')}"
 
 
@@ -196,8 +196,9 @@ def check_database(root, home):
 
 def litter(root):
     """Returns what should not be left once every job has ended."""
-    left = [f"staging/{n}" for n in os.listdir(f"{root}/staging")]
-    left += [f"spool/{n}" for n in os.listdir(f"{root}/spool")]
+    left = []
+    for own in ("staging", "spool", "trash"):
+        left += [f"{own}/{n}" for n in (os.listdir(f"{root}/{own}") if os.path.isdir(f"{root}/{own}") else [])]
     for top in ("data", "manifests", "archives"):
         for directory, directories, names in os.walk(f"{root}/{top}"):
             left += [f"{directory}/{n}"[len(root) + 1:] for n in directories + names if _TEMPORARY.search(n)]

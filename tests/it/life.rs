@@ -69,7 +69,7 @@ fn many_pushes_leave_nothing_behind() {
     let (first, last) = (mean(&times[10..60]), mean(&times[pushes - 50..]));
     node.wait_for("old versions to go", PATIENCE, || {
         let there = node.list(&format!("data/{APP}/a/versions"));
-        (there.len() == 2 && node.list("staging").is_empty()).then_some(())
+        (there.len() == 2 && node.list("trash").is_empty()).then_some(())
     });
     let disk = size_of(node.root());
     let database: u64 = ["edgepush.db", "edgepush.db-wal"]

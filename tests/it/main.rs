@@ -19,6 +19,7 @@ mod fetching;
 mod hostile_archives;
 mod inbox;
 mod layers;
+mod leftovers;
 mod life;
 mod load;
 mod log;

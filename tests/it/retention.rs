@@ -61,7 +61,7 @@ fn keeps_the_newest_versions_and_nothing_of_the_others() {
         let manifests = node.list(&format!("manifests/{APP}/a"));
         (archives == ["5", "6"]
             && manifests == ["5.json", "6.json"]
-            && node.list("staging").is_empty()
+            && node.list("trash").is_empty()
             && node.list("spool").is_empty())
         .then_some(())
     });
@@ -199,13 +199,13 @@ fn a_version_that_cannot_be_deleted_holds_up_nothing_not_even_a_start() {
     }
     wait_for_versions(&node, "a", &["4", "5"]);
     let left = node.wait_for("what cannot be deleted", PATIENCE, || {
-        let left = node.list("staging");
+        let left = node.list("trash");
         (left.len() == 1).then_some(left)
     });
     node.stop();
     node.start();
     assert_eq!(
-        node.list("staging"),
+        node.list("trash"),
         left,
         "the next start goes on without it"
     );
@@ -215,13 +215,13 @@ fn a_version_that_cannot_be_deleted_holds_up_nothing_not_even_a_start() {
     // It may go now, and the next round of upkeep sees to that.
     let trash = node
         .root()
-        .join("staging")
+        .join("trash")
         .join(&left[0])
         .join("site/d00/f00000.txt");
     assert!(chattr("-i", &trash));
     assert!(node.cli(&["gc"]).status.success());
-    node.wait_for("staging to be empty", PATIENCE, || {
-        node.list("staging").is_empty().then_some(())
+    node.wait_for("trash to be empty", PATIENCE, || {
+        node.list("trash").is_empty().then_some(())
     });
 }
 
@@ -531,8 +531,8 @@ impl Storm {
             "{}",
             String::from_utf8_lossy(&verified.stdout)
         );
-        self.node.wait_for("staging to be empty", PATIENCE, || {
-            self.node.list("staging").is_empty().then_some(())
+        self.node.wait_for("trash to be empty", PATIENCE, || {
+            self.node.list("trash").is_empty().then_some(())
         });
     }
 }

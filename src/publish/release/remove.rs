@@ -1,19 +1,17 @@
-//! Removes a version: out of sight by one rename, then at leisure.
+//! Removes a version: out of sight by one rename, then deleted in the background.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Publisher;
 use crate::datafile::Key;
 use crate::publish::Error;
-use crate::sys::durable;
 
 impl Publisher {
-    /// Takes the version `key` off the node: moves its tree out of sight in one step, removes
-    /// manifest and archive, and returns the directory that [`Publisher::delete`] has yet to
-    /// delete.
-    pub fn remove(&self, key: &Key) -> Result<PathBuf, Error> {
+    /// Takes the version `key` off the node: moves its tree out of sight in one step, and removes
+    /// manifest and archive. The tree is deleted later.
+    pub fn remove(&self, key: &Key) -> Result<(), Error> {
         let version = self.layout.version_dir(key);
         let in_use = |why| Error::InUse {
             key: key.to_string(),
@@ -30,14 +28,7 @@ impl Publisher {
         if self.is_held(key) {
             return Err(in_use("a program holds a lock on its directory"));
         }
-        let trash = loop {
-            let trash = self.unused("trash");
-            match durable::rename_no_replace(&version, &trash) {
-                Err(e) if e.source.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e.into()),
-                Ok(()) => break trash,
-            }
-        };
+        self.trash.take(&version)?;
         for path in [self.layout.manifest(key), self.layout.archive(key)] {
             match fs::remove_file(&path) {
                 // The version is gone all the same: without its tree, what is left of it is
@@ -48,7 +39,7 @@ impl Publisher {
                 _ => {}
             }
         }
-        Ok(trash)
+        Ok(())
     }
 
     /// Returns whether a program holds a `flock` on the version's directory, which is how a reader
@@ -64,13 +55,6 @@ impl Publisher {
         let version = self.layout.version_dir(key);
         let fixed = version.ancestors().take(2).any(is_immutable);
         fixed.then_some("its directory is immutable or append-only: see chattr(1)")
-    }
-
-    /// Deletes a directory returned by [`Publisher::remove`]. If another thread is already
-    /// deleting, that thread takes it over.
-    pub fn delete(&self, trash: &Path) {
-        self.trash
-            .delete(trash, |path, error| self.leftovers.keep(path, &error));
     }
 }
 

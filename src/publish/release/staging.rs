@@ -1,4 +1,5 @@
-//! Staging: a private directory in which a tree is written, and what could not be removed of one.
+//! Staging: a private directory in which a tree is written, and what is done with one that is not
+//! published.
 
 use std::fs;
 use std::io;
@@ -6,10 +7,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Publisher;
 use crate::publish::Error;
+use crate::publish::trash::Trash;
 use crate::sys::durable;
 
 /// A private directory that a tree is written into. Dropping it deletes it unless it was published.
@@ -18,39 +19,7 @@ pub struct Staging {
     pub(super) path: PathBuf,
     pub(super) umask: u32,
     pub(super) published: bool,
-    leftovers: Leftovers,
-}
-
-/// Staging directories that could not be deleted because the disk was read-only or a file in them
-/// is immutable. Deletion is retried from time to time.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Leftovers(Arc<Mutex<Vec<PathBuf>>>);
-
-impl Leftovers {
-    /// Deletes `path`, or remembers it on failure.
-    fn remove(&self, path: &Path) {
-        if let Err(error) = remove_all(path) {
-            self.keep(path, &error);
-        }
-    }
-
-    /// Remembers a path that could not be deleted.
-    pub(super) fn keep(&self, path: &Path, error: &io::Error) {
-        tracing::warn!(path = %path.display(), %error, "could not remove a staging directory; will retry");
-        self.lock().push(path.to_owned());
-    }
-
-    /// Retries the deletions that failed.
-    fn sweep(&self) {
-        let left = std::mem::take(&mut *self.lock());
-        let stuck = left.into_iter().filter(|path| remove_all(path).is_err());
-        let stuck: Vec<PathBuf> = stuck.collect();
-        self.lock().extend(stuck);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    trash: Trash,
 }
 
 impl Staging {
@@ -71,7 +40,8 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.published {
-            self.leftovers.remove(&self.path);
+            // At once: whoever failed for want of space has it back before that is reported.
+            self.trash.delete_now(&self.path);
         }
     }
 }
@@ -90,46 +60,49 @@ impl Publisher {
                         path,
                         umask: self.rules.now().umask,
                         published: false,
-                        leftovers: self.leftovers.clone(),
+                        trash: self.trash.clone(),
                     });
                 }
             }
         }
     }
 
-    pub(super) fn unused(&self, prefix: &str) -> PathBuf {
+    fn unused(&self, prefix: &str) -> PathBuf {
         let n = self.attempts.fetch_add(1, Ordering::Relaxed);
         self.layout.staging().join(format!("{prefix}-{n}"))
     }
 
-    pub(super) fn sweep_staging(&self) -> Result<(), Error> {
+    /// Empties staging of what an earlier process left, which is deleted later.
+    pub(super) fn empty_staging(&self) -> Result<(), Error> {
         let staging = self.layout.staging();
-        for entry in fs::read_dir(&staging).map_err(durable::at("read directory", &staging))? {
-            let path = entry
-                .map_err(durable::at("read directory", &staging))?
-                .path();
-            // What cannot be deleted takes up space, but must not prevent a start.
-            self.leftovers.remove(&path);
+        let listed = || fs::read_dir(&staging).map_err(durable::at("read directory", &staging));
+        if listed()?.next().is_some() && self.trash.take_content(&staging).is_err() {
+            // Such as a full disk, or a mount point. What is left takes up space, but must not
+            // prevent a start.
+            for entry in listed()?.flatten() {
+                self.trash.delete(entry.path());
+            }
         }
         Ok(())
     }
 
-    /// Retries deleting from staging what could not be deleted before.
-    pub fn sweep_leftovers(&self) {
-        self.leftovers.sweep();
+    /// Deletes `path`, which may be large: it is out of sight on return, and gone later. What cannot
+    /// be moved is deleted from where it is.
+    pub fn discard(&self, path: &Path) {
+        if self.trash.take(path).is_err() {
+            self.trash.delete(path.to_owned());
+        }
     }
-}
 
-/// Removes a tree, a file or a link; a missing one is fine.
-fn remove_all(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    /// Retries deleting what could not be deleted before.
+    pub fn sweep_leftovers(&self) {
+        self.trash.retry();
+    }
+
+    /// Returns whether trees are being deleted, so that more space will be free soon.
+    #[must_use]
+    pub fn is_deleting(&self) -> bool {
+        self.trash.is_busy()
     }
 }
 
