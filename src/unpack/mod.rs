@@ -14,6 +14,7 @@ mod gzip;
 mod header;
 mod limits;
 mod links;
+mod member;
 mod path;
 mod pax;
 mod sink;

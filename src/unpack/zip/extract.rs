@@ -8,7 +8,8 @@ use std::thread;
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::directory::{Bytes, Method, Record};
+use super::bytes::Bytes;
+use super::record::{Method, Record};
 use crate::datafile::Sha256;
 use crate::unpack::Options;
 use crate::unpack::dirs::{Beneath, Dirs};

@@ -1,7 +1,8 @@
 //! Compares each local header of a zip with the directory: streaming readers trust the one, other
 //! readers the other. Nothing between the entries may be read as an unlisted entry.
 
-use super::directory::{Bytes, Extra, Method, Record, u16_at, u32_at, u64_at};
+use super::bytes::{Bytes, u16_at, u32_at, u64_at};
+use super::record::{Extra, Method, Record};
 use crate::unpack::error::{Error, Reason, Refusal};
 
 const HEADER: &[u8; 4] = b"PK\x03\x04";

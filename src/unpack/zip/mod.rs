@@ -4,17 +4,22 @@
 //! compared, every name added to the model, every limit checked. Only then are the contents
 //! extracted, in parallel.
 
+mod bytes;
 mod directory;
+mod end;
 mod extract;
 mod local;
 mod names;
+mod record;
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use directory::{Bytes, Directory, Method, Record};
+use bytes::Bytes;
+use directory::Directory;
 use extract::{Content, Job, Shared};
+use record::{Method, Record};
 
 use super::dirs::{Beneath, Dirs};
 use super::error::{Error, Reason, Refusal};
