@@ -62,7 +62,7 @@ impl Road {
                 .promise(damage.bytes)
                 .map_err(Stop::publish)?;
             let session = publisher.session(false);
-            let (staging, tree) = unpack_into(&publisher, &damage, file, &options)?;
+            let (staging, tree) = unpack_into(&publisher, &damage, file, options)?;
             Ok(Some(Rebuilt(Ready {
                 key: damage.key,
                 archive_type: damage.archive_type,
@@ -134,10 +134,10 @@ fn unpack_into(
     publisher: &Publisher,
     damage: &Damage,
     file: File,
-    options: &unpack::Options,
+    options: unpack::Options,
 ) -> Result<(Staging, Tree), Stop> {
-    let staging = publisher.stage(damage.job).map_err(Stop::publish)?;
-    unpack_staged(staging, None, |target| {
+    let staging = (publisher.stage(&damage.key, damage.job)).map_err(Stop::publish)?;
+    unpack_staged(staging, options, None, |target, options| {
         unpack::unpack(damage.archive_type, &file, target, options)
     })
 }

@@ -112,12 +112,12 @@ impl Road {
             let options = self.unpack_options(run, promise, &stopper)?;
             let space_limit = self.space_limit(&options);
             let publisher = Arc::clone(&self.publisher);
-            let job = run.job.id.0;
+            let (job, key) = (run.job.id.0, run.job.file.key.clone());
             let reader = feed.reader();
             Unpacking::Running(Thread::start("unpack", move || {
-                let staging = publisher.stage(job).map_err(Stop::publish)?;
-                unpack_staged(staging, space_limit, |target| {
-                    unpack::unpack_stream(archive_type, reader, target, &options)
+                let staging = publisher.stage(&key, job).map_err(Stop::publish)?;
+                unpack_staged(staging, options, space_limit, |target, options| {
+                    unpack::unpack_stream(archive_type, reader, target, options)
                 })
             })?)
         } else {

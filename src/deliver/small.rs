@@ -46,8 +46,8 @@ impl Road {
         let stopper = Stopper::new(run);
         let mut options = self.unpack_options(run, promise, &stopper)?;
         let space_limit = self.space_limit(&options);
-        // The workers are already confined, and another thread does not pay off for a few files.
-        (options.sandbox, options.threads) = (None, false);
+        // Another thread does not pay off for a few files.
+        options.threads = false;
         let (publisher, file, job) = (
             Arc::clone(&self.publisher),
             run.job.file.clone(),
@@ -60,9 +60,11 @@ impl Road {
             let verified =
                 hash(&file, &frames, kept).map_err(|stop| stop.doubted(suspicion.as_deref()))?;
             let unpacked = publisher
-                .stage(job)
+                .stage(&file.key, job)
                 .map_err(Stop::publish)
-                .and_then(|staging| unpack(&file, frames, &spool, staging, &options, space_limit));
+                .and_then(|staging| {
+                    unpack_here(&file, frames, &spool, staging, options, space_limit)
+                });
             match unpacked {
                 Ok(tree) => Ok((verified, tree, spool)),
                 Err(stop) => {
@@ -122,18 +124,40 @@ fn hash(file: &DataFile, frames: &VecDeque<Bytes>, kept: bool) -> Result<Verifie
     hasher.finish().map_err(Stop::verify)
 }
 
-/// Writes the archive to `spool`, to be retained from there, and its tree into `staging`.
-fn unpack(
+/// Writes the archive to `spool`, to be retained from there, and its tree into `staging`: on this
+/// thread, which is confined to the data directory already, or on one of its own if
+/// it is to be confined further: a worker goes on with other archives.
+fn unpack_here(
     file: &DataFile,
     frames: VecDeque<Bytes>,
     spool: &Path,
     staging: Staging,
-    options: &unpack::Options,
+    mut options: unpack::Options,
     space_limit: Option<u64>,
 ) -> Result<(Staging, Tree), Stop> {
+    // The spool is outside of what such a thread may write to.
     let archive = write(spool, &frames).map_err(|e| Stop::spool(durable::at("write", spool)(e)))?;
+    if staging.wrapper().is_none() || options.sandbox.is_none() {
+        options.sandbox = None;
+        return unpack(file, frames, archive, staging, options, space_limit);
+    }
+    std::thread::scope(|scope| {
+        let confined = scope.spawn(|| unpack(file, frames, archive, staging, options, space_limit));
+        let ended = confined.join();
+        ended.unwrap_or_else(|_| Err(Stop::internal("a thread has panicked".to_owned())))
+    })
+}
+
+fn unpack(
+    file: &DataFile,
+    frames: VecDeque<Bytes>,
+    archive: std::fs::File,
+    staging: Staging,
+    options: unpack::Options,
+    space_limit: Option<u64>,
+) -> Result<(Staging, Tree), Stop> {
     let archive_type = file.archive_type;
-    unpack_staged(staging, space_limit, |target| {
+    unpack_staged(staging, options, space_limit, |target, options| {
         if archive_type.is_streamable() {
             unpack::unpack_stream(archive_type, Frames(frames), target, options)
         } else {

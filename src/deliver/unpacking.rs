@@ -27,11 +27,12 @@ impl Road {
         let space_limit = self.space_limit(&options);
         let publisher = Arc::clone(&self.publisher);
         let file = spool.reader().map_err(Stop::spool)?;
-        let (job, archive_type) = (run.job.id.0, run.job.file.archive_type);
+        let (job, key) = (run.job.id.0, run.job.file.key.clone());
+        let archive_type = run.job.file.archive_type;
         let unpacked = Thread::start("unpack", move || {
-            let staging = publisher.stage(job).map_err(Stop::publish)?;
-            unpack_staged(staging, space_limit, |target| {
-                unpack::unpack(archive_type, &file, target, &options)
+            let staging = publisher.stage(&key, job).map_err(Stop::publish)?;
+            unpack_staged(staging, options, space_limit, |target, options| {
+                unpack::unpack(archive_type, &file, target, options)
             })
         });
         stopper.watch(unpacked?.join()).await
@@ -71,13 +72,20 @@ impl Road {
     }
 }
 
-/// Unpacks into a staging directory; `space_limit` as for [`Stop::unpack`].
+/// Unpacks into a staging directory; `space_limit` as for [`Stop::unpack`]. This thread stays
+/// confined to the sandbox of the options for good, and to the staging directory alone if the tree
+/// inherits from where it will be published.
 pub(super) fn unpack_staged(
     staging: Staging,
+    mut options: unpack::Options,
     space_limit: Option<u64>,
-    unpack: impl FnOnce(unpack::Target) -> Result<unpack::Tree, unpack::Error>,
+    unpack: impl FnOnce(unpack::Target, &unpack::Options) -> Result<unpack::Tree, unpack::Error>,
 ) -> Result<(Staging, unpack::Tree), Stop> {
     let target = unpack::Target::Directory(staging.open().map_err(Stop::publish)?);
-    let tree = unpack(target).map_err(|e| Stop::unpack(&e, space_limit))?;
+    if let Some(wrapper) = staging.wrapper() {
+        options.inherits = true;
+        options.sandbox = options.sandbox.map(|_| wrapper.into());
+    }
+    let tree = unpack(target, &options).map_err(|e| Stop::unpack(&e, space_limit))?;
     Ok((staging, tree))
 }

@@ -140,6 +140,12 @@ impl Layout {
             .join(key.version.path_component())
     }
 
+    /// Returns where trees of a name are written that have to inherit from its directory.
+    #[must_use]
+    pub fn staging_in_place(&self, app: &AppId, name: &DataName) -> PathBuf {
+        self.name_dir(app, name).join(".staging")
+    }
+
     /// Returns the link that points to the live version of a name.
     #[must_use]
     pub fn current(&self, app: &AppId, name: &DataName) -> PathBuf {

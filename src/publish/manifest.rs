@@ -2,6 +2,7 @@
 //! to the tree, not inside it, is readable without the database, and is what a lost database is
 //! rebuilt from.
 
+use std::borrow::Borrow;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
@@ -137,10 +138,10 @@ impl Line {
 }
 
 /// Writes a manifest to `path` without syncing it: the head, then one entry per line.
-pub fn write<'a>(
+pub fn write(
     path: &Path,
     head: &Head,
-    entries: impl Iterator<Item = &'a Entry>,
+    entries: impl Iterator<Item: Borrow<Entry>>,
 ) -> Result<(), Error> {
     let at = |verb| durable::at(verb, path);
     let file = std::fs::File::create_new(path).map_err(at("create"))?;
@@ -148,10 +149,10 @@ pub fn write<'a>(
     Ok(())
 }
 
-fn write_to<'a>(
+fn write_to(
     mut out: impl Write,
     head: &Head,
-    entries: impl Iterator<Item = &'a Entry>,
+    entries: impl Iterator<Item: Borrow<Entry>>,
 ) -> io::Result<()> {
     let mut text = serde_json::to_string(head)?;
     text.pop();
@@ -160,7 +161,7 @@ fn write_to<'a>(
     let mut separator = "\n";
     for entry in entries {
         out.write_all(separator.as_bytes())?;
-        serde_json::to_writer(&mut out, &Line::from(entry))?;
+        serde_json::to_writer(&mut out, &Line::from(entry.borrow()))?;
         separator = ",\n";
     }
     out.write_all(b"\n]}\n")?;

@@ -103,6 +103,13 @@ impl Publisher {
                 }
             }
         }
+        for path in list(&layout.versions_dir(&key.app, &key.name))? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name.is_some_and(durable::is_left_over) {
+                // Only an empty one is made there; see `Publisher::stage`.
+                let _ = fs::remove_dir(&path);
+            }
+        }
         if fs::symlink_metadata(layout.version_dir(key)).is_err() {
             remove_if_there(&manifest)?;
             remove_if_there(&archive)?;

@@ -86,6 +86,7 @@ impl Publisher {
             trash,
             names: Names::default(),
         };
+        publisher.collect_leftovers();
         publisher.empty_staging()?;
         Ok(publisher)
     }
@@ -151,8 +152,8 @@ impl Publisher {
         let places = Places::of(&self.layout, record.key, self.keeps_archives());
         places.make_dirs()?;
         let put = || {
-            manifest::write(&places.written, &head, record.entries.iter())?;
-            open_up(&staging.path, staging.umask)?;
+            manifest::write(&places.written, &head, staging.as_made(record.entries))?;
+            open_up(&staging)?;
             session.wait().map_err(|source| self.sync_error(source))?;
             durable::rename(&places.written, &places.manifest)?;
             if let Some(archive) = &places.archive {

@@ -86,6 +86,25 @@ impl Trash {
         }
     }
 
+    /// Removes an empty directory, or remembers it: a confined thread may not, and the thread that
+    /// deletes must not be started by one.
+    pub(super) fn remove_dir(&self, dir: &Path) {
+        if let Err(error) = fs::remove_dir(dir)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            self.lock().stuck.push(dir.to_owned());
+        }
+    }
+
+    /// Removes those of the remembered paths that are empty directories.
+    pub(super) fn remove_empty(&self) {
+        let is_there = |path: &PathBuf| match fs::remove_dir(path) {
+            Ok(()) => false,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        self.lock().stuck.retain(is_there);
+    }
+
     /// Retries what could not be deleted.
     pub(super) fn retry(&self) {
         let stuck = std::mem::take(&mut self.lock().stuck);

@@ -35,7 +35,7 @@ pub(super) fn finish(
             continue;
         };
         let with = made_with.get(id as usize).copied();
-        if with.unwrap_or(mode) != mode || modes.differ(mode) {
+        if modes.dir_differs(with.unwrap_or(mode), mode) {
             let dir = dirs.get_or_make(model, id)?;
             rustix::fs::fchmod(&*dir, Mode::from_raw_mode(mode))
                 .map_err(|e| Error::disk("set the mode of", &model.path(id), e.into()))?;

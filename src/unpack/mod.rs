@@ -132,6 +132,9 @@ pub struct Options {
     /// kernel has it. The calling thread stays confined for good, so give this work a thread of its
     /// own.
     pub sandbox: Option<Arc<Path>>,
+    /// Whether the tree is to keep what it inherits from its directory: the entries of a default
+    /// ACL, and the group of a set-group-ID directory. Modes may then differ from the archive's.
+    pub inherits: bool,
 }
 
 impl Options {
@@ -147,6 +150,7 @@ impl Options {
             on_written: None,
             cancel: Arc::default(),
             sandbox: None,
+            inherits: false,
         }
     }
 }

@@ -71,7 +71,7 @@ impl<'scope, 'env> Disk<'scope, 'env> {
         stop: &'env Stop,
     ) -> Self {
         let how = Beneath::probe(root.as_fd());
-        let modes = Modes::probe(root.as_fd());
+        let modes = Modes::probe(root.as_fd(), options.inherits);
         Self {
             scope,
             options,

@@ -23,31 +23,47 @@ use crate::sys::failure::Fault;
 /// Zeros, for the digest of a hole.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// When a mode passed at creation is not the mode that results.
+/// When a mode passed at creation is not the mode that results, and whether that is mended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Modes {
+    /// Bits that the process's umask takes away.
     strips: u32,
+    /// Whether every mode is set explicitly.
     always: bool,
+    /// Whether directories are left as they were created: a `chmod` takes away an inherited
+    /// set-group-ID bit, and a service that may not set that bit cannot give it back.
+    leaves_dirs: bool,
 }
 
 impl Modes {
     /// Finds what changes modes below `root`: the process's umask, a default ACL, an inherited
-    /// set-group-ID bit.
-    pub(super) fn probe(root: BorrowedFd<'_>) -> Self {
-        let default_acl =
-            rustix::fs::fgetxattr(root, "system.posix_acl_default", &mut [0u8; 0][..]);
-        let acl = !matches!(default_acl, Err(Errno::NODATA | Errno::OPNOTSUPP));
-        let inherits = rustix::fs::fstat(root).map_or(true, |stat| stat.st_mode & 0o2000 != 0);
+    /// set-group-ID bit. With `keep`, what is inherited stays.
+    pub(super) fn probe(root: BorrowedFd<'_>, keep: bool) -> Self {
+        let acl = has_default_acl(root);
+        let group = rustix::fs::fstat(root).map_or(true, |stat| stat.st_mode & 0o2000 != 0);
+        let strips = process_umask().unwrap_or(0o777);
         Self {
-            strips: process_umask().unwrap_or(0o777),
-            always: acl || inherits,
+            // The kernel does not apply the umask where there is a default ACL.
+            strips: if keep && acl { 0 } else { strips },
+            always: !keep && (acl || group),
+            leaves_dirs: keep && group,
         }
     }
 
-    /// Returns whether something created with `mode` needs an explicit `chmod`.
+    /// Returns whether a file created with `mode` needs an explicit `chmod`.
     pub(super) fn differ(self, mode: u32) -> bool {
         self.always || mode & self.strips != 0
     }
+
+    /// Returns whether a directory created with the mode `with` needs one.
+    pub(super) fn dir_differs(self, with: u32, mode: u32) -> bool {
+        !self.leaves_dirs && (with != mode || self.differ(mode))
+    }
+}
+
+fn has_default_acl(dir: BorrowedFd<'_>) -> bool {
+    let found = rustix::fs::fgetxattr(dir, "system.posix_acl_default", &mut [0u8; 0][..]);
+    !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
 }
 
 /// Reads this process's umask from `/proc`: `umask(2)` can only return it by changing it, which

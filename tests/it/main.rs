@@ -18,6 +18,7 @@ mod fetch;
 mod fetching;
 mod hostile_archives;
 mod inbox;
+mod inherited;
 mod layers;
 mod leftovers;
 mod life;

@@ -28,7 +28,7 @@ fn publish_as(
     heal: bool,
 ) -> Result<Release, Error> {
     let session = publisher.session(false);
-    let staging = publisher.stage(1).unwrap();
+    let staging = publisher.stage(&key("0"), 1).unwrap();
     fs::write(staging.path().join("index.html"), text).unwrap();
     let archive = publisher
         .layout()
@@ -164,10 +164,10 @@ fn keeps_a_version_that_a_reader_has_locked() {
 fn sweeps_staging_at_start_and_drops_unpublished_trees() {
     let dir = tempfile::tempdir().unwrap();
     let publisher = publisher(dir.path());
-    let staging = publisher.stage(7).unwrap();
+    let staging = publisher.stage(&key("0"), 7).unwrap();
     fs::write(staging.path().join("x"), "x").unwrap();
     std::mem::forget(staging);
-    drop(publisher.stage(8).unwrap());
+    drop(publisher.stage(&key("0"), 8).unwrap());
     assert_eq!(staged(&publisher), 1);
     assert_eq!(staged(&self::publisher(dir.path())), 0);
 }
@@ -200,7 +200,7 @@ fn verification_finds_every_kind_of_damage() {
     let dir = tempfile::tempdir().unwrap();
     let publisher = publisher(dir.path());
     let session = publisher.session(false);
-    let staging = publisher.stage(1).unwrap();
+    let staging = publisher.stage(&key("0"), 1).unwrap();
     let (names, mut entries) = (["changed", "gone", "longer", "mode", "same"], Vec::new());
     for name in names {
         fs::write(staging.path().join(name), "text").unwrap();

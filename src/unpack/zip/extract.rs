@@ -143,7 +143,7 @@ impl<'a> Worker<'a> {
     fn new(shared: &'a Shared<'a>) -> Self {
         let disk = shared.root.as_ref().map(|root| {
             let how = Beneath::probe(root.as_fd());
-            let modes = Modes::probe(root.as_fd());
+            let modes = Modes::probe(root.as_fd(), shared.options.inherits);
             (
                 Dirs::new(Arc::clone(root), how),
                 Writer::new(shared.options, modes),

@@ -95,7 +95,12 @@ pub(super) fn unpack(file: &File, target: Target, options: &Options) -> Result<T
     shared.root = Some(Arc::clone(&root));
     let result = extract::run(&shared).and_then(|digests| {
         let mut dirs = Dirs::new(Arc::clone(&root), Beneath::probe(root.as_fd()));
-        finish(&model, &mut dirs, Modes::probe(root.as_fd()), &[])?;
+        finish(
+            &model,
+            &mut dirs,
+            Modes::probe(root.as_fd(), options.inherits),
+            &[],
+        )?;
         Ok(digests)
     });
     // Free what the tree was built from: the tree needs the memory.
