@@ -121,16 +121,17 @@ impl Publisher {
             let wrapper = place.join(format!("{job}-{n}"));
             let new = durable::temporary_sibling(&versions.join("staging"));
             make(&new, 0o700)?;
-            // The last attempt of the name to end removes the directory of them all.
-            let _ = make(place, 0o700);
-            match durable::rename_no_replace(&new, &wrapper) {
-                Ok(()) => {}
-                Err(error) => {
-                    let _ = fs::remove_dir(&new);
-                    match error.source.kind() {
-                        io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound => continue,
-                        _ => return Err(error.into()),
-                    }
+            let moved = match make(place, 0o700) {
+                Err(e) if e.source.kind() != io::ErrorKind::AlreadyExists => Err(e),
+                _ => durable::rename_no_replace(&new, &wrapper),
+            };
+            if let Err(error) = moved {
+                let _ = fs::remove_dir(&new);
+                // The last attempt of the name to end removes the directory of them all.
+                let again = [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound];
+                match error.source.kind() {
+                    kind if again.contains(&kind) && versions.is_dir() => continue,
+                    _ => return Err(error.into()),
                 }
             }
             let staging = self.staging(wrapper.join("tree"), Some(wrapper));
