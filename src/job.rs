@@ -4,6 +4,7 @@
 //! Pure: no I/O, no clock. Names that are stored or sent never change.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -117,8 +118,10 @@ impl fmt::Display for EventKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
-    /// Accepted, and waiting for a slot or to retry.
+    /// Accepted, and waiting for its turn.
     Queued,
+    /// An attempt failed; the next one is due later.
+    Retrying,
     Running,
     Succeeded,
     /// Ended without a version; its failure has the reason.
@@ -128,8 +131,9 @@ pub enum JobState {
 }
 
 impl JobState {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Queued,
+        Self::Retrying,
         Self::Running,
         Self::Succeeded,
         Self::Failed,
@@ -141,6 +145,7 @@ impl JobState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
+            Self::Retrying => "retrying",
             Self::Running => "running",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
@@ -158,7 +163,7 @@ impl JobState {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::Queued | Self::Running => false,
+            Self::Queued | Self::Retrying | Self::Running => false,
             Self::Succeeded | Self::Failed | Self::Canceled => true,
         }
     }
@@ -167,7 +172,7 @@ impl JobState {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Self::Queued | Self::Running => Status::Pushing,
+            Self::Queued | Self::Retrying | Self::Running => Status::Pushing,
             Self::Succeeded => Status::Success,
             Self::Failed | Self::Canceled => Status::Failed,
         }
@@ -232,6 +237,10 @@ pub struct Job {
     pub attempts: u32,
     /// Bytes received over the network by earlier starts.
     pub fetched: u64,
+    /// The part of its time limit that earlier starts have used.
+    pub spent: Duration,
+    /// Why the attempt before failed.
+    pub failure: Option<Failure>,
 }
 
 /// Why a job failed, as stored, reported and shown. Never contains a secret.
@@ -256,6 +265,27 @@ pub struct Failure {
     pub expected: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<String>,
+    /// What failed last before the file's time was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Box<Cause>>,
+}
+
+/// The failure behind another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    pub kind: String,
+    pub class: Class,
+    pub message: String,
+}
+
+impl From<&Failure> for Cause {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            kind: failure.kind.clone(),
+            class: failure.class,
+            message: failure.message.clone(),
+        }
+    }
 }
 
 impl Failure {
@@ -271,6 +301,7 @@ impl Failure {
             limit: None,
             expected: None,
             found: None,
+            cause: None,
         }
     }
 }
@@ -333,6 +364,9 @@ pub struct Snapshot {
     pub files: u64,
     /// Bytes written to staging.
     pub written: u64,
+    /// How much of the file's time limit is used, in milliseconds. Not shown.
+    #[serde(skip)]
+    pub spent_ms: u64,
 }
 
 #[cfg(test)]
@@ -362,6 +396,11 @@ mod tests {
     #[test]
     fn every_state_has_the_contracts_status() {
         let all: Vec<&str> = JobState::ALL.iter().map(|s| s.status().as_str()).collect();
-        assert_eq!(all, ["PUSHING", "PUSHING", "SUCCESS", "FAILED", "FAILED"]);
+        assert_eq!(
+            all,
+            [
+                "PUSHING", "PUSHING", "PUSHING", "SUCCESS", "FAILED", "FAILED"
+            ]
+        );
     }
 }

@@ -5,11 +5,13 @@
 //! read-only), and is the one place that decides how such a job is shown: [`Board::show`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::job::{Failure, JobId, JobState, Snapshot, Stage};
 use crate::shown::File;
+use crate::sys::deadline::Deadline;
 
 /// The progress of one running job; written by the stages, read by anyone, without locks.
 #[derive(Debug, Default)]
@@ -21,6 +23,8 @@ pub struct Progress {
     fetched: Arc<AtomicU64>,
     files: AtomicU64,
     written: AtomicU64,
+    resumable: AtomicBool,
+    limit: OnceLock<(Duration, Deadline)>,
 }
 
 impl Progress {
@@ -33,6 +37,21 @@ impl Progress {
     pub fn begin_after(&self, attempts: u32, fetched: u64) {
         self.attempts.store(attempts, Ordering::Relaxed);
         self.fetched.store(fetched, Ordering::Relaxed);
+    }
+
+    /// Sets the file's time limit and its deadline.
+    pub fn set_deadline(&self, limit: Duration, deadline: Deadline) {
+        let _ = self.limit.set((limit, deadline));
+    }
+
+    fn spent_ms(&self) -> u64 {
+        let spent = self
+            .limit
+            .get()
+            .map(|(limit, deadline)| limit.saturating_sub(deadline.left()));
+        spent.map_or(0, |spent| {
+            u64::try_from(spent.as_millis()).unwrap_or(u64::MAX)
+        })
     }
 
     /// Returns the counter of attempts at the source.
@@ -55,6 +74,17 @@ impl Progress {
     /// Records the length of the archive.
     pub fn set_total(&self, bytes: u64) {
         self.total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Records whether the transfer could go on later from here.
+    pub fn set_resumable(&self, resumable: bool) {
+        self.resumable.store(resumable, Ordering::Relaxed);
+    }
+
+    /// Returns whether the transfer could go on later from here.
+    #[must_use]
+    pub fn is_resumable(&self) -> bool {
+        self.resumable.load(Ordering::Relaxed)
     }
 
     /// Adds files and bytes written to staging.
@@ -80,6 +110,7 @@ impl Progress {
             fetched: self.fetched.load(Ordering::Relaxed),
             files: self.files.load(Ordering::Relaxed),
             written: self.written.load(Ordering::Relaxed),
+            spent_ms: self.spent_ms(),
         }
     }
 }
@@ -90,6 +121,8 @@ impl Progress {
 pub struct Board {
     running: Arc<Mutex<HashMap<JobId, Arc<Progress>>>>,
     unrecorded: Arc<Mutex<HashMap<JobId, Unrecorded>>>,
+    /// Why queued files wait, by application and origin.
+    crowded: Arc<Mutex<HashMap<(String, String), String>>>,
 }
 
 /// A failure that the database could not record: its disk is full or read-only.
@@ -118,7 +151,18 @@ impl Board {
     /// Returns the progress of a job, if it is running.
     #[must_use]
     pub fn get(&self, id: JobId) -> Option<Snapshot> {
-        self.running().get(&id).map(|p| p.snapshot())
+        self.progress(id).map(|p| p.snapshot())
+    }
+
+    /// Returns the progress of a job as it moves, if it is running.
+    #[must_use]
+    pub fn progress(&self, id: JobId) -> Option<Arc<Progress>> {
+        self.running().get(&id).cloned()
+    }
+
+    /// Replaces what is known of files that wait for a place, by application and origin.
+    pub fn note_crowded(&self, crowded: HashMap<(String, String), String>) {
+        *self.crowded() = crowded;
     }
 
     /// Remembers a failure that could not be recorded.
@@ -135,6 +179,10 @@ impl Board {
     /// and with a failure that could not be recorded.
     #[must_use]
     pub fn show(&self, mut file: File) -> File {
+        if file.state == JobState::Queued {
+            let turn = (file.key.app.to_string(), file.origin());
+            file.waits = self.crowded().get(&turn).cloned();
+        }
         if file.state != JobState::Running {
             return file;
         }
@@ -170,6 +218,10 @@ impl Board {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn crowded(&self) -> MutexGuard<'_, HashMap<(String, String), String>> {
+        self.crowded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Progress>>> {

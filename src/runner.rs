@@ -8,7 +8,8 @@
 mod flips;
 mod notes;
 mod outcome;
-mod slots;
+mod parking;
+mod places;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
@@ -21,25 +22,27 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::deliver::Road;
-use crate::job::JobId;
+use crate::deliver::{Retries, Road};
+use crate::job::{Job, JobId};
 use crate::progress::Board;
 use crate::publish::Publisher;
+use crate::store::jobs::Turn;
 use crate::store::{self, Store, jobs};
-use crate::sys::Live;
 use crate::sys::clock::Clock;
+use crate::sys::{Live, descriptors};
 
-use slots::{Poll, Slots};
+use places::{Picked, Places, Poll};
 
 /// How much runs at once, how often it is retried, and how often upkeep runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Most files in progress at once. A file that waits for its source takes little but a slot.
+    /// Most files in progress at once. A file that waits for its source takes little but a
+    /// connection. An application gets at most as many places as it leaves free, an origin half as
+    /// many, and small files alone get the last quarter. Small is a stated size of at most `push.small_bytes`.
     pub files: usize,
-    /// Most small files in progress in addition, the smallest first, so that a small file never
-    /// waits for large ones. Small is a stated size of at most `push.small_bytes`.
-    pub small_files: usize,
+    /// Most files in progress from one origin that are not slow.
+    pub files_per_origin: usize,
     /// Starts of a file after which it is given up. This breaks a loop of crashes.
     pub starts: u32,
     /// Retries of a file that failed because of this node's disk.
@@ -65,8 +68,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            files: 32,
-            small_files: 16,
+            files: 4096,
+            files_per_origin: 64,
             starts: 10,
             device_retries: 2,
             drain: Duration::from_secs(10),
@@ -93,18 +96,49 @@ pub struct Runner {
     board: Board,
     config: Live<Config>,
     clock: Arc<dyn Clock>,
+    /// Most files in progress that this process may have descriptors for.
+    most: usize,
     /// Whether `file:` URLs may be read. A reload may change it.
     allow_local: Arc<AtomicBool>,
     running: Mutex<HashMap<JobId, Running>>,
+    /// What the source of a job has failed with so far, for those that are put off.
+    retries: Mutex<HashMap<JobId, Retries>>,
+    /// Behind which turn the next poll goes on.
+    after: Mutex<Option<Turn>>,
     /// Wakes the loop when a job has ended or was put back.
     left: Notify,
 }
 
 struct Running {
     stop: CancellationToken,
-    canceled: bool,
-    /// Whether it has a slot for small files.
+    why: Why,
+    turn: Turn,
+    /// Whether it counts as a small file.
     small: bool,
+    since: Instant,
+    /// Bytes received by earlier starts.
+    fetched: u64,
+}
+
+/// Why a running job is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The agent ends; also the value of those that run on.
+    Drain,
+    Canceled,
+    /// It is slow, and others wait for its place.
+    Parked,
+}
+
+/// Shortest time between two polls while files wait for places.
+const CROWDED_POLL: Duration = Duration::from_millis(250);
+
+/// Returns how many files `descriptors` are enough for: a connection, a partial archive, a staging
+/// directory and a file in it each, besides what the rest of the agent has open.
+fn most_files(descriptors: u64) -> usize {
+    usize::try_from(descriptors.saturating_sub(64) / 4)
+        .unwrap_or(usize::MAX)
+        .max(8)
 }
 
 impl Runner {
@@ -125,8 +159,11 @@ impl Runner {
             board,
             config: Live::new(config),
             clock,
+            most: most_files(descriptors::raise()),
             allow_local,
             running: Mutex::default(),
+            retries: Mutex::default(),
+            after: Mutex::default(),
             left: Notify::new(),
         })
     }
@@ -199,23 +236,50 @@ impl Runner {
             *resumed = true;
         }
         // Most wakes find nothing or one thing, so one read looks for all of it before any write.
-        let (slots, now) = (self.slots(), self.clock.now_ms());
-        let poll = self.store.read(move |r| Poll::take(r, now, &slots));
+        let (places, now) = (self.places(), self.clock.now_ms());
+        let places_of = places.clone();
+        let after = self
+            .after
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let from_start = after.is_none();
+        let poll = self
+            .store
+            .read(move |r| Poll::take(r, now, places, after.as_ref()));
         let poll = poll.await?;
-        self.cancel(&poll.canceled);
+        self.stop(&poll.canceled, Why::Canceled);
         if !poll.flips.is_empty() {
             self.execute_flips(poll.flips).await?;
         }
-        if poll.is_due {
-            self.start_due(tasks).await?;
-            // The next poll finds what else is due. None is needed before a slot is free.
-            let full = self.slots().is_full();
-            return Ok(if full { POLL_EVERY } else { Duration::ZERO });
+        if poll.lost {
+            self.store
+                .write(move |tx| jobs::forget_clock_jump(tx, now))
+                .await?;
+            return Ok(Duration::ZERO);
         }
-        Ok(poll.next.map_or(POLL_EVERY, |at| {
-            let wait = Duration::from_millis((at - now).clamp(50, i64::MAX).unsigned_abs());
-            wait.min(POLL_EVERY)
-        }))
+        let Picked {
+            jobs,
+            crowded,
+            after,
+        } = poll.picked;
+        let whole = from_start && after.is_none();
+        *self.after.lock().unwrap_or_else(PoisonError::into_inner) = after;
+        let started = !jobs.is_empty();
+        if started {
+            self.start(jobs, tasks).await?;
+        }
+        self.park_slow(&crowded);
+        let wait = match poll.next {
+            // More may have come meanwhile.
+            _ if started => Duration::ZERO,
+            _ if !crowded.is_empty() || !whole => CROWDED_POLL,
+            Some(at) => Duration::from_millis((at - now).clamp(50, i64::MAX).unsigned_abs()),
+            None => POLL_EVERY,
+        };
+        self.board
+            .note_crowded(crowded.iter().map(|c| places_of.describe(c)).collect());
+        Ok(wait.min(POLL_EVERY))
     }
 
     /// Queues the jobs that were running when the previous process ended.
@@ -227,14 +291,18 @@ impl Runner {
         Ok(())
     }
 
-    /// Starts as many due jobs as there are free slots.
-    async fn start_due(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Result<(), store::Error> {
-        let (slots, now) = (self.slots(), self.clock.now_ms());
+    /// Starts jobs.
+    async fn start(
+        self: &Arc<Self>,
+        picked: Vec<(Job, bool)>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), store::Error> {
+        let now = self.clock.now_ms();
         let started = self
             .store
             .write(move |tx| {
                 let mut started = Vec::new();
-                for (mut job, small) in slots.due(tx, now, usize::MAX)? {
+                for (mut job, small) in picked {
                     if let Some(starts) = jobs::start(tx, job.id, now)? {
                         job.starts = starts;
                         let damaged = store::releases::get(tx, &job.file.key)?
@@ -248,39 +316,46 @@ impl Runner {
             .await?;
         for (job, damaged, small) in started {
             let stop = CancellationToken::new();
-            self.lock().insert(
-                job.id,
-                Running {
-                    stop: stop.clone(),
-                    canceled: false,
-                    small,
+            let running = Running {
+                stop: stop.clone(),
+                why: Why::Drain,
+                turn: Turn {
+                    app: job.file.key.app.clone(),
+                    origin: job.file.url.origin(),
                 },
-            );
+                small,
+                since: Instant::now(),
+                fetched: job.fetched,
+            };
+            self.lock().insert(job.id, running);
             tasks.spawn(Arc::clone(self).run_job(job, damaged, stop));
         }
         Ok(())
     }
 
-    fn slots(&self) -> Slots {
-        let running = self.lock();
-        let small = running.values().filter(|r| r.small).count();
+    fn places(&self) -> Places {
         let config = self.config.now();
-        Slots {
-            free: config.files.saturating_sub(running.len() - small),
-            small: config.small_files.saturating_sub(small),
-            small_bytes: self.road.config().small_bytes,
-            taken: running.keys().copied().collect(),
+        let small_bytes = self.road.config().small_bytes;
+        let mut places = Places::new(
+            config.files.min(self.most),
+            config.files_per_origin,
+            small_bytes,
+        );
+        for (id, running) in self.lock().iter() {
+            let slow = self.is_slow(*id, running);
+            places.take(*id, &running.turn, running.small, slow);
         }
+        places
     }
 
     async fn is_idle(&self) -> Result<bool, store::Error> {
-        Ok(self.store.read(jobs::next_due_ms).await?.is_none() && self.lock().is_empty())
+        Ok(!self.store.read(jobs::any_waiting).await? && self.lock().is_empty())
     }
 
-    fn cancel(&self, wanted: &[JobId]) {
+    fn stop(&self, wanted: &[JobId], why: Why) {
         for id in wanted {
             if let Some(running) = self.lock().get_mut(id) {
-                running.canceled = true;
+                running.why = why;
                 running.stop.cancel();
             }
         }

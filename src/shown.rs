@@ -10,7 +10,7 @@ pub mod model;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::datafile::{ArchiveType, Content, DataVersion, Key};
+use crate::datafile::{ArchiveType, Content, DataVersion, Key, SourceUrl};
 pub use crate::db::endpoints::EndpointStatus;
 pub use crate::db::outbox::Callback;
 use crate::job::{EventKind, Failure, JobId, JobState, Published, Reason, Stage};
@@ -60,13 +60,25 @@ pub struct File {
     pub files: u64,
     /// Bytes written to staging.
     pub written: u64,
+    /// Why it failed; of a file that is retried or runs again, why the last attempt did.
     pub failure: Option<Failure>,
+    /// What a queued file waits for, if it is not about to start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     pub published: Option<Published>,
     /// What is on the disk under this key, whichever job published it.
     pub release: Option<OnDisk>,
     /// The published tree. The API fills it in, the store does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+}
+
+impl File {
+    /// Returns host and port of its source; empty for a file of this host.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        SourceUrl::parse(&self.source).map_or_else(|_| String::new(), |url| url.origin())
+    }
 }
 
 /// What is on the disk under a file's key.

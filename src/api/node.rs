@@ -221,9 +221,10 @@ fn row(job: &File, region: &str) -> Row {
 fn describe_state(job: &File) -> String {
     match (job.state, &job.failure, job.stage) {
         (JobState::Queued, ..) => "queued".to_owned(),
-        (JobState::Running, Some(failure), _) => format!("retrying: {failure}"),
-        (JobState::Running, None, Some(stage)) => format!("in progress: {stage}"),
-        (JobState::Running, None, None) => "in progress".to_owned(),
+        (JobState::Retrying, Some(failure), _) => format!("retrying: {failure}"),
+        (JobState::Retrying, None, _) => "retrying".to_owned(),
+        (JobState::Running, _, Some(stage)) => format!("in progress: {stage}"),
+        (JobState::Running, _, None) => "in progress".to_owned(),
         (JobState::Succeeded, ..) if job.release.is_none() => {
             "Success; since removed from this node".to_owned()
         }

@@ -168,7 +168,9 @@ fn row(applied: &Applied) -> Ended {
         (_, Some(JobState::Succeeded)) => EndResult::Published,
         (_, Some(JobState::Canceled)) => EndResult::Canceled,
         // Interrupted: the next run resumes it.
-        (_, Some(JobState::Queued | JobState::Running)) => EndResult::Interrupted,
+        (_, Some(JobState::Queued | JobState::Retrying | JobState::Running)) => {
+            EndResult::Interrupted
+        }
         (_, Some(JobState::Failed) | None) => EndResult::Failed,
     };
     let took = job.and_then(|j| show::between(Some(j.accepted_ms), j.finished_ms));

@@ -162,8 +162,13 @@ fn style() -> ProgressStyle {
 /// Returns what a file is doing, in words that change with each step and not with each byte.
 fn step(now: &Moment) -> String {
     match (now.state, now.snapshot) {
-        (JobState::Queued, Some(s)) if s.attempt > 0 => {
-            format!("waiting to retry after attempt {}", s.attempt)
+        (JobState::Retrying, snapshot) => {
+            let attempt = snapshot.map_or(0, |s| s.attempt);
+            let why = now
+                .failure
+                .as_deref()
+                .map_or_else(String::new, |why| printable(why).into_owned());
+            format!("retrying after attempt {attempt}: {why}")
         }
         (JobState::Queued, _) => "queued".to_owned(),
         (JobState::Running, None) => "starting".to_owned(),
@@ -211,6 +216,7 @@ mod tests {
                 fetched: received,
                 files: 0,
                 written: 0,
+                spent_ms: 0,
             }),
             failure: Some("why".into()),
         }

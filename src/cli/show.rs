@@ -45,7 +45,7 @@ pub(super) fn ago(ms: i64, now_ms: i64) -> String {
 /// Returns the state of a file in a word or two.
 pub(super) fn state(file: &File) -> (String, Paint) {
     match file.state {
-        JobState::Queued if file.not_before_ms.is_some() => ("waiting".to_owned(), Paint::Busy),
+        JobState::Retrying => ("retrying".to_owned(), Paint::Busy),
         JobState::Queued => ("queued".to_owned(), Paint::Busy),
         JobState::Running => {
             let stage = file.stage.map_or("running", |stage| stage.as_str());
@@ -87,6 +87,7 @@ pub(super) fn snapshot(file: &File) -> Option<Snapshot> {
         fetched: file.fetched,
         files: file.files,
         written: file.written,
+        spent_ms: 0,
     })
 }
 

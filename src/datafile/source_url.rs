@@ -27,6 +27,12 @@ pub fn authority(url: &Url) -> String {
 pub struct SourceUrl(Url);
 
 impl SourceUrl {
+    /// Returns host and port, empty for a file of this host.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        authority(&self.0)
+    }
+
     /// Parses an `http` or `https` URL that has a host.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let url = Self::parse_any(text)?;

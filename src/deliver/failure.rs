@@ -1,9 +1,11 @@
 //! How a run ends without a version: maps the errors of fetching, verifying, unpacking and
 //! publishing to the failure recorded for the job.
 
+use std::time::Duration;
+
 use crate::datafile::Key;
 use crate::fetch;
-use crate::job::{Failure, Stage};
+use crate::job::{Cause, Failure, Stage};
 use crate::publish;
 use crate::sys::Chain;
 use crate::sys::failure::{Class, Fault, Kind, Retry};
@@ -52,6 +54,8 @@ pub enum Stop {
         /// How the delivery reacts.
         nature: Nature,
     },
+    /// The source failed, and is asked again after `wait`; the spool is kept.
+    Later { failure: Failure, wait: Duration },
     /// The run was canceled or the agent is draining; the spool is kept.
     Interrupted,
     /// A thread has closed its end of the queue; that thread's own result replaces this one.
@@ -108,6 +112,13 @@ impl Stop {
         if let Some((expected, found)) = error.values() {
             (failure.expected, failure.found) = (Some(expected), Some(found));
         }
+        failure.cause = error.last().map(|last| {
+            Box::new(Cause {
+                kind: last.kind().name.to_owned(),
+                class: last.kind().class,
+                message: Chain(last).to_string(),
+            })
+        });
         Self::from(failure).with(Nature::of(error.fault()))
     }
 
@@ -189,6 +200,9 @@ impl Stop {
         })
     }
 
+    /// The kind of a file whose time limit is over.
+    pub const DEADLINE: &str = DEADLINE.name;
+
     /// The file's time limit expired in `stage`.
     #[must_use]
     pub fn deadline(stage: Stage) -> Self {
@@ -244,7 +258,7 @@ impl Stop {
     #[must_use]
     pub fn into_failure(self, stage: Stage) -> Failure {
         match self {
-            Self::Failed { failure, .. } => failure,
+            Self::Failed { failure, .. } | Self::Later { failure, .. } => failure,
             Self::Interrupted | Self::Closed => {
                 Failure::new(stage, &INTERNAL, "the work was aborted".to_owned())
             }

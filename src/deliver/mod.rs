@@ -10,6 +10,7 @@ mod arrival;
 mod failure;
 mod frames;
 mod heal;
+mod held;
 mod partials;
 mod pass;
 mod ready;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::datafile::Key;
 use crate::fetch::Fetcher;
@@ -34,10 +36,12 @@ use crate::{unpack, verify};
 
 use failure::Nature;
 use frames::Budget;
-use ready::{Archive, Brought, Ready};
+use held::Room;
+use ready::Ready;
 use small::Workers;
 use threads::blocking;
 
+pub use crate::fetch::Retries;
 pub use failure::{KINDS, Stop};
 pub use heal::{Damage, Rebuilt};
 pub use run::{Note, Run};
@@ -79,6 +83,11 @@ impl Config {
     }
 }
 
+/// Large archives that are hashed and unpacked while they arrive. Those beyond arrive in the spool.
+const STREAMING: usize = 16;
+/// Archives that are hashed and unpacked from the spool at once.
+const LOCAL: usize = 8;
+
 /// The stages, connected.
 pub struct Road {
     fetcher: Arc<Fetcher>,
@@ -88,6 +97,12 @@ pub struct Road {
     config: Config,
     clock: Arc<dyn Clock>,
     queues: Budget,
+    /// What archives that arrive without threads hold in memory.
+    room: Room,
+    /// Archives with threads while they arrive.
+    streaming: Semaphore,
+    /// Archives that are here, with threads.
+    local: Semaphore,
     spare_blocks: Arc<unpack::SpareBlocks>,
     workers: Workers,
 }
@@ -114,6 +129,7 @@ impl Road {
             .map_or(2, std::num::NonZero::get)
             .max(2);
         let spare_blocks = Arc::new(unpack::SpareBlocks::for_archives(cores));
+        let room = Room::new(config.total_queue_bytes);
         let queues = Budget::new(usize::try_from(config.total_queue_bytes).unwrap_or(usize::MAX));
         let workers = Workers::start(cores, publisher.layout().root(), unpack.sandbox)?;
         Ok(Self {
@@ -124,6 +140,9 @@ impl Road {
             config,
             clock,
             queues,
+            room,
+            streaming: Semaphore::new(STREAMING),
+            local: Semaphore::new(LOCAL),
             spare_blocks,
             workers,
         })
@@ -161,8 +180,8 @@ impl Road {
     }
 
     async fn try_twice(&self, run: &Run<'_>) -> Result<Done, Stop> {
-        let promise = self.admit(run).await?;
-        match self.attempt(run, &promise, false).await {
+        let (promise, here) = self.admit(run).await?;
+        match self.attempt(run, &promise, here, false).await {
             // A proxy may have changed the bytes, or the disk the spool of an earlier process:
             // fetch once more, from zero.
             Err(Stop::Failed {
@@ -171,7 +190,8 @@ impl Road {
                 ..
             }) => {
                 (run.note)(Note::Refetching(failure));
-                self.attempt(run, &promise, true).await
+                self.discard_partial(&run.job.file.key).await;
+                self.attempt(run, &promise, 0, true).await
             }
             ended => ended,
         }
@@ -182,42 +202,16 @@ impl Road {
         &self,
         run: &Run<'_>,
         promise: &Arc<Promise>,
+        here: u64,
         fresh: bool,
     ) -> Result<Done, Stop> {
-        let small = self.config.is_small(run.job.file.size);
         // The writes of a large archive are synced in the background while it arrives.
-        let session = self.publisher.session(!small);
-        let brought = if small {
-            self.bring_small(run, promise, fresh).await?
-        } else {
-            self.bring(run, promise, fresh).await?
-        };
+        let session = self
+            .publisher
+            .session(!self.config.is_small(run.job.file.size));
+        let brought = self.bring(run, promise, here, fresh).await?;
         run.stage(Stage::Publish);
         self.publish(Ready::new(run, brought, session)).await
-    }
-
-    /// Fetches and verifies an archive and unpacks it: a tar while it arrives, a zip afterwards.
-    async fn bring(
-        &self,
-        run: &Run<'_>,
-        promise: &Arc<Promise>,
-        fresh: bool,
-    ) -> Result<Brought, Stop> {
-        let spool = self.open_spool(&run.job.file, fresh).await?;
-        let mut arrived = self.fetch(run, promise, spool, fresh).await?;
-        let tree = match arrived.tree {
-            Some(tree) => tree,
-            None => {
-                self.unpack_spooled(run, promise, &mut arrived.spool)
-                    .await?
-            }
-        };
-        Ok(Brought {
-            verified: arrived.verified,
-            tree,
-            archive: Archive::Spool(arrived.spool.into()),
-            fetched: arrived.fetched,
-        })
     }
 
     async fn publish(&self, ready: Ready) -> Result<Done, Stop> {
@@ -242,7 +236,7 @@ impl Road {
 
     /// Reserves the space the file will need, which may still be taken by trees that are being
     /// deleted.
-    async fn admit(&self, run: &Run<'_>) -> Result<Arc<Promise>, Stop> {
+    async fn admit(&self, run: &Run<'_>) -> Result<(Arc<Promise>, u64), Stop> {
         loop {
             // Asked first: what is deleted in between counts.
             let deleting = self.publisher.is_deleting();
@@ -250,6 +244,7 @@ impl Road {
                 Err(stop) if deleting && stop.is(Nature::DiskFull) => {}
                 promised => return promised,
             }
+            let _own = run.deadline.pause();
             tokio::select! {
                 () = run.cancel.cancelled() => return Err(Stop::Interrupted),
                 () = tokio::time::sleep(DELETING) => {}
@@ -258,15 +253,16 @@ impl Road {
     }
 
     /// Reserves what the file needs at least: the rest of its archive, and a tree of about the same
-    /// size.
-    async fn promise(&self, run: &Run<'_>) -> Result<Arc<Promise>, Stop> {
+    /// size. Also returns how much of the archive is here.
+    async fn promise(&self, run: &Run<'_>) -> Result<(Arc<Promise>, u64), Stop> {
         let publisher = Arc::clone(&self.publisher);
         let size = run.job.file.size.unwrap_or(0);
         let partial = self.partial_path(&run.job.file.key);
         blocking(move || {
             let here = std::fs::metadata(partial).map_or(0, |m| m.len());
             let needed = size.saturating_mul(2).saturating_sub(here.min(size));
-            publisher.space().promise(needed).map_err(Stop::publish)
+            let promise = publisher.space().promise(needed).map_err(Stop::publish)?;
+            Ok((promise, here))
         })
         .await
     }

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::Road;
 use super::failure::{Nature, Stop};
 use super::frames::{Feed, FrameReader};
+use super::held::Held;
 use super::run::{Note, Run, hasher};
 use super::threads::{Stopper, Thread, blocking};
 use super::unpacking::unpack_staged;
-use crate::fetch::{Event, Source, Spool, Validator};
+use crate::fetch::{self, Event, Source, Spool, Validator};
 use crate::job::Stage;
 use crate::publish::Staging;
 use crate::publish::space::Promise;
@@ -26,6 +28,61 @@ use crate::verify::Hasher;
 const REPLAY_BLOCK: usize = 256 << 10;
 /// Time that a stopped thread gets to end.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// A pass that brought less than [`FLOOR`] bytes per second over this time is slow.
+const PACE: Duration = Duration::from_secs(5);
+const FLOOR: u64 = 64 << 10;
+
+/// How far receiving came.
+pub(super) enum Received<T> {
+    Whole(T),
+    /// The source restarted at zero, so nothing received so far is valid.
+    Void,
+    /// The source became slow while others wait for threads.
+    Slow,
+}
+
+/// How fast a source is.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            bytes: 0,
+        }
+    }
+}
+
+impl Pace {
+    /// Returns the source's next event, or `None` if it is slow while `crowded`.
+    async fn next(
+        &mut self,
+        source: &mut Source,
+        crowded: &(dyn Fn() -> bool + Sync),
+    ) -> Option<Result<Event, fetch::Error>> {
+        let mut next = std::pin::pin!(source.next());
+        loop {
+            let event = tokio::time::timeout_at(self.since + PACE, next.as_mut()).await;
+            if self.since.elapsed() >= PACE {
+                let slow = self.bytes < FLOOR * PACE.as_secs();
+                *self = Self::default();
+                if slow && crowded() && event.is_err() {
+                    return None;
+                }
+            }
+            if let Ok(event) = event {
+                if let Ok(Event::Bytes(bytes)) = &event {
+                    self.bytes += bytes.len() as u64;
+                }
+                return Some(event);
+            }
+        }
+    }
+}
 
 type Unpacked = Result<(Staging, Tree), Stop>;
 
@@ -39,7 +96,6 @@ pub(super) struct Pass {
     unpacking: Unpacking,
     /// The spooled part from an earlier process and its length, until it is replayed.
     replay: Option<(std::fs::File, u64)>,
-    received: u64,
     resumed: bool,
     /// Whether the push states a digest.
     proven: bool,
@@ -130,7 +186,6 @@ impl Road {
             spooling,
             unpacking,
             replay,
-            received: 0,
             resumed,
             proven: run.is_proven(),
             spool: None,
@@ -144,8 +199,6 @@ impl Pass {
         let Some((mut file, mut left)) = self.replay.take() else {
             return Ok(());
         };
-        self.received = left;
-        run.progress.set_received(left);
         while left > 0 {
             let wanted = usize::try_from(left)
                 .unwrap_or(usize::MAX)
@@ -163,23 +216,38 @@ impl Pass {
         Ok(())
     }
 
-    /// Feeds what arrives, until the end of the source. Returns false when the source restarts at
-    /// zero.
+    /// Feeds what was held in memory; `validator` is the object's that it is from.
+    pub(super) async fn feed_held(
+        &mut self,
+        run: &Run<'_>,
+        held: Held,
+        validator: Option<&Validator>,
+    ) -> Result<(), Stop> {
+        let mut validator = validator.cloned().map(Arc::new);
+        let (frames, _room) = held.into_frames();
+        for frame in frames {
+            self.feed(run, frame, false, validator.take()).await?;
+        }
+        Ok(())
+    }
+
+    /// Feeds what arrives, until the end of the source, or until it is slow while `crowded`.
     pub(super) async fn receive(
         &mut self,
         run: &Run<'_>,
         promise: &Promise,
         source: &mut Source,
-    ) -> Result<bool, Stop> {
-        let mut known = None;
+        crowded: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Received<()>, Stop> {
+        let mut known = source.validator().cloned();
+        let mut pace = Pace::default();
         loop {
-            match source.next().await.map_err(Stop::fetch)? {
+            let Some(event) = pace.next(source, crowded).await else {
+                return Ok(Received::Slow);
+            };
+            match event.map_err(Stop::fetch)? {
                 Event::Bytes(bytes) => {
-                    let length = bytes.len() as u64;
-                    self.received += length;
-                    run.progress.set_received(self.received);
-                    run.progress.set_total(source.total().unwrap_or(0));
-                    promise.add_used(length);
+                    run.received(promise, source, bytes.len());
                     self.check_unpacking()?;
                     let validator = changed(source.validator(), &mut known);
                     self.feed(run, bytes, false, validator).await?;
@@ -188,12 +256,12 @@ impl Pass {
                     attempt,
                     error,
                     wait,
-                } => run.retrying(attempt, error, wait),
+                } => run.retrying(attempt, error, wait)?,
                 Event::Restart { why } => {
                     (run.note)(Note::Restarted(why));
-                    return Ok(false);
+                    return Ok(Received::Void);
                 }
-                Event::End => return Ok(true),
+                Event::End => return Ok(Received::Whole(())),
             }
         }
     }
@@ -225,7 +293,7 @@ impl Pass {
                 false => Err(Stop::Closed),
             },
             () = run.cancel.cancelled() => Err(Stop::Interrupted),
-            () = tokio::time::sleep_until(run.deadline) => Err(Stop::deadline(Stage::Unpack)),
+            () = run.deadline.passed() => Err(Stop::deadline(Stage::Unpack)),
         }
     }
 

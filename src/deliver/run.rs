@@ -4,15 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Stop;
 use crate::datafile::{Content, DataFile};
-use crate::fetch::{self, Request, Spool};
+use crate::fetch::{self, Request, Source, Spool};
 use crate::job::{Failure, Job, Stage};
 use crate::progress::Progress;
+use crate::publish::space::Promise;
+use crate::sys::deadline::Deadline;
 use crate::verify::Hasher;
+
+/// Longest wait for the next attempt that a run stays for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One run of a job, and how to watch and stop it.
 pub struct Run<'a> {
@@ -20,8 +24,10 @@ pub struct Run<'a> {
     pub progress: Arc<Progress>,
     /// Ends the run at its next checkpoint.
     pub cancel: CancellationToken,
-    /// When the file's time limit expires.
-    pub deadline: Instant,
+    /// When the file's time limit expires. It stands still while the file waits for this node.
+    pub deadline: Deadline,
+    /// Failures of the source so far.
+    pub retries: fetch::Retries,
     /// Whether `file:` URLs may be read; true only for a local push document.
     pub allow_local: bool,
     /// Set if the version is already here but damaged, and is to be replaced: its archive's size
@@ -52,13 +58,32 @@ pub enum Note {
 }
 
 impl Run<'_> {
-    pub(super) fn retrying(&self, attempt: u32, error: fetch::Error, wait: Duration) {
+    /// Notes that the source failed. A long wait for the next attempt ends the run, so that it holds
+    /// no place meanwhile.
+    pub(super) fn retrying(
+        &self,
+        attempt: u32,
+        error: fetch::Error,
+        wait: Duration,
+    ) -> Result<(), Stop> {
         let failure = Stop::fetch(error).into_failure(Stage::Fetch);
         (self.note)(Note::Retrying {
             attempt,
             wait,
-            failure,
+            failure: failure.clone(),
         });
+        if wait > PATIENCE {
+            return Err(Stop::Later { failure, wait });
+        }
+        Ok(())
+    }
+
+    /// Counts bytes that have arrived.
+    pub(super) fn received(&self, promise: &Promise, source: &Source, bytes: usize) {
+        self.progress.set_received(source.position());
+        self.progress.set_total(source.total().unwrap_or(0));
+        self.progress.set_resumable(source.is_resumable());
+        promise.add_used(bytes as u64);
     }
 
     pub(super) fn stage(&self, stage: Stage) {
@@ -81,13 +106,14 @@ pub(super) fn request(run: &Run<'_>, spool: Option<&Spool>, fresh: bool) -> Requ
         size: file.size,
         offset: spool.map_or(0, Spool::len),
         validator: spool.and_then(Spool::validator).cloned(),
-        deadline: run.deadline,
+        deadline: run.deadline.clone(),
         cancel: run.cancel.clone(),
         proven: run.is_proven(),
         from_origin: fresh,
         allow_local: run.allow_local,
         attempts: Arc::clone(run.progress.attempts()),
         fetched: Arc::clone(run.progress.fetched()),
+        retries: run.retries.clone(),
     }
 }
 

@@ -11,12 +11,13 @@ use bytes::{Buf, Bytes};
 
 use super::Road;
 use super::failure::Stop;
+use super::held::Held;
 use super::ready::{Archive, Brought};
-use super::run::{Note, Run, hasher, request};
+use super::run::{Run, hasher};
 use super::threads::Stopper;
 use super::unpacking::unpack_staged;
 use crate::datafile::DataFile;
-use crate::fetch::{Event, Source};
+use crate::fetch::Source;
 use crate::job::Stage;
 use crate::publish::Staging;
 use crate::publish::space::Promise;
@@ -28,20 +29,15 @@ use crate::verify::Verified;
 const QUEUE: usize = 64;
 
 impl Road {
-    /// Fetches, verifies and unpacks a small archive.
-    pub(super) async fn bring_small(
+    /// Verifies and unpacks a small archive that `source` has brought into memory.
+    pub(super) async fn unpack_held(
         &self,
         run: &Run<'_>,
         promise: &Arc<Promise>,
-        fresh: bool,
+        held: Held,
+        source: &Source,
     ) -> Result<Brought, Stop> {
-        run.stage(Stage::Fetch);
-        if !fresh && run.progress.snapshot().attempt > 0 {
-            let why = "small archives are kept in memory only";
-            (run.note)(Note::Restarted(why.to_owned()));
-        }
-        let mut source = self.fetcher.open(request(run, None, fresh));
-        let frames = receive(run, promise, &mut source).await?;
+        let (frames, _room) = held.into_frames();
         run.stage(Stage::Verify);
         let stopper = Stopper::new(run);
         let mut options = self.unpack_options(run, promise, &stopper)?;
@@ -81,38 +77,6 @@ impl Road {
             archive: Archive::File(spool),
             fetched: source.fetched(),
         })
-    }
-}
-
-async fn receive(
-    run: &Run<'_>,
-    promise: &Promise,
-    source: &mut Source,
-) -> Result<VecDeque<Bytes>, Stop> {
-    let mut frames = VecDeque::new();
-    let mut received = 0;
-    loop {
-        match source.next().await.map_err(Stop::fetch)? {
-            Event::Bytes(bytes) => {
-                let length = bytes.len() as u64;
-                received += length;
-                run.progress.set_received(received);
-                run.progress.set_total(source.total().unwrap_or(0));
-                promise.add_used(length);
-                frames.push_back(bytes);
-            }
-            Event::Retrying {
-                attempt,
-                error,
-                wait,
-            } => run.retrying(attempt, error, wait),
-            Event::Restart { why } => {
-                (run.note)(Note::Restarted(why));
-                frames.clear();
-                received = 0;
-            }
-            Event::End => return Ok(frames),
-        }
     }
 }
 

@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Stop;
 use super::run::Run;
 use crate::job::Stage;
+use crate::sys::deadline::Deadline;
 use crate::sys::tasks;
 
 /// Stops the blocking threads of a run that is canceled, past its deadline or dropped.
 pub(super) struct Stopper {
     pub(super) flag: Arc<AtomicBool>,
     cancel: CancellationToken,
-    deadline: Instant,
+    deadline: Deadline,
 }
 
 impl Stopper {
@@ -26,7 +26,7 @@ impl Stopper {
         Self {
             flag: Arc::default(),
             cancel: run.cancel.clone(),
-            deadline: run.deadline,
+            deadline: run.deadline.clone(),
         }
     }
 
@@ -39,7 +39,7 @@ impl Stopper {
         let early = tokio::select! {
             result = &mut work => return result,
             () = self.cancel.cancelled() => Stop::Interrupted,
-            () = tokio::time::sleep_until(self.deadline) => Stop::deadline(Stage::Unpack),
+            () = self.deadline.passed() => Stop::deadline(Stage::Unpack),
         };
         self.raise();
         // The thread checks the flag between blocks; one that hangs in the kernel is abandoned.

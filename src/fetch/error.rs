@@ -88,6 +88,11 @@ pub enum Cause {
         #[source]
         last: Option<Error>,
     },
+    /// The host does not answer, and is asked by all files together only so often.
+    #[error(
+        "`{host}` has not answered lately; all files together ask it at most `fetch.retry.per_minute` times a minute"
+    )]
+    Silent { host: String },
     #[error("canceled")]
     Canceled,
     #[error(transparent)]
@@ -183,6 +188,8 @@ kinds! {
         "The origin or the network is too slow (`fetch.stall`): the bytes so far are kept, and the fetch resumes there.";
     DEADLINE = "deadline", Network, Transient,
         "The file did not arrive within its `timeout`: the message has the last failure; push again to continue.";
+    SILENT = "host-silent", Network, Transient,
+        "The host has not answered the last requests, so that it is asked less often: check the host, and the failures before.";
     CANCELED = "canceled", Request, Fatal,
         "An operator canceled it: push again if it is wanted.";
     LOCAL_FILE = "local-file", Request, Fatal,
@@ -215,6 +222,7 @@ impl Cause {
             Self::Cut(_) => &CUT,
             Self::Stalled { .. } => &STALLED,
             Self::Deadline { .. } => &DEADLINE,
+            Self::Silent { .. } => &SILENT,
             Self::Canceled => &CANCELED,
             Self::File(e) => e.fault().kind(),
             Self::Local(_) | Self::NotAFile { .. } => &LOCAL_FILE,
@@ -306,6 +314,15 @@ impl Error {
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.0.context
+    }
+
+    /// Returns the failure before the time limit, if this is the end of the time limit.
+    #[must_use]
+    pub fn last(&self) -> Option<&Self> {
+        match &self.0.cause {
+            Cause::Deadline { last, .. } => last.as_ref(),
+            _ => None,
+        }
     }
 
     #[must_use]

@@ -188,6 +188,11 @@ impl Meter {
         self.owed += bytes as u64;
     }
 
+    /// Returns whether there is something to wait for.
+    pub(super) fn owes(&self) -> bool {
+        self.owed > 0
+    }
+
     /// Waits for everything read. May be dropped and called again.
     pub(super) async fn pay(&mut self) {
         while self.owed > 0 {

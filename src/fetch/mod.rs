@@ -36,11 +36,13 @@ pub use config::Config;
 pub use error::{Cause, Context, Error, KINDS};
 pub use phase::Phase;
 pub use range::Validator;
+pub use retry::Retries;
 pub use source::Source;
 pub use spool::{Identity, Spool};
 
 use crate::datafile::{AppId, SourceUrl};
 use crate::sys::Chain;
+use crate::sys::deadline::Deadline;
 use routes::Routes;
 
 /// How often the files that the configuration names are checked for changes.
@@ -58,8 +60,8 @@ pub struct Request {
     pub offset: u64,
     /// The validator of the object that those bytes are from.
     pub validator: Option<Validator>,
-    /// When the fetch ends, whatever happens.
-    pub deadline: Instant,
+    /// When the fetch ends, whatever happens. It stands still while a bandwidth limit is waited for.
+    pub deadline: Deadline,
     /// Ends the fetch at once.
     pub cancel: CancellationToken,
     /// Whether a digest of the whole will be checked. Then a file of known size may be resumed without a
@@ -73,13 +75,15 @@ pub struct Request {
     pub attempts: Arc<AtomicU32>,
     /// Counts bytes of bodies, repeated ones included.
     pub fetched: Arc<AtomicU64>,
+    /// Failures so far: a file that was put aside between two attempts goes on with it.
+    pub retries: Retries,
 }
 
 /// What happens while a file is fetched.
 #[derive(Debug)]
 pub enum Event {
     Bytes(Bytes),
-    /// A request failed and is repeated after `wait`; the bytes so far stand.
+    /// A request failed, or may not be made yet, and is repeated after `wait`; the bytes so far stand.
     Retrying {
         /// Requests made so far.
         attempt: u32,

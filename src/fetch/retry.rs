@@ -5,8 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::config::Retry;
 use crate::dial::backoff;
@@ -15,6 +14,16 @@ use crate::dial::backoff;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Hosts remembered before those without news are forgotten.
 const REMEMBERED: usize = 1024;
+
+/// The failures of one file so far, shared by the sources that fetch it one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Retries(Arc<Mutex<Backoff>>);
+
+impl Retries {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Backoff> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The retries of one file.
 #[derive(Debug, Default)]
@@ -35,16 +44,15 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// Returns how long to wait before the next request, or `None` if that would be after `deadline`.
-    /// `asked` is the Retry-After of the origin.
+    /// Returns how long to wait before the next request, or `None` if that would be after
+    /// the deadline, for which `left` is left. `asked` is the Retry-After of the origin.
     pub(super) fn wait(
         &mut self,
         config: &Retry,
         asked: Option<Duration>,
-        deadline: Instant,
+        left: Duration,
     ) -> Option<Duration> {
         let now = Instant::now();
-        let left = deadline.saturating_duration_since(now);
         // Another request before the deadline is worth more than patience.
         let longest = config.cap.min(left.mul_f64(0.9));
         let wait = backoff(config.base, longest, self.failures)
@@ -68,81 +76,56 @@ fn until_free(starts: &mut VecDeque<Instant>, limit: u32, now: Instant) -> Durat
     }
 }
 
-/// Which hosts answer. While one does not, all files together ask it at most `per_minute` times; as soon
-/// as it gives any response, every file may.
+/// Which hosts answer. One that has failed is asked by all files together at most `per_minute` times a
+/// minute, until it gives any response.
 #[derive(Debug, Default)]
-pub(super) struct Hosts {
-    table: Mutex<HashMap<String, Host>>,
-    news: Notify,
-}
+pub(super) struct Hosts(Mutex<HashMap<String, Host>>);
 
 #[derive(Debug, Default)]
 struct Host {
     answered: Option<Instant>,
-    starts: VecDeque<Instant>,
-}
-
-impl Host {
-    fn answers(&self, now: Instant) -> bool {
-        self.answered.is_some_and(|at| now < at + MINUTE)
-    }
+    /// Requests in the last minute that failed, or that were made after one had failed.
+    doubtful: VecDeque<Instant>,
 }
 
 /// The right to make one request to a host; its result must be reported.
 pub(super) struct Pass {
     hosts: Arc<Hosts>,
     host: String,
+    since: Instant,
+    /// Whether it counts already.
+    doubtful: bool,
 }
 
 impl Hosts {
-    /// Waits until a request to `host` may be made.
-    pub(super) async fn enter(self: &Arc<Self>, host: &str, per_minute: u32) -> Pass {
-        loop {
-            let mut news = std::pin::pin!(self.news.notified());
-            news.as_mut().enable();
-            let Some(until) = self.try_enter(host, per_minute) else {
-                return Pass {
-                    hosts: Arc::clone(self),
-                    host: host.to_owned(),
-                };
-            };
-            tokio::select! {
-                () = news => {}
-                () = sleep_until(until) => {}
-            }
-        }
-    }
-
-    /// Enters, or returns when to check again.
-    fn try_enter(&self, host: &str, per_minute: u32) -> Option<Instant> {
+    /// Returns the right to make a request to `host`, or how long to wait for it: until a request may
+    /// be made, and a random time more, so that those who wait do not come back as one.
+    pub(super) fn enter(self: &Arc<Self>, host: &str, per_minute: u32) -> Result<Pass, Duration> {
         let now = Instant::now();
         let mut table = self.lock();
         if table.len() >= REMEMBERED && !table.contains_key(host) {
-            table.retain(|_, h| {
-                h.answers(now) || h.starts.back().is_some_and(|s| now < *s + MINUTE)
-            });
+            let recent = |at: Option<&Instant>| at.is_some_and(|at| now < *at + MINUTE);
+            table.retain(|_, h| recent(h.answered.as_ref()) || recent(h.doubtful.back()));
         }
         let entry = table.entry(host.to_owned()).or_default();
-        if entry.answers(now) {
-            return None;
+        let doubtful = !entry.doubtful.is_empty();
+        let wait = until_free(&mut entry.doubtful, per_minute, now);
+        if !wait.is_zero() {
+            return Err(wait + wait.mul_f64(fastrand::f64()));
         }
-        let wait = until_free(&mut entry.starts, per_minute, now);
-        if wait.is_zero() {
-            entry.starts.push_back(now);
-            return None;
+        if doubtful {
+            entry.doubtful.push_back(now);
         }
-        Some(now + wait)
-    }
-
-    /// Records that a connection to `host` broke: it has to answer again first.
-    pub(super) fn doubt(&self, host: &str) {
-        if let Some(entry) = self.lock().get_mut(host) {
-            entry.answered = None;
-        }
+        Ok(Pass {
+            hosts: Arc::clone(self),
+            host: host.to_owned(),
+            since: now,
+            doubtful,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Host>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,14 +134,18 @@ impl Pass {
     pub(super) fn answered(self) {
         if let Some(entry) = self.hosts.lock().get_mut(&self.host) {
             entry.answered = Some(Instant::now());
-            entry.starts.clear();
+            entry.doubtful.clear();
         }
-        self.hosts.news.notify_waiters();
     }
 
-    /// Records that the host did not answer.
+    /// Records that the host did not answer. That says nothing if it has answered others meanwhile.
     pub(super) fn failed(self) {
-        self.hosts.doubt(&self.host);
+        if let Some(entry) = self.hosts.lock().get_mut(&self.host)
+            && !self.doubtful
+            && entry.answered.is_none_or(|at| at < self.since)
+        {
+            entry.doubtful.push_back(Instant::now());
+        }
     }
 }
 
@@ -172,13 +159,13 @@ mod tests {
 
     #[test]
     fn waits_grow_with_full_jitter_up_to_the_cap() {
-        let deadline = Instant::now() + Duration::from_secs(100_000);
+        let left = Duration::from_secs(100_000);
         let mut longest = [Duration::ZERO; 10];
         let mut shortest = [Duration::MAX; 10];
         for _ in 0..300 {
             let mut backoff = Backoff::default();
             for n in 0..10 {
-                let wait = backoff.wait(&config(), None, deadline).unwrap();
+                let wait = backoff.wait(&config(), None, left).unwrap();
                 longest[n] = longest[n].max(wait);
                 shortest[n] = shortest[n].min(wait);
             }
@@ -197,63 +184,62 @@ mod tests {
     #[test]
     fn obeys_retry_after_and_the_deadline() {
         let mut backoff = Backoff::default();
-        let deadline = Instant::now() + Duration::from_secs(100);
+        let left = Duration::from_secs(100);
         let asked = Some(Duration::from_secs(50));
-        assert!(backoff.wait(&config(), asked, deadline).unwrap() >= Duration::from_secs(50));
+        assert!(backoff.wait(&config(), asked, left).unwrap() >= Duration::from_secs(50));
         let asked = Some(Duration::from_secs(200));
-        assert_eq!(backoff.wait(&config(), asked, deadline), None);
+        assert_eq!(backoff.wait(&config(), asked, left), None);
     }
 
     #[test]
     fn makes_at_most_eight_requests_a_minute_without_progress() {
         let mut backoff = Backoff::default();
-        let deadline = Instant::now() + Duration::from_secs(3600);
+        let left = Duration::from_secs(3600);
         let quick = Retry {
             base: Duration::ZERO,
             ..config()
         };
         for _ in 0..8 {
-            assert_eq!(backoff.wait(&quick, None, deadline), Some(Duration::ZERO));
+            assert_eq!(backoff.wait(&quick, None, left), Some(Duration::ZERO));
             backoff.started();
         }
-        let wait = backoff.wait(&quick, None, deadline).unwrap();
+        let wait = backoff.wait(&quick, None, left).unwrap();
         assert!(wait > Duration::from_secs(55), "{wait:?}");
         backoff.progressed();
-        assert_eq!(backoff.wait(&quick, None, deadline), Some(Duration::ZERO));
+        assert_eq!(backoff.wait(&quick, None, left), Some(Duration::ZERO));
     }
 
-    #[tokio::test]
-    async fn a_dead_host_is_asked_by_all_together() {
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_fails_is_asked_by_all_together() {
         let hosts = Arc::new(Hosts::default());
-        let mut passes = Vec::new();
-        for _ in 0..8 {
-            passes.push(hosts.enter("dead:80", 8).await);
-        }
-        let mut ninth = std::pin::pin!(hosts.enter("dead:80", 8));
-        let soon = Duration::from_millis(20);
-        assert!(tokio::time::timeout(soon, ninth.as_mut()).await.is_err());
-        hosts.enter("other:80", 8).await.answered();
+        let enter = |host: &str| hosts.enter(host, 8);
+        // As many as like to, as long as none has failed.
+        let mut passes: Vec<_> = (0..20).map(|_| enter("dead:80").unwrap()).collect();
         passes.pop().unwrap().failed();
-        assert!(tokio::time::timeout(soon, ninth.as_mut()).await.is_err());
+        for _ in 0..7 {
+            enter("dead:80").unwrap().failed();
+        }
+        let wait = enter("dead:80").err().unwrap();
+        assert!(wait >= MINUTE && wait <= 2 * MINUTE, "{wait:?}");
+        enter("other:80").unwrap().answered();
+        assert!(enter("dead:80").is_err());
         // It was alive after all: everyone may go on at once.
+        tokio::time::advance(Duration::from_secs(1)).await;
         passes.pop().unwrap().answered();
-        tokio::time::timeout(soon, ninth).await.unwrap().answered();
         for _ in 0..20 {
-            tokio::time::timeout(soon, hosts.enter("dead:80", 8))
-                .await
-                .unwrap();
+            enter("dead:80").unwrap().answered();
         }
+        // One that was silent while others were answered says nothing of the host.
+        for silent in passes {
+            silent.failed();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
         // And now it is gone again.
-        hosts.doubt("dead:80");
         for _ in 0..8 {
-            tokio::time::timeout(soon, hosts.enter("dead:80", 8))
-                .await
-                .unwrap();
+            enter("dead:80").unwrap().failed();
         }
-        assert!(
-            tokio::time::timeout(soon, hosts.enter("dead:80", 8))
-                .await
-                .is_err()
-        );
+        assert!(enter("dead:80").is_err());
+        tokio::time::advance(MINUTE).await;
+        assert!(enter("dead:80").is_ok());
     }
 }

@@ -25,7 +25,7 @@ use super::limit::Meter;
 use super::local::Local;
 use super::phase::Phase;
 use super::range::Validator;
-use super::retry::Backoff;
+use super::retry::Pass;
 use super::routes::Routes;
 use super::secrets::Secrets;
 use super::sniff::Sniff;
@@ -46,7 +46,6 @@ pub struct Source {
     url: Url,
     secrets: Secrets,
     meter: Meter,
-    backoff: Backoff,
     state: State,
     /// Offset of the next byte.
     position: u64,
@@ -62,6 +61,8 @@ pub struct Source {
     whole: bool,
     /// Whether the current request is for a part.
     asked_part: bool,
+    /// Whether the origin has said that it answers ranges.
+    takes_ranges: bool,
     /// Which candidate URL (mirrors, then the origin) is asked, and how many there are.
     candidate: usize,
     candidates: usize,
@@ -101,7 +102,6 @@ impl Source {
         Self {
             meter: fetcher.limits.meter(&request.app),
             secrets,
-            backoff: Backoff::default(),
             state: State::Ask,
             position: request.offset,
             asked_from: request.offset,
@@ -111,6 +111,7 @@ impl Source {
             refusals: 0,
             whole: false,
             asked_part: false,
+            takes_ranges: false,
             candidate: 0,
             candidates: 1,
             bad_answers: 0,
@@ -129,18 +130,18 @@ impl Source {
     /// again: a request in progress is then repeated, a body continues.
     pub async fn next(&mut self) -> Result<Event, Error> {
         let cancel = self.request.cancel.clone();
-        let deadline = self.request.deadline;
+        let deadline = self.request.deadline.clone();
         if matches!(self.state, State::End) {
             return Ok(Event::End);
         }
-        let event = if Instant::now() >= deadline {
+        let event = if deadline.is_over() {
             Err(self.deadline(false, None))
         } else {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(self.error(Cause::Canceled)),
                 event = self.step() => event,
-                () = sleep_until(deadline) => Err(self.deadline(false, None)),
+                () = deadline.passed() => Err(self.deadline(false, None)),
             }
         };
         if event.is_err() {
@@ -178,6 +179,13 @@ impl Source {
     #[must_use]
     pub fn fetched(&self) -> u64 {
         self.request.fetched.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a later source could go on from here by a range.
+    #[must_use]
+    pub fn is_resumable(&self) -> bool {
+        let condition = |v: &Validator| v.if_range(&self.host).is_some();
+        self.takes_ranges && self.may_resume(self.validator.as_ref().is_some_and(condition))
     }
 
     /// Returns why the bytes may not be an archive at all, for the message about a wrong digest: the error
@@ -229,8 +237,17 @@ impl Source {
         }
         self.asked_part = part;
         let condition = condition.filter(|_| part);
+        let dialled = routes.via(&url).unwrap_or(&host);
+        let pass = match self
+            .fetcher
+            .hosts
+            .enter(dialled, routes.config.retry.per_minute)
+        {
+            Ok(pass) => pass,
+            Err(wait) => return Ok(Some(self.spare(dialled.to_owned(), wait))),
+        };
         match self
-            .request(&routes, &url, &host, condition.as_deref())
+            .request(pass, &routes, &url, &host, condition.as_deref())
             .await
         {
             Ok(answer) => {
@@ -247,19 +264,17 @@ impl Source {
         }
     }
 
-    /// Sends one request when `host`, or the proxy for it, may be asked, and records whether it answers.
+    /// Sends one request, and records whether the host, or the proxy for it, answers.
     async fn request(
         &mut self,
+        pass: Pass,
         routes: &Routes,
         url: &Url,
         host: &str,
         condition: Option<&str>,
     ) -> Result<Answer, NoAnswer> {
-        let dialled = routes.via(url).unwrap_or(host);
-        let per_minute = routes.config.retry.per_minute;
-        let pass = self.fetcher.hosts.enter(dialled, per_minute).await;
         self.request.attempts.fetch_add(1, Ordering::Relaxed);
-        self.backoff.started();
+        self.request.retries.lock().started();
         self.asked_from = self.position;
         self.phase = Phase::Start;
         let ask = Ask {
@@ -299,7 +314,10 @@ impl Source {
     }
 
     async fn read(&mut self) -> Result<Option<Event>, Error> {
-        self.meter.pay().await;
+        {
+            let _own = self.meter.owes().then(|| self.request.deadline.pause());
+            self.meter.pay().await;
+        }
         let State::Body(body) = &mut self.state else {
             return Ok(None);
         };
@@ -321,9 +339,6 @@ impl Source {
             }
             Ok(Ok(None)) => self.body_ended(),
             Ok(Err(e)) => {
-                self.fetcher
-                    .hosts
-                    .doubt(self.via.as_ref().unwrap_or(&self.host));
                 let cause = http::classify(e.without_url(), Phase::Body);
                 self.failed(cause, &self.fetcher.current())
             }
@@ -365,7 +380,7 @@ impl Source {
         self.position += length;
         self.refusals = 0;
         if self.has_progressed() {
-            self.backoff.progressed();
+            self.request.retries.lock().progressed();
         }
         Ok((length > 0).then_some(Event::Bytes(bytes)))
     }

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use flate2::Crc;
+use crc32fast::Hasher as Crc;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
@@ -81,8 +81,8 @@ pub struct Spool {
     meta: Meta,
     /// The `.meta` file, once there is one.
     meta_file: Option<File>,
-    /// The checksum of what was read again and written so far.
-    running: Crc,
+    /// The checksum of what was read again.
+    read: Crc,
     /// What was written.
     sum: Sum,
     buffer: Vec<u8>,
@@ -126,7 +126,7 @@ impl Spool {
             meta_path,
             file,
             meta_file,
-            running: Crc::new(),
+            read: Crc::new(),
             sum,
             buffer: Vec::new(),
             gone: false,
@@ -163,15 +163,15 @@ impl Spool {
         }
     }
 
-    /// Takes bytes that were read again, in order and before anything is appended.
+    /// Takes bytes that were read again, in order.
     pub fn read_again(&mut self, bytes: &[u8]) {
-        self.running.update(bytes);
+        self.read.update(bytes);
     }
 
     /// Returns whether all bytes so far are as they were written; call it once they were read again.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        self.running.sum() == self.sum.crc
+        self.read.clone().finalize() == self.sum.crc
     }
 
     /// Appends bytes; they are written in large pieces.
@@ -201,6 +201,7 @@ impl Spool {
     /// Returns another handle at the first byte, after writing what is buffered.
     pub fn reader(&mut self) -> Result<File, Error> {
         self.flush()?;
+        self.read = Crc::new();
         File::open(&self.partial).map_err(at("open", &self.partial))
     }
 
@@ -214,7 +215,7 @@ impl Spool {
     pub fn reset(&mut self) -> Result<(), Error> {
         self.buffer.clear();
         self.sum = Sum::default();
-        self.running = Crc::new();
+        self.read = Crc::new();
         self.file
             .set_len(0)
             .map_err(at("truncate", &self.partial))?;
@@ -238,10 +239,11 @@ impl Spool {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.running.update(bytes);
+        let mut crc = Crc::new_with_initial_len(self.sum.crc, self.sum.length);
+        crc.update(bytes);
         let after = Sum {
             length: self.sum.length + bytes.len() as u64,
-            crc: self.running.sum(),
+            crc: crc.finalize(),
         };
         self.meta.sums = [self.sum, after];
         // Before the bytes: their content is always identified.

@@ -1,26 +1,40 @@
 //! One job from its start to its recorded outcome. Whatever the store does, the job is either
 //! recorded or still open.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::notes::Notes;
-use super::{Runner, STORE_RETRY};
+use super::{Runner, STORE_RETRY, Why};
 use crate::datafile::Content;
-use crate::deliver::{Done, Note, Run, Stop};
+use crate::deliver::{Done, Note, Retries, Run, Stop};
 use crate::job::{Failure, Job, JobId, Outcome, Published, Stage};
 use crate::progress::Unrecorded;
 use crate::store::{self, activations, jobs};
+use crate::sys::deadline::Deadline;
 use crate::sys::failure::Class;
 use crate::sys::{failpoint, tasks};
 
 /// Time that a run may take past its deadline before it is abandoned: on a disk that hangs, its
 /// threads cannot be stopped.
 const PAST_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Jobs whose earlier failures are remembered.
+const RETRIES_KEPT: usize = 65_536;
+
+/// Waits until a deadline has long passed.
+async fn long_past(deadline: &Deadline) {
+    loop {
+        deadline.passed().await;
+        tokio::time::sleep(PAST_DEADLINE).await;
+        if deadline.is_over() {
+            return;
+        }
+    }
+}
 
 impl Runner {
     pub(super) async fn run_job(
@@ -55,30 +69,74 @@ impl Runner {
                 .await;
         }
         let entry = self.board.enter(job.id);
+        let deadline = Deadline::after(job.file.timeout.saturating_sub(job.spent));
         entry.progress.begin_after(job.attempts, job.fetched);
+        entry
+            .progress
+            .set_deadline(job.file.timeout, deadline.clone());
         let notes = Notes::new(self.store.clone(), job.id);
-        let deadline = Instant::now() + job.file.timeout;
         let note = |note: Note| notes.take(note);
         let run = Run {
             job,
             progress: Arc::clone(&entry.progress),
             cancel: stop.clone(),
-            deadline,
+            deadline: deadline.clone(),
+            retries: self.retries_of(job.id),
             allow_local: self.allow_local.load(Ordering::Relaxed),
             damaged,
             note: &note,
         };
-        let ended = match tokio::time::timeout_at(deadline + PAST_DEADLINE, self.road.deliver(&run))
-            .await
-        {
-            Ok(ended) => ended,
-            Err(_) => Err(Stop::deadline(entry.progress.snapshot().stage)),
+        let ended = tokio::select! {
+            ended = self.road.deliver(&run) => ended,
+            () = long_past(&deadline) => Err(Stop::deadline(entry.progress.snapshot().stage)),
         };
         match ended {
             Ok(done) => self.finish(job, done).await,
-            Err(Stop::Failed { failure, .. }) => self.fail(job, failure).await,
+            Err(Stop::Failed { mut failure, .. }) => {
+                if failure.kind == Stop::DEADLINE && failure.cause.is_none() {
+                    failure.cause = job.failure.as_ref().map(|last| Box::new(last.into()));
+                }
+                self.fail(job, failure).await;
+            }
+            Err(Stop::Later { failure, wait }) => {
+                self.retry_later(job, failure, wait, run.retries).await;
+            }
             Err(Stop::Interrupted | Stop::Closed) => self.interrupted(job).await,
         }
+    }
+
+    /// Returns what the source of a job has failed with so far.
+    fn retries_of(&self, id: JobId) -> Retries {
+        let retries = self
+            .retries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        retries.unwrap_or_default()
+    }
+
+    fn keep_retries(&self, id: JobId, retries: Retries) {
+        let mut all = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= RETRIES_KEPT {
+            // Those that are forgotten only try sooner. Some are of jobs that were canceled.
+            all.clear();
+        }
+        all.insert(id, retries);
+    }
+
+    /// Puts a job off whose source has failed.
+    async fn retry_later(&self, job: &Job, failure: Failure, wait: Duration, retries: Retries) {
+        // That a host is spared says less than why.
+        let failure = match &job.failure {
+            Some(last) if failure.kind == "host-silent" => last.clone(),
+            _ => failure,
+        };
+        self.keep_retries(job.id, retries);
+        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        let (id, at) = (job.id, self.clock.now_ms().saturating_add(wait));
+        let why = failure.clone();
+        let put_off = move |tx: &store::Tx<'_>| jobs::retry_later(tx, id, at, &why);
+        self.put_back(id, Some(failure), put_off).await;
     }
 
     /// Makes a published version live if it should be, waits until all of it is durable, and
@@ -97,7 +155,9 @@ impl Runner {
         };
         let activated = match settled.await {
             Ok(live) => live,
-            Err(Stop::Failed { failure, .. }) => return self.fail(job, failure).await,
+            Err(Stop::Failed { failure, .. } | Stop::Later { failure, .. }) => {
+                return self.fail(job, failure).await;
+            }
             Err(Stop::Interrupted | Stop::Closed) => return self.interrupted(job).await,
         };
         let outcome = Outcome::Published(Published {
@@ -169,15 +229,19 @@ impl Runner {
     /// Handles a run that was stopped: canceled by an operator, it has ended; stopped by a drain,
     /// it resumes after the next start.
     async fn interrupted(&self, job: &Job) {
-        let canceled = self.lock().get(&job.id).is_some_and(|r| r.canceled);
-        if canceled {
+        let why = self.lock().get(&job.id).map_or(Why::Drain, |r| r.why);
+        if why == Why::Canceled {
             if self.record(job, Outcome::Canceled).await {
                 tracing::info!(event = "canceled", "canceled");
             }
             return;
         }
         let id = job.id;
-        self.put_back(id, None, move |tx| jobs::put_back(tx, id))
+        let why = match why {
+            Why::Parked => "slow, and others waited for its place; it resumes where it stopped",
+            Why::Drain | Why::Canceled => "the agent shut down",
+        };
+        self.put_back(id, None, move |tx| jobs::put_back(tx, id, why))
             .await;
     }
 

@@ -17,6 +17,8 @@ CREATE INDEX files_by_state ON files (state, job);
 CREATE TABLE jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     file INTEGER NOT NULL REFERENCES files (id) ON DELETE CASCADE,
+    app TEXT NOT NULL DEFAULT '',   -- of a job that was pushed: the file's, for turns between applications
+    origin TEXT NOT NULL DEFAULT '', -- host and port of its URL, for turns between origins
     push TEXT NOT NULL,             -- the same for all files of one push
     seq INTEGER NOT NULL DEFAULT 0, -- its turn to become live: its id, or later when pushed again while running
     via TEXT NOT NULL,
@@ -27,8 +29,9 @@ CREATE TABLE jobs (
     url TEXT,                       -- secret, kept only while needed
     source TEXT NOT NULL,           -- the part of it that may be shown
     timeout_ms INTEGER NOT NULL,
+    spent_ms INTEGER NOT NULL DEFAULT 0, -- how much of it earlier starts have used
     activate INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'canceled')),
+    state TEXT NOT NULL CHECK (state IN ('queued', 'retrying', 'running', 'succeeded', 'failed', 'canceled')),
     stage TEXT,
     starts INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -43,21 +46,22 @@ CREATE TABLE jobs (
     fetched INTEGER NOT NULL DEFAULT 0,
     files INTEGER NOT NULL DEFAULT 0,
     written INTEGER NOT NULL DEFAULT 0,
-    failure TEXT,
+    failure TEXT,                   -- of the last attempt, or of the job once it has ended
     published TEXT,
     progress_at INTEGER,            -- when progress was last reported, by the uptime clock
-    CHECK ((state IN ('queued', 'running')) = (url IS NOT NULL)),
-    CHECK ((state IN ('queued', 'running')) = (finished IS NULL))
+    CHECK ((state IN ('queued', 'retrying', 'running')) = (url IS NOT NULL)),
+    CHECK ((state IN ('queued', 'retrying', 'running')) = (finished IS NULL))
 ) STRICT;
 CREATE INDEX jobs_by_file ON jobs (file, id);
 CREATE INDEX jobs_by_push ON jobs (push, id);
-CREATE INDEX jobs_queued ON jobs (id) WHERE state = 'queued';
+CREATE INDEX jobs_waiting ON jobs (id) WHERE state IN ('queued', 'retrying');
 CREATE INDEX jobs_running ON jobs (id) WHERE state = 'running';
--- Finds the delayed jobs by due time; those due at once are found by jobs_queued.
-CREATE INDEX jobs_put_off ON jobs (not_before) WHERE state = 'queued' AND not_before > 0;
--- Small files have their own slots: finds the smallest queued one in one step.
-CREATE INDEX jobs_waiting_by_size ON jobs (size, id) WHERE state = 'queued';
-CREATE UNIQUE INDEX jobs_open ON jobs (file) WHERE state IN ('queued', 'running');
+-- Finds the delayed jobs by due time; those due at once are found by jobs_waiting.
+CREATE INDEX jobs_put_off ON jobs (not_before) WHERE state IN ('queued', 'retrying') AND not_before > 0;
+-- Applications and origins take turns: finds those with waiting jobs, and the next job of each.
+CREATE INDEX jobs_by_turn ON jobs (app, origin, not_before, id) WHERE state IN ('queued', 'retrying');
+CREATE INDEX jobs_by_size ON jobs (app, origin, size, id) WHERE state IN ('queued', 'retrying');
+CREATE UNIQUE INDEX jobs_open ON jobs (file) WHERE state IN ('queued', 'retrying', 'running');
 
 CREATE TRIGGER jobs_final BEFORE UPDATE OF state ON jobs
 WHEN OLD.state IN ('succeeded', 'failed', 'canceled')

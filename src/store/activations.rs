@@ -306,7 +306,7 @@ fn has_open_job(reader: &Reader<'_>, key: &Key) -> Result<bool, Error> {
     let open = reader.number(
         "find running pushes of a name",
         "SELECT EXISTS (SELECT 1 FROM jobs j JOIN files f ON f.id = j.file
-             WHERE j.state IN ('queued', 'running') AND j.activate = 1
+             WHERE j.state IN ('queued', 'retrying', 'running') AND j.activate = 1
                AND f.app = ?1 AND f.name = ?2 AND f.version <> ?3)",
         params![key.app, key.name, key.version],
     )?;

@@ -28,7 +28,7 @@ pub(super) fn forgettable(
     let mut found = reader.many(
         "find old files",
         "SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
-         WHERE j.state NOT IN ('queued', 'running') AND j.updated < ?1
+         WHERE j.state NOT IN ('queued', 'retrying', 'running') AND j.updated < ?1
            AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
          LIMIT ?2",
         params![before, AT_ONCE],
@@ -37,7 +37,7 @@ pub(super) fn forgettable(
     found.extend(reader.many(
         "find files beyond the limit",
         "SELECT f.id FROM files f JOIN jobs j ON j.id = f.job
-         WHERE j.state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
+         WHERE j.state NOT IN ('queued', 'retrying', 'running') AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = f.id)
          ORDER BY j.id DESC LIMIT ?2 OFFSET ?1",
         params![config.gone_files, AT_ONCE],
         read,
@@ -51,7 +51,7 @@ pub(super) fn forget(tx: &Tx<'_>, files: &[i64]) -> Result<usize, Error> {
     for file in files {
         forgotten += tx.run(
             "forget a file",
-            "DELETE FROM files WHERE id = ?1 AND state NOT IN ('queued', 'running')
+            "DELETE FROM files WHERE id = ?1 AND state NOT IN ('queued', 'retrying', 'running')
              AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.file = ?1)",
             [file],
         )?;
@@ -64,7 +64,7 @@ pub(super) fn trim(tx: &Tx<'_>, file: i64) -> Result<(), Error> {
     tx.run(
         "forget old jobs",
         "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE file = ?1 ORDER BY id DESC LIMIT -1 OFFSET ?2)
-         AND state NOT IN ('queued', 'running')",
+         AND state NOT IN ('queued', 'retrying', 'running')",
         params![file, tx.config().history_per_file.max(1)],
     )
     .map(drop)

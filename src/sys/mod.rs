@@ -5,6 +5,8 @@ pub mod beneath;
 pub mod blocks;
 pub mod chain;
 pub mod clock;
+pub mod deadline;
+pub mod descriptors;
 pub mod durable;
 pub mod failpoint;
 pub mod failure;

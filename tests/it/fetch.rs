@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgepush::datafile::{AppId, SourceUrl};
-use edgepush::fetch::{Cause, Config, Error, Event, Fetcher, Phase, Request, Source, Validator};
+use edgepush::fetch::{
+    Cause, Config, Error, Event, Fetcher, Phase, Request, Retries, Source, Validator,
+};
 use edgepush::sys::Chain;
+use edgepush::sys::deadline::Deadline;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::origin::{Gate, Origin, Reply};
@@ -43,13 +46,14 @@ fn request(url: &str, size: Option<usize>) -> Request {
         size: size.map(|n| n as u64),
         offset: 0,
         validator: None,
-        deadline: tokio::time::Instant::now() + Duration::from_secs(20),
+        deadline: Deadline::after(Duration::from_secs(20)),
         cancel: CancellationToken::new(),
         proven: true,
         from_origin: false,
         allow_local: false,
         attempts: Arc::default(),
         fetched: Arc::default(),
+        retries: Retries::default(),
     }
 }
 

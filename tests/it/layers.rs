@@ -13,7 +13,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ("wire", "datafile"),
     ("job", "wire datafile sys"),
     ("shown", "db job wire datafile"),
-    ("progress", "shown job"),
+    ("progress", "shown job sys"),
     ("dial", "datafile sys"),
     ("fetch", "dial datafile sys"),
     ("verify", "datafile sys"),

@@ -26,6 +26,7 @@ mod load;
 mod log;
 mod memory;
 mod native_api;
+mod neighbours;
 mod openapi;
 mod panics;
 mod place;

@@ -236,7 +236,9 @@ fn row(answer: &Answer, file: Option<&File>) -> Ended {
         (_, Some(JobState::Succeeded)) => EndResult::Published,
         (_, Some(JobState::Failed)) => EndResult::Failed,
         (_, Some(JobState::Canceled)) => EndResult::Canceled,
-        (_, None | Some(JobState::Queued | JobState::Running)) => EndResult::Accepted,
+        (_, None | Some(JobState::Queued | JobState::Retrying | JobState::Running)) => {
+            EndResult::Accepted
+        }
     };
     let published = file.and_then(|f| f.published.as_ref());
     let stated = file.and_then(|f| f.stated.size);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use reqwest::Response;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, TRANSFER_ENCODING};
+use reqwest::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, TRANSFER_ENCODING};
 use tokio::time::timeout;
 
 use super::super::Event;
@@ -85,6 +85,8 @@ impl Source {
             .then(|| self.restart("the origin sent the whole file, not the rest"));
         self.asked_from = 0;
         self.validator = Validator::of(response.headers(), asked);
+        let ranges = response.headers().get(ACCEPT_RANGES);
+        self.takes_ranges = ranges.is_some_and(|unit| unit == "bytes");
         self.total = self.request.size.or(length);
         self.sniff = Some(Sniff::of(response.headers()));
         let framed = length.is_some() || is_chunked(response.headers());
@@ -121,6 +123,7 @@ impl Source {
             Err(Unusable::Wrong(what)) => return Some(self.no_more_ranges(what)),
         };
         self.total = total.or(self.total);
+        self.takes_ranges = true;
         if now.is_some() {
             self.validator = now;
         }

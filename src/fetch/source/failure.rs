@@ -40,10 +40,11 @@ impl Source {
             if !progressed {
                 self.candidate = 0;
             }
-            match self
-                .backoff
-                .wait(&routes.config.retry, asked, self.request.deadline)
-            {
+            match self.request.retries.lock().wait(
+                &routes.config.retry,
+                asked,
+                self.request.deadline.left(),
+            ) {
                 Some(wait) => wait,
                 None => return Err(self.deadline(true, asked)),
             }
@@ -91,6 +92,20 @@ impl Source {
         }))
     }
 
+    /// Waits until `host`, which does not answer, may be asked again.
+    pub(super) fn spare(&mut self, host: String, wait: Duration) -> Event {
+        let wait = wait.min(self.request.deadline.left());
+        self.state = State::Wait(Instant::now() + wait);
+        Event::Retrying {
+            attempt: self.attempts(),
+            error: self
+                .last
+                .clone()
+                .unwrap_or_else(|| self.error(Cause::Silent { host })),
+            wait,
+        }
+    }
+
     /// Discards everything so far. The next byte is the first one again.
     pub(super) fn restart(&mut self, why: &str) -> Event {
         self.position = 0;
@@ -123,10 +138,7 @@ impl Source {
 
     /// `asked` is the Retry-After of the origin, if it puts the next attempt past the deadline.
     pub(super) fn deadline(&self, waiting: bool, asked: Option<Duration>) -> Error {
-        let left = self
-            .request
-            .deadline
-            .saturating_duration_since(Instant::now());
+        let left = self.request.deadline.left();
         self.error(Cause::Deadline {
             waiting,
             asked: asked.filter(|asked| *asked >= left),

@@ -9,53 +9,99 @@ use rusqlite::{Row, params};
 use url::Url;
 
 use super::super::Error;
-use super::super::Reader;
 use super::super::columns::{read_content, read_key};
-use crate::datafile::{Content, DataFile, Key, SourceUrl};
+use super::super::{Reader, Tx};
+use crate::datafile::{AppId, Content, DataFile, Key, SourceUrl};
 use crate::job::{Job, JobId};
 
 /// Longest delay of a retry. A stored delay beyond it dates from before a jump of the clock; such a
 /// job is due.
 pub(super) const LONGEST_WAIT_MS: i64 = 3_600_000;
 
-/// Returns up to `limit` jobs that may start now, in order of acceptance, except those in
-/// `running`.
+/// Jobs that may be waiting in the database and not yet gone from the running ones.
+const JUST_PUT_BACK: usize = 8;
+
+/// An application and an origin, with host and port: what takes turns.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Turn {
+    pub app: AppId,
+    pub origin: String,
+}
+
+/// Returns up to `limit` turns with waiting jobs, in their order, beginning after `after`.
+pub fn turns(reader: &Reader<'_>, after: Option<&Turn>, limit: usize) -> Result<Vec<Turn>, Error> {
+    let mut turns: Vec<Turn> = Vec::new();
+    while turns.len() < limit {
+        let (app, origin) = match turns.last().or(after) {
+            Some(last) => (last.app.as_str(), last.origin.as_str()),
+            None => ("", ""),
+        };
+        let next = reader.one(
+            "find the next turn",
+            "SELECT app, origin FROM jobs WHERE state IN ('queued', 'retrying') AND (app, origin) > (?1, ?2)
+             ORDER BY app, origin LIMIT 1",
+            [app, origin],
+            |r| {
+                Ok(Turn {
+                    app: r.get("app")?,
+                    origin: r.get("origin")?,
+                })
+            },
+        )?;
+        match next {
+            Some(turn) => turns.push(turn),
+            None => break,
+        }
+    }
+    Ok(turns)
+}
+
+/// Returns up to `limit` jobs of a turn that may start now, except those in `running`: first those
+/// that were never put off, in order of acceptance.
 pub fn due(
     reader: &Reader<'_>,
+    turn: &Turn,
     now_ms: i64,
     limit: usize,
     running: &HashSet<JobId>,
 ) -> Result<Vec<Job>, Error> {
-    waiting(reader, OLDEST_FIRST, 0, now_ms, limit, running)
+    waiting(reader, turn, OLDEST_FIRST, now_ms, i64::MAX, limit, running)
 }
 
 /// Like [`due`], but only jobs whose push states at most `most` bytes, smallest first.
 pub fn due_small(
     reader: &Reader<'_>,
+    turn: &Turn,
     most: u64,
     now_ms: i64,
     limit: usize,
     running: &HashSet<JobId>,
 ) -> Result<Vec<Job>, Error> {
     let most = i64::try_from(most).unwrap_or(i64::MAX);
-    waiting(reader, SMALL_FIRST, most, now_ms, limit, running)
+    waiting(reader, turn, SMALL_FIRST, now_ms, most, limit, running)
 }
 
 /// SQL fragments, a condition and an order, chosen so that an index serves both.
 pub(super) type Which = [&'static str; 2];
-pub(super) const OLDEST_FIRST: Which = ["j.id > ?4", "j.id"];
-pub(super) const SMALL_FIRST: Which = ["j.size <= ?4", "j.size, j.id"];
+pub(super) const OLDEST_FIRST: Which = [
+    "j.not_before <= ?3 AND coalesce(j.size, 0) <= ?4",
+    "j.not_before, j.id",
+];
+pub(super) const SMALL_FIRST: Which = ["j.size <= ?4 AND j.not_before <= ?3", "j.size, j.id"];
 
 fn waiting(
     reader: &Reader<'_>,
+    turn: &Turn,
     which: Which,
-    bound: i64,
     now_ms: i64,
+    most: i64,
     limit: usize,
     running: &HashSet<JobId>,
 ) -> Result<Vec<Job>, Error> {
-    let most = i64::try_from(limit.saturating_add(running.len())).unwrap_or(i64::MAX);
-    let params = params![now_ms, LONGEST_WAIT_MS, most, bound];
+    // A job that was just put back may still be among the running ones. If there are more of them,
+    // the next poll finds what is behind them.
+    let rows = i64::try_from(limit.saturating_add(JUST_PUT_BACK)).unwrap_or(i64::MAX);
+    let params = params![turn.app, turn.origin, now_ms, most, rows];
     let rows = reader.many("find due jobs", &waiting_sql(which), params, |r| {
         Ok(readable(r))
     })?;
@@ -68,44 +114,56 @@ fn waiting(
 
 pub(super) fn waiting_sql([condition, order]: Which) -> String {
     format!(
-        "SELECT j.*, f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file
-         WHERE j.state = 'queued' AND {condition} AND (j.not_before <= ?1 OR j.not_before > ?1 + ?2)
-         ORDER BY {order} LIMIT ?3"
+        "SELECT j.*, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file
+         WHERE j.state IN ('queued', 'retrying') AND j.app = ?1 AND j.origin = ?2 AND {condition}
+         ORDER BY {order} LIMIT ?5"
     )
+}
+
+/// Returns whether a job is put off beyond [`LONGEST_WAIT_MS`].
+pub fn is_lost(reader: &Reader<'_>, now_ms: i64) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('queued', 'retrying') AND not_before > 0 AND not_before > ?1)";
+    Ok(reader.number(
+        "find jobs of another clock",
+        sql,
+        [now_ms + LONGEST_WAIT_MS],
+    )? == 1)
+}
+
+/// Makes jobs due that are put off beyond [`LONGEST_WAIT_MS`].
+pub fn forget_clock_jump(tx: &Tx<'_>, now_ms: i64) -> Result<(), Error> {
+    let sql = "UPDATE jobs SET not_before = 0 WHERE state IN ('queued', 'retrying') AND not_before > 0 AND not_before > ?1";
+    tx.run(
+        "make jobs of another clock due",
+        sql,
+        [now_ms + LONGEST_WAIT_MS],
+    )
+    .map(drop)
 }
 
 /// Returns the keys of all files with an open job.
 pub fn open_keys(reader: &Reader<'_>) -> Result<Vec<Key>, Error> {
     reader.many(
         "find open files",
-        "SELECT f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file WHERE j.state IN ('queued', 'running')",
+        "SELECT f.app, f.name, f.version FROM jobs j JOIN files f ON f.id = j.file WHERE j.state IN ('queued', 'retrying', 'running')",
         [],
         read_key,
     )
 }
 
-/// Returns when the next queued job is due, in milliseconds since the epoch.
-pub fn next_due_ms(reader: &Reader<'_>) -> Result<Option<i64>, Error> {
-    let read = |r: &Row<'_>| r.get::<_, i64>(0);
-    // Most queued jobs are due at once, and the first of them settles it; only few are delayed.
-    let at_once = "SELECT not_before FROM jobs WHERE state = 'queued' AND not_before <= 0 ORDER BY id LIMIT 1";
-    if let Some(due) = reader.one("find a due job", at_once, [], read)? {
-        return Ok(Some(due));
-    }
-    reader.one(
-        "find the next due job",
-        "SELECT not_before FROM jobs WHERE state = 'queued' AND not_before > 0 ORDER BY not_before LIMIT 1",
-        [],
-        read,
-    )
+/// Returns whether a job waits, however long.
+pub fn any_waiting(reader: &Reader<'_>) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('queued', 'retrying'))";
+    Ok(reader.number("find a waiting job", sql, [])? == 1)
 }
 
-/// Like [`next_due_ms`], for delayed jobs of at most `most` bytes.
-pub fn next_small_ms(reader: &Reader<'_>, most: u64) -> Result<Option<i64>, Error> {
+/// Returns when the next job that is put off beyond `now_ms` is due.
+pub fn next_delayed_ms(reader: &Reader<'_>, now_ms: i64) -> Result<Option<i64>, Error> {
     reader.one(
-        "find the next small job that is due",
-        "SELECT not_before FROM jobs WHERE state = 'queued' AND not_before > 0 AND size <= ?1 ORDER BY not_before LIMIT 1",
-        [i64::try_from(most).unwrap_or(i64::MAX)],
+        "find the next delayed job",
+        "SELECT not_before FROM jobs WHERE state IN ('queued', 'retrying') AND not_before > 0 AND not_before > ?1
+         ORDER BY not_before LIMIT 1",
+        [now_ms],
         |r| r.get(0),
     )
 }
@@ -125,7 +183,7 @@ pub fn open_content(reader: &Reader<'_>, key: &Key) -> Result<Option<(JobId, Con
     reader.one(
         "find the running push of a file",
         "SELECT j.id, j.size, j.md5, j.sha256 FROM files f JOIN jobs j ON j.id = f.job
-         WHERE f.app = ?1 AND f.name = ?2 AND f.version = ?3 AND j.state IN ('queued', 'running')",
+         WHERE f.app = ?1 AND f.name = ?2 AND f.version = ?3 AND j.state IN ('queued', 'retrying', 'running')",
         params![key.app, key.name, key.version],
         |r| Ok((r.get(0)?, read_content(r)?)),
     )
@@ -159,6 +217,8 @@ fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
         activate: row.get("activate")?,
         attempts: row.get("attempts")?,
         fetched: row.get("fetched")?,
+        spent: Duration::from_millis(row.get("spent_ms")?),
+        failure: row.get("failure")?,
     })
 }
 

@@ -14,7 +14,7 @@ use super::{JOBS, forget, releases};
 use crate::datafile::DataFile;
 use crate::db;
 use crate::db::outbox;
-use crate::job::{EventKind, Job, JobId, JobState, Outcome, Published, Reason, Stage};
+use crate::job::{EventKind, Failure, Job, JobId, JobState, Outcome, Published, Reason, Stage};
 use crate::shown::callbacks;
 use crate::sys::units::show_bytes;
 use crate::wire::push::Via;
@@ -25,7 +25,10 @@ mod due;
 mod progress;
 mod rows;
 
-pub use due::{due, due_small, next_due_ms, next_small_ms, open_content, open_keys, to_cancel};
+pub use due::{
+    Turn, any_waiting, due, due_small, forget_clock_jump, is_lost, next_delayed_ms, open_content,
+    open_keys, to_cancel, turns,
+};
 pub use progress::{note_spent, progress_event};
 pub use rows::{Filter, Page, counts, get, history, known, latest, list, of_push};
 
@@ -48,9 +51,9 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
     let file_id = files::enter(tx, key, JobState::Queued)?;
     let id = tx.insert(
         "enter a job",
-        "INSERT INTO jobs (id, seq, file, push, via, archive_type, size, md5, sha256, url, source, timeout_ms, activate,
+        "INSERT INTO jobs (id, seq, file, app, origin, push, via, archive_type, size, md5, sha256, url, source, timeout_ms, activate,
                            state, accepted, updated)
-         SELECT n, n, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'queued', ?12, ?12
+         SELECT n, n, ?1, ?13, ?14, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'queued', ?12, ?12
          FROM (SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0) + 1 AS n)",
         params![
             file_id,
@@ -65,6 +68,8 @@ pub fn insert(tx: &Tx<'_>, new: &NewJob<'_>) -> Result<JobId, Error> {
             file.timeout.as_millis().try_into().unwrap_or(i64::MAX),
             new.activate,
             now,
+            key.app,
+            file.url.origin(),
         ],
     )?;
     let id = JobId(id);
@@ -85,7 +90,7 @@ pub fn start(tx: &Tx<'_>, id: JobId, now_ms: i64) -> Result<Option<u32>, Error> 
         "start a job",
         "UPDATE jobs SET state = 'running', stage = 'fetch', starts = starts + 1, started = coalesce(started, ?2),
                          updated = ?2, not_before = 0
-         WHERE id = ?1 AND state = 'queued'",
+         WHERE id = ?1 AND state IN ('queued', 'retrying')",
         params![id, now_ms],
     )?;
     if changed == 0 {
@@ -98,11 +103,19 @@ pub fn start(tx: &Tx<'_>, id: JobId, now_ms: i64) -> Result<Option<u32>, Error> 
         [id],
     )?;
     let starts = u32::try_from(starts).unwrap_or(u32::MAX);
-    let message = match starts {
-        1 => "started".to_owned(),
-        n => format!("started (attempt {n})"),
-    };
-    events::add(tx, id, Note::new(EventKind::Started, &message))?;
+    let again: bool = tx.number(
+        "find earlier attempts",
+        "SELECT failure IS NOT NULL FROM jobs WHERE id = ?1",
+        [id],
+    )? == 1;
+    // The timeline has each failed attempt already.
+    if !again {
+        let message = match starts {
+            1 => "started".to_owned(),
+            n => format!("started (attempt {n})"),
+        };
+        events::add(tx, id, Note::new(EventKind::Started, &message))?;
+    }
     Ok(Some(starts))
 }
 
@@ -123,25 +136,45 @@ pub fn requeue(tx: &Tx<'_>, id: JobId, not_before_ms: i64, why: &str) -> Result<
     Ok(true)
 }
 
-/// Requeues a job that a shutdown stopped. This start is not counted: only starts during which the
-/// agent died are.
-pub fn put_back(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
-    if !requeue(tx, id, tx.now_ms(), "the agent shut down")? {
+/// Requeues a job that was stopped for a reason of this node's, at the end of its turn; `why` is a
+/// sentence. This start is not counted: only starts during which the agent died are.
+pub fn put_back(tx: &Tx<'_>, id: JobId, why: &str) -> Result<bool, Error> {
+    Ok(requeue(tx, id, tx.now_ms(), why)? && take_back_start(tx, id)?)
+}
+
+/// Puts a running job off until `not_before_ms`, after an attempt that failed. The pause counts
+/// towards the file's time limit. This start is not counted.
+pub fn retry_later(
+    tx: &Tx<'_>,
+    id: JobId,
+    not_before_ms: i64,
+    failure: &Failure,
+) -> Result<bool, Error> {
+    let pause = (not_before_ms - tx.now_ms()).clamp(0, due::LONGEST_WAIT_MS);
+    let changed = tx.run(
+        "put a job off",
+        "UPDATE jobs SET state = 'retrying', not_before = iif(cancel_requested, 0, ?2 + ?3), spent_ms = spent_ms + ?3, updated = ?2, failure = ?4
+         WHERE id = ?1 AND state = 'running'",
+        params![id, tx.now_ms(), pause, failure],
+    )?;
+    if changed == 0 {
         return Ok(false);
     }
-    tx.run(
-        "subtract a start",
-        "UPDATE jobs SET starts = max(starts - 1, 0) WHERE id = ?1",
-        [id],
-    )?;
-    Ok(true)
+    files::mirror_state(tx, id, JobState::Retrying)?;
+    tx.touch(JOBS);
+    take_back_start(tx, id)
+}
+
+fn take_back_start(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
+    let sql = "UPDATE jobs SET starts = max(starts - 1, 0) WHERE id = ?1";
+    tx.run("subtract a start", sql, [id]).map(|n| n == 1)
 }
 
 /// Makes a queued job due immediately, at an operator's request. False if it is not queued.
 pub fn hurry(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<bool, Error> {
     let changed = tx.run(
         "make a job due",
-        "UPDATE jobs SET not_before = 0, updated = ?2 WHERE id = ?1 AND state = 'queued'",
+        "UPDATE jobs SET not_before = 0, updated = ?2 WHERE id = ?1 AND state IN ('queued', 'retrying')",
         params![id, tx.now_ms()],
     )?;
     if changed == 0 {
@@ -188,7 +221,7 @@ pub fn finish(tx: &Tx<'_>, id: JobId, outcome: &Outcome, now_ms: i64) -> Result<
                          failure = ?5, published = ?6,
                          received = coalesce(?7, received), total = coalesce(?7, total),
                          fetched = max(fetched, coalesce(?8, 0)), files = coalesce(?9, files), written = coalesce(?10, written)
-         WHERE id = ?1 AND state IN ('queued', 'running')",
+         WHERE id = ?1 AND state IN ('queued', 'retrying', 'running')",
         params![
             id,
             outcome.state(),
@@ -281,7 +314,7 @@ pub fn cancel_request(tx: &Tx<'_>, id: JobId, actor: &str) -> Result<Cancel, Err
     match state {
         None => Ok(Cancel::Unknown),
         Some(JobState::Succeeded | JobState::Failed | JobState::Canceled) => Ok(Cancel::Ended),
-        Some(JobState::Queued) => {
+        Some(JobState::Queued | JobState::Retrying) => {
             note_cancel(tx, id, actor)?;
             finish(tx, id, &Outcome::Canceled, tx.now_ms())?;
             Ok(Cancel::Done)

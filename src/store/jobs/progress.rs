@@ -26,8 +26,15 @@ pub fn note_spent(tx: &Tx<'_>, id: JobId, snapshot: Option<&Snapshot>) -> Result
     };
     tx.run(
         "record the attempts of a job",
-        "UPDATE jobs SET attempts = ?2, fetched = ?3 WHERE id = ?1 AND state = 'running'",
-        params![id, snapshot.attempt, snapshot.fetched],
+        "UPDATE jobs SET attempts = ?2, fetched = ?3, spent_ms = ?4, received = ?5, total = ?6 WHERE id = ?1 AND state = 'running'",
+        params![
+            id,
+            snapshot.attempt,
+            snapshot.fetched,
+            snapshot.spent_ms,
+            snapshot.received,
+            snapshot.total,
+        ],
     )
     .map(drop)
 }
@@ -43,7 +50,7 @@ pub fn progress_event(
     let changed = tx.run(
         "note progress",
         "UPDATE jobs SET stage = ?2, attempts = ?3, received = ?4, total = ?5, fetched = ?6, files = ?7, written = ?8,
-                         updated = ?9
+                         updated = ?9, spent_ms = ?10
          WHERE id = ?1 AND state = 'running'",
         params![
             id,
@@ -55,6 +62,7 @@ pub fn progress_event(
             snapshot.files,
             snapshot.written,
             now_ms,
+            snapshot.spent_ms,
         ],
     )?;
     if changed == 0 {

@@ -247,6 +247,7 @@ columns! {
     files = "j.files",
     written = "j.written",
     failure = "j.failure",
+    waits = "NULL",
     published = "j.published",
     release = "r.live, r.pinned, r.damage" => next_on_disk,
     path = "NULL",

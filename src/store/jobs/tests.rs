@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::super::testing::{Bench, NOW, accept, file, key, md5, published};
-use super::due::{SMALL_FIRST, waiting_sql};
+use super::due::{OLDEST_FIRST, SMALL_FIRST, waiting_sql};
 use super::*;
 use crate::job::{Failure, Snapshot};
 use crate::shown::File;
 use crate::shown::callbacks;
 use crate::sys::failure::{Class, Kind, Retry};
+use crate::wire::status::Status;
 
 const KIND: Kind = Kind {
     name: "digest-mismatch",
@@ -38,11 +39,18 @@ async fn kinds(bench: &Bench, id: JobId) -> Vec<String> {
         .collect()
 }
 
+fn turn() -> Turn {
+    Turn {
+        app: file("n", "1").key.app,
+        origin: "h:80".to_owned(),
+    }
+}
+
 async fn due(bench: &Bench, now: i64, limit: usize, running: &[JobId]) -> Vec<JobId> {
     let running: HashSet<JobId> = running.iter().copied().collect();
     let jobs = bench
         .store
-        .read(move |r| super::due(r, now, limit, &running))
+        .read(move |r| super::due(r, &turn(), now, limit, &running))
         .await;
     jobs.unwrap().into_iter().map(|j| j.id).collect()
 }
@@ -126,7 +134,7 @@ async fn the_secret_url_is_kept_only_while_the_job_is_open() {
     let id = bench.accept(file("n", "1")).await;
     let jobs = bench
         .store
-        .read(|r| super::due(r, NOW, 9, &HashSet::new()))
+        .read(|r| super::due(r, &turn(), NOW, 9, &HashSet::new()))
         .await
         .unwrap();
     assert_eq!(jobs[0].file, file("n", "1"), "the runner gets all of it");
@@ -164,15 +172,20 @@ async fn jobs_are_due_in_the_order_of_acceptance_and_not_before_their_time() {
     assert_eq!(due(&bench, NOW + 499, 9, &[]).await, ids[2..]);
     assert_eq!(
         due(&bench, NOW + 500, 9, &[]).await,
-        [ids[0], ids[2], ids[3]]
+        [ids[2], ids[3], ids[0]],
+        "behind those that were not put off"
     );
     assert_eq!(
         due(&bench, NOW + 3_600_000, 9, &[]).await,
-        ids,
+        [ids[2], ids[3], ids[0], ids[1]],
         "an hour is the longest wait"
     );
     // The clock is set back ten days: a job delayed until a time that far ahead is due.
-    assert_eq!(due(&bench, NOW - 864_000_000, 9, &[]).await, ids);
+    let back = NOW - 864_000_000;
+    assert!(bench.store.read(move |r| is_lost(r, back)).await.unwrap());
+    let found = bench.store.write(move |tx| forget_clock_jump(tx, back));
+    found.await.unwrap();
+    assert_eq!(due(&bench, back, 9, &[]).await, ids);
 }
 
 #[tokio::test]
@@ -191,7 +204,7 @@ async fn small_jobs_are_due_by_their_size_and_found_by_an_index() {
         let running = running.iter().copied().collect();
         let due = bench
             .store
-            .read(move |r| due_small(r, 30, now, limit, &running));
+            .read(move |r| due_small(r, &turn(), 30, now, limit, &running));
         let due: Vec<_> = due.await.unwrap().into_iter().map(|job| job.id).collect();
         due
     };
@@ -205,23 +218,44 @@ async fn small_jobs_are_due_by_their_size_and_found_by_an_index() {
     assert!(put_off.await.unwrap());
     assert_eq!(small(NOW, 9, &[]).await, [ids[3], ids[0]]);
     assert_eq!(small(NOW + 500, 9, &[]).await, [ids[1], ids[3], ids[0]]);
-    let next = async |most| {
-        bench
+    for which in [SMALL_FIRST, OLDEST_FIRST] {
+        let explain = format!("EXPLAIN QUERY PLAN {}", waiting_sql(which));
+        let plan = bench.store.read(move |r| {
+            r.many("explain", &explain, [0, 0, 0, 0, 0], |r| {
+                r.get::<_, String>(3)
+            })
+        });
+        let plan = plan.await.unwrap().join("\n");
+        assert!(
+            plan.contains("INDEX jobs_by_") && !plan.contains("TEMP B-TREE"),
+            "{plan}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_application_and_origin_with_waiting_jobs_has_a_turn() {
+    let bench = Bench::new();
+    for (app, host) in [("b", "y"), ("a", "y"), ("a", "x"), ("a", "x")] {
+        let mut file = file(host, &format!("{}", fastrand::u64(..)));
+        file.key.app = crate::datafile::AppId::parse(app).unwrap();
+        file.url = crate::datafile::SourceUrl::parse(&format!("http://{host}/f")).unwrap();
+        bench.accept(file).await;
+    }
+    let turns = |after: Option<Turn>, limit| {
+        let read = bench
             .store
-            .read(move |r| next_small_ms(r, most))
-            .await
-            .unwrap()
+            .read(move |r| super::turns(r, after.as_ref(), limit));
+        async move {
+            let turns = read.await.unwrap();
+            let text = turns.iter().map(|t| format!("{} {}", t.app, t.origin));
+            (text.collect::<Vec<_>>(), turns)
+        }
     };
-    assert_eq!((next(30).await, next(9).await), (Some(NOW + 500), None));
-    let explain = format!("EXPLAIN QUERY PLAN {}", waiting_sql(SMALL_FIRST));
-    let plan = bench
-        .store
-        .read(move |r| r.many("explain", &explain, [0, 0, 0, 0], |r| r.get::<_, String>(3)));
-    let plan = plan.await.unwrap().join("\n");
-    assert!(
-        plan.contains("jobs_waiting_by_size") && !plan.contains("TEMP B-TREE"),
-        "{plan}"
-    );
+    let (all, found) = turns(None, 9).await;
+    assert_eq!(all, ["a x:80", "a y:80", "b y:80"]);
+    assert_eq!(turns(None, 2).await.0, all[..2]);
+    assert_eq!(turns(Some(found[1].clone()), 9).await.0, all[2..]);
 }
 
 #[tokio::test]
@@ -320,6 +354,7 @@ async fn progress_is_noted_and_reported_at_most_every_ten_seconds() {
                 fetched: received,
                 files: 1,
                 written: 5,
+                spent_ms: 0,
             };
             progress_event(tx, id, &snapshot, tx.now_ms())
         }
@@ -654,7 +689,7 @@ async fn an_orderly_end_takes_its_start_back() {
             .store
             .write(move |tx| {
                 assert_eq!(start(tx, id, NOW)?, Some(1));
-                put_back(tx, id)
+                put_back(tx, id, "the agent shut down")
             })
             .await;
         assert!(put.unwrap());
@@ -799,15 +834,20 @@ async fn no_list_looks_at_every_file() {
 }
 
 #[tokio::test]
-async fn the_next_job_is_due_at_once_or_when_the_first_of_those_put_off_is() {
+async fn the_next_delayed_job_is_the_first_of_those_put_off() {
     let bench = Bench::new();
-    let next = async || bench.store.read(next_due_ms).await.unwrap();
-    assert_eq!(next().await, None);
+    let next = async |now| {
+        bench
+            .store
+            .read(move |r| next_delayed_ms(r, now))
+            .await
+            .unwrap()
+    };
     let mut jobs = Vec::new();
     for version in ["1", "2", "3"] {
         jobs.push(bench.accept(file("n", version)).await);
     }
-    assert_eq!(next().await, Some(0));
+    assert_eq!(next(NOW).await, None);
     for (id, wait) in jobs.into_iter().zip([3000, 1000, 2000]) {
         let put_off = bench.store.write(move |tx| {
             start(tx, id, NOW)?;
@@ -815,5 +855,32 @@ async fn the_next_job_is_due_at_once_or_when_the_first_of_those_put_off_is() {
         });
         assert!(put_off.await.unwrap());
     }
-    assert_eq!(next().await, Some(NOW + 1000));
+    assert_eq!(next(NOW).await, Some(NOW + 1000));
+    assert_eq!(next(NOW + 1000).await, Some(NOW + 2000));
+}
+
+#[tokio::test]
+async fn a_retry_keeps_its_failure_counts_its_pause_and_is_no_start() {
+    let bench = Bench::new();
+    let id = bench.accept(file("n", "1")).await;
+    let failure = Failure::new(Stage::Fetch, &KIND, "no connection".to_owned());
+    let written = failure.clone();
+    let put_off = bench.store.write(move |tx| {
+        assert_eq!(start(tx, id, NOW)?, Some(1));
+        retry_later(tx, id, NOW + 7000, &written)
+    });
+    assert!(put_off.await.unwrap());
+    let row = get(&bench, id).await;
+    assert_eq!(
+        (row.state, row.status, row.not_before_ms, row.starts),
+        (JobState::Retrying, Status::Pushing, Some(NOW + 7000), 0)
+    );
+    assert_eq!(row.failure, Some(failure.clone()));
+    assert!(due(&bench, NOW + 6999, 9, &[]).await.is_empty());
+    let jobs = bench
+        .store
+        .read(|r| super::due(r, &turn(), NOW + 7000, 9, &HashSet::new()));
+    let jobs = jobs.await.unwrap();
+    assert_eq!(jobs[0].spent, Duration::from_secs(7));
+    assert_eq!(jobs[0].failure, Some(failure));
 }

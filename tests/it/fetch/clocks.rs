@@ -35,7 +35,7 @@ impl Deaf {
 }
 
 fn until(mut request: Request, limit: Duration) -> Request {
-    request.deadline = tokio::time::Instant::now() + limit;
+    request.deadline = Deadline::after(limit);
     request
 }
 

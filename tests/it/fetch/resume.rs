@@ -319,7 +319,7 @@ async fn a_body_without_an_end_is_done_at_the_stated_size() {
         origin.serve("/f", reply.stall_at(data.len() as u64));
         let before = origin.hits("/f").len();
         let mut request = request(&origin.url("/f"), Some(data.len()));
-        request.deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        request.deadline = Deadline::after(Duration::from_secs(10));
         let got = fetch(&fetcher(""), request).await;
         got.result.as_ref().expect(name);
         assert_eq!(got.bytes, data, "{name}");

@@ -52,7 +52,7 @@ async fn no_fault_tells_a_secret() {
         let path = format!("/f{n}");
         origin.serve(&path, reply);
         let mut request = request(&url.replace("/f?", &format!("{path}?")), Some(9000));
-        request.deadline = tokio::time::Instant::now() + Duration::from_millis(900);
+        request.deadline = Deadline::after(Duration::from_millis(900));
         assert!(!format!("{request:?}").contains("SECRET"));
         async move { fetch(&fetcher(""), request).await }
     });
@@ -149,7 +149,7 @@ async fn no_spelling_of_what_was_sent_is_told() {
                 .replace("http://", "http://user:PWSECRET@");
             let url = format!("{url}?Expires=17&Signature=TOP%2FSECRET%2BSIG%3D");
             let mut request = request(&url, Some(9000));
-            request.deadline = tokio::time::Instant::now() + Duration::from_millis(300);
+            request.deadline = Deadline::after(Duration::from_millis(300));
             let got = fetch(&fetcher, request).await;
             assert!(got.result.is_err());
             let text = told_of(&got).to_lowercase();
