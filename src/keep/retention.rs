@@ -9,7 +9,7 @@ use super::Keep;
 use crate::datafile::{AppId, DataName, Key};
 use crate::publish::retention::{self, Candidate};
 use crate::shown::Release;
-use crate::store::{self, releases, remove};
+use crate::store::{self, activations, releases, remove};
 use crate::sys::Chain;
 
 /// What a round of upkeep removed.
@@ -128,15 +128,19 @@ impl Keep {
         name: &DataName,
     ) -> Result<Vec<Candidate>, store::Error> {
         let (a, n) = (app.clone(), name.clone());
-        let (rows, previous) = self
+        let (rows, previous, taken_down) = self
             .store
             .read(move |r| {
                 Ok((
                     releases::of_name(r, &a, &n)?,
                     releases::previous(r, &a, &n)?,
+                    activations::taken_down(r, &a, &n)?,
                 ))
             })
             .await?;
+        let (now, keep_for) = (self.store.now_ms(), self.publisher.config().keep_for);
+        // A clock that was set does not hold it for longer.
+        let is_recent = |at: &i64| u128::from(now.abs_diff(*at)) < keep_for.as_millis();
         let previous = previous.map(|p| p.key.version);
         let candidate = |row: Release| Candidate {
             order: row.job.0,
@@ -144,6 +148,7 @@ impl Keep {
             pinned: row.pinned,
             live: row.live,
             previous: previous.as_ref() == Some(&row.key.version),
+            resting: taken_down.get(&row.key.version).is_some_and(is_recent),
             key: row.key,
         };
         Ok(rows.into_iter().map(candidate).collect())
@@ -203,7 +208,7 @@ impl Keep {
         why: &str,
     ) -> Result<Removed, store::Error> {
         if let Some(why) = self.held_on_disk(key).await? {
-            return Ok(Removed::Held(why.to_owned()));
+            return Ok(Removed::Held(why));
         }
         let (k, a, w) = (key.clone(), actor.to_owned(), why.to_owned());
         let removal = self
@@ -235,13 +240,11 @@ impl Keep {
         Ok(Removed::Done)
     }
 
-    async fn held_on_disk(&self, key: &Key) -> Result<Option<&'static str>, store::Error> {
+    async fn held_on_disk(&self, key: &Key) -> Result<Option<String>, store::Error> {
         let key = key.clone();
         self.on_disk(move |publisher| {
-            if publisher.is_held(&key) {
-                return Some("a program holds a lock on its directory");
-            }
-            publisher.is_fixed(&key)
+            let held = publisher.held_by(&key);
+            held.or_else(|| publisher.is_fixed(&key).map(str::to_owned))
         })
         .await
     }

@@ -19,6 +19,7 @@ mod trash;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,10 @@ pub struct Config {
     /// How many good versions of a name retention keeps, the live one included; at least 1. Pinned
     /// versions and the rollback target are kept in addition.
     pub keep_versions: u32,
+    /// How long a version that was live stays after another one took its place: programs that are in
+    /// it can end or follow. Removal by hand does not wait.
+    #[serde(with = "crate::sys::units::duration")]
+    pub keep_for: Duration,
     /// Whether archives are retained under `archives/`: they can then be downloaded, and damaged
     /// trees repaired from them.
     pub keep_archives: bool,
@@ -83,6 +88,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             keep_versions: 3,
+            keep_for: Duration::from_secs(600),
             keep_archives: true,
             reserve: 0,
             durable: true,
@@ -173,7 +179,7 @@ pub enum Error {
     InUse {
         key: String,
         /// What uses it.
-        why: &'static str,
+        why: String,
     },
     /// A manifest is missing or malformed.
     #[error("read manifest `{path}`")]

@@ -9,6 +9,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::manifest::{self, Head};
 use super::names::{NameLock, Names};
@@ -19,6 +21,7 @@ use super::{Config, Error, Layout};
 use crate::datafile::tree::{Entry, EntryKind};
 use crate::datafile::{AppId, ArchiveType, Content, DataName, Key};
 use crate::sys::failpoint::{Bug, is_seeded};
+use crate::sys::readers::Readers;
 use crate::sys::{Live, durable};
 use crate::verify::{self, Verified};
 
@@ -35,6 +38,8 @@ pub struct Publisher {
     attempts: AtomicU64,
     trash: Trash,
     names: Names,
+    /// Where the processes of this host were last, and when that was.
+    readers: Mutex<Option<(Instant, Arc<Readers>)>>,
 }
 
 /// Settings that a reload can change.
@@ -85,6 +90,7 @@ impl Publisher {
             attempts: AtomicU64::new(0),
             trash,
             names: Names::default(),
+            readers: Mutex::default(),
         };
         publisher.collect_leftovers();
         publisher.empty_staging()?;

@@ -14,18 +14,20 @@ pub struct Candidate {
     pub live: bool,
     /// Whether it is the rollback target.
     pub previous: bool,
+    /// Whether it was live until recently, so that programs may still be in it.
+    pub resting: bool,
 }
 
 impl Candidate {
     /// Returns whether the version stays regardless of its age.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.live || self.previous || self.pinned
+        self.live || self.previous || self.pinned || self.resting
     }
 }
 
 /// Returns the versions of one name to remove, oldest first, so that the newest `keep` remain.
-/// Never returns live, previous or pinned versions.
+/// Never returns held versions.
 #[must_use]
 pub fn surplus(versions: &[Candidate], keep: u32) -> Vec<Key> {
     let mut newest_first: Vec<&Candidate> = versions.iter().collect();
@@ -39,7 +41,7 @@ pub fn surplus(versions: &[Candidate], keep: u32) -> Vec<Key> {
 }
 
 /// Returns the versions of one application to remove, oldest first, to shrink it to `low` bytes
-/// once it exceeds `max`. Never returns live, previous or pinned versions.
+/// once it exceeds `max`. Never returns held versions.
 #[must_use]
 pub fn oversize(versions: &[Candidate], max: u64, low: u64) -> Vec<Key> {
     let mut total: u64 = versions.iter().map(|c| c.bytes).sum();
@@ -72,6 +74,7 @@ mod tests {
             pinned: false,
             live: false,
             previous: false,
+            resting: false,
         }
     }
 
@@ -94,7 +97,9 @@ mod tests {
         all[0].live = true;
         all[1].pinned = true;
         assert_eq!(surplus(&all, 3), keys([3]));
-        all[2].previous = true;
+        all[2].resting = true;
+        assert!(surplus(&all, 3).is_empty());
+        (all[2].resting, all[2].previous) = (false, true);
         assert!(surplus(&all, 3).is_empty());
         assert_eq!(
             surplus(&all, 1),

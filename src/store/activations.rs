@@ -6,6 +6,8 @@
 //! happened or is pending ([`may_activate`]): an older push that ends later never overtakes a newer
 //! one.
 
+use std::collections::HashMap;
+
 use rusqlite::{Row, params, params_from_iter};
 use serde::Serialize;
 use serde_json::json;
@@ -199,6 +201,24 @@ pub fn settled_live(
     let settled =
         wanted(reader, app, name)?.as_ref() == Some(&live.version) && !has_open_job(reader, &live)?;
     Ok(settled.then_some(live))
+}
+
+/// Returns the versions of a name that another one has replaced as the live one, each with when it
+/// last was.
+pub fn taken_down(
+    reader: &Reader<'_>,
+    app: &AppId,
+    name: &DataName,
+) -> Result<HashMap<DataVersion, i64>, Error> {
+    let rows = reader.many(
+        "find what was live",
+        "SELECT from_version, max(done) AS done FROM activations
+         WHERE app = ?1 AND name = ?2 AND done IS NOT NULL AND error IS NULL
+           AND from_version IS NOT NULL AND from_version <> to_version GROUP BY from_version",
+        params![app, name],
+        |r| Ok((r.get("from_version")?, r.get("done")?)),
+    )?;
+    Ok(rows.into_iter().collect())
 }
 
 /// Makes this version live because `current` points to it while the table says otherwise: the disk

@@ -15,6 +15,7 @@ pub mod live;
 pub mod lossy;
 pub mod only;
 pub mod place;
+pub mod readers;
 pub mod secret;
 pub mod space;
 pub mod systemd;

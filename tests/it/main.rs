@@ -31,6 +31,7 @@ mod openapi;
 mod panics;
 mod place;
 mod push;
+mod readers;
 mod remote_push;
 mod retention;
 mod store;

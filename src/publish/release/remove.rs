@@ -3,19 +3,22 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Publisher;
 use crate::datafile::Key;
 use crate::publish::Error;
+use crate::sys::readers::Readers;
 
 impl Publisher {
     /// Takes the version `key` off the node: moves its tree out of sight in one step, and removes
     /// manifest and archive. The tree is deleted later.
     pub fn remove(&self, key: &Key) -> Result<(), Error> {
         let version = self.layout.version_dir(key);
-        let in_use = |why| Error::InUse {
+        let in_use = |why: &str| Error::InUse {
             key: key.to_string(),
-            why,
+            why: why.to_owned(),
         };
         if fs::symlink_metadata(&version).is_err() {
             return Err(Error::NotFound {
@@ -25,8 +28,8 @@ impl Publisher {
         if self.standing(&key.app, &key.name).leads_to(key) {
             return Err(in_use("it is live"));
         }
-        if self.is_held(key) {
-            return Err(in_use("a program holds a lock on its directory"));
+        if let Some(why) = self.held_by(key) {
+            return Err(in_use(&why));
         }
         self.trash.take(&version)?;
         for path in [self.layout.manifest(key), self.layout.archive(key)] {
@@ -42,11 +45,29 @@ impl Publisher {
         Ok(())
     }
 
-    /// Returns whether a program holds a `flock` on the version's directory, which is how a reader
-    /// prevents its removal.
+    /// Returns what uses the version's directory: a program that holds a `flock` on it, which is how
+    /// a reader prevents its removal, or one that is in it, as far as this process may see.
     #[must_use]
-    pub fn is_held(&self, key: &Key) -> bool {
-        is_locked(&self.layout.version_dir(key))
+    pub fn held_by(&self, key: &Key) -> Option<String> {
+        let version = self.layout.version_dir(key);
+        if is_locked(&version) {
+            return Some("a program holds a lock on its directory".to_owned());
+        }
+        let readers = self.readers();
+        readers.of(&version).map(ToString::to_string)
+    }
+
+    /// Returns where the processes are. A round of retention asks once a second, not per version.
+    fn readers(&self) -> Arc<Readers> {
+        let mut known = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((when, readers)) if when.elapsed() < Duration::from_secs(1) => Arc::clone(readers),
+            _ => {
+                let readers = Arc::new(Readers::near(&self.layout.data()));
+                *known = Some((Instant::now(), Arc::clone(&readers)));
+                readers
+            }
+        }
     }
 
     /// Returns what forbids moving the version's directory, if the file system reports something.

@@ -139,6 +139,8 @@ impl TestNode {
             }
         };
         command
+            // Tests of retention need not wait; what was live goes at once.
+            .env("EDGEPUSH_PUBLISH__KEEP_FOR", "0s")
             .envs(self.environment.iter().map(|(n, v)| (n, v)))
             .env_remove("NOTIFY_SOCKET")
             .env("NO_COLOR", "1");
