@@ -12,8 +12,6 @@ use crate::dial::backoff;
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Failures in a row after which the endpoint is at fault, and not the callbacks.
 const FAULTY: u32 = 5;
-/// A failing endpoint is logged at most this often.
-const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// An endpoint and its state.
 pub(super) struct Health {
@@ -27,7 +25,6 @@ pub(super) struct Health {
     /// Until when the receiver itself has asked for a pause.
     asked_until: Option<Instant>,
     failing_since: Option<Instant>,
-    logged: Option<Instant>,
 }
 
 impl Health {
@@ -41,7 +38,6 @@ impl Health {
             paused_until: None,
             asked_until: None,
             failing_since: None,
-            logged: None,
         }
     }
 
@@ -116,15 +112,13 @@ impl Health {
         let Some(since) = self.failing_since.take() else {
             return false;
         };
-        if self.logged.is_some_and(|logged| logged >= since) {
-            tracing::info!(
-                event = "callbacks-working",
-                endpoint = self.target.name,
-                target = self.target.shown,
-                after_s = since.elapsed().as_secs(),
-                "the endpoint accepts callbacks again"
-            );
-        }
+        tracing::info!(
+            event = "callbacks-working",
+            endpoint = self.target.name,
+            target = self.target.shown,
+            after_s = since.elapsed().as_secs(),
+            "the endpoint accepts callbacks again"
+        );
         true
     }
 
@@ -149,18 +143,6 @@ impl Health {
         if let Some(asked) = asked {
             self.pause_as_asked(asked);
         }
-        self.log(error);
-    }
-
-    fn is_faulty(&self) -> bool {
-        self.failures >= FAULTY
-    }
-
-    fn log(&mut self, error: &str) {
-        if self.logged.is_some_and(|at| at.elapsed() < LOG_EVERY) {
-            return;
-        }
-        self.logged = Some(Instant::now());
         tracing::warn!(
             event = "callbacks-failing",
             endpoint = self.target.name,
@@ -168,5 +150,9 @@ impl Health {
             error,
             "a callback failed and will be retried"
         );
+    }
+
+    fn is_faulty(&self) -> bool {
+        self.failures >= FAULTY
     }
 }

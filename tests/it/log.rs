@@ -1,10 +1,12 @@
 //! The log never hurts: whatever becomes of standard error, the agent serves, publishes and ends in time; and what stands
 //! for long is not logged again and again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::net::TcpStream;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::archive::{site, tar_gz};
@@ -165,4 +167,122 @@ fn a_full_disk_of_the_log_hurts_nothing_and_is_mentioned_later() {
             .then_some(())
     });
     assert_serves_and_ends(node);
+}
+
+/// Lines that a cause may take over what stands for ten minutes.
+const MOST_LINES: usize = 100;
+
+/// Lets a second of the log stand for a minute.
+fn hurry(node: &mut TestNode) {
+    node.set_env("EDGEPUSH_LOG_WINDOW_MS", "1000");
+}
+
+/// Keeps a cause up until the log has counted its repetitions over windows that stand for 1, 2 and 4 minutes, and so for at
+/// least 7; none comes more often later. Returns how many repetitions were counted.
+fn assert_quiet(node: &TestNode, text: &str, mut keep_up: impl FnMut()) -> u64 {
+    let counted = |log: &str| -> Vec<u64> {
+        let lines = log.lines().filter(|line| line.contains(text));
+        let after = lines.filter_map(|line| line.split("repeated ").nth(1));
+        let counts = after.filter_map(|rest| rest.split(' ').next()?.parse().ok());
+        counts.collect()
+    };
+    let what = format!("repetitions of `{text}`");
+    let counts = node.wait_for(&what, PATIENCE, || {
+        keep_up();
+        Some(counted(&node.log())).filter(|counts| counts.len() >= 3)
+    });
+    let lines = node.log().lines().count();
+    assert!(lines <= MOST_LINES, "{lines} lines:\n{}", node.log());
+    counts.iter().sum()
+}
+
+/// Idle clients use up the agent's descriptors.
+#[test]
+fn an_agent_without_descriptors_does_not_flood_its_log() {
+    let mut node = TestNode::new("");
+    hurry(&mut node);
+    node.run_through(&["prlimit", "--nofile=48:48"]);
+    node.start();
+    let address = node.http.unwrap();
+    let _idle: Vec<_> = (0..60)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    let repeated = assert_quiet(&node, "cannot accept a connection", || ());
+    assert!(repeated > 50, "{repeated}");
+}
+
+#[test]
+fn a_dead_receiver_does_not_flood_the_log() {
+    let mut node = TestNode::new("");
+    let secret = node.dir().join("secret");
+    fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", dead.local_addr().unwrap());
+    drop(dead);
+    let config = format!(
+        "{}[report]\nfirst_retry = \"20ms\"\nlongest_retry = \"100ms\"\n\n[[report.endpoints]]\nname = \"dead\"\nurl = {url:?}\nsecret_files = [{secret:?}]\n",
+        node.config()
+    );
+    node.write_config(&config);
+    hurry(&mut node);
+    node.start();
+    let repeated = assert_quiet(&node, "a callback failed", || ());
+    assert!(repeated > 30, "{repeated}");
+}
+
+#[test]
+fn a_full_disk_does_not_flood_the_log() {
+    if !may_mount("a_full_disk_does_not_flood_the_log") {
+        return;
+    }
+    let disk = Disk::tmpfs("size=16m");
+    let mut node = TestNode::with_root(&disk.path().join("data"), "");
+    hurry(&mut node);
+    node.start();
+    let origin = Origin::start();
+    let archive = tar_gz(&site("1", 5));
+    origin.serve("/a", Reply::file(&archive));
+    let _filler = disk.fill_up();
+    let mut refused = 0;
+    for n in 0..300 {
+        let item = item(&format!("n{n}"), "1", "tar.gz", &archive, &origin.url("/a"));
+        let document = serde_json::json!({ "AppId": "app-1", "Data": [item] });
+        let answer = node.ask("POST", "/v1/pushes", Some(&document));
+        refused += u32::from(answer.status == 503);
+    }
+    assert!(refused > 100, "{refused}");
+    assert!(node.stop().success());
+    let lines = node.log().lines().count();
+    assert!(lines <= MOST_LINES, "{lines} lines:\n{}", node.log());
+}
+
+#[test]
+fn what_cannot_be_deleted_does_not_flood_the_log() {
+    let mut node =
+        TestNode::new("[publish]\nkeep_versions = 1\n\n[runner]\nupkeep_every = \"100ms\"\n");
+    hurry(&mut node);
+    node.start();
+    let origin = Origin::start();
+    publish(&node, &origin, "a", "1");
+    let held = node.current("a").join("site/d00");
+    let chattr = |arguments: &[&str], path: &Path| {
+        let changed = Command::new("chattr")
+            .args(arguments)
+            .arg(path)
+            .stderr(Stdio::null())
+            .status();
+        changed.is_ok_and(|status| status.success())
+    };
+    if !chattr(&["+i"], &held) {
+        eprintln!("SKIPPED: this file system has no immutable files, or this is not root");
+        assert!(std::env::var("CI").as_deref() != Ok("true"));
+        return;
+    }
+    publish(&node, &origin, "a", "2");
+    publish(&node, &origin, "a", "3");
+    let quiet = std::panic::AssertUnwindSafe(|| assert_quiet(&node, "could not delete", || ()));
+    let repeated = std::panic::catch_unwind(quiet);
+    chattr(&["-R", "-i"], node.root());
+    assert!(repeated.unwrap() > 20);
 }
