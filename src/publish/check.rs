@@ -1,16 +1,16 @@
 //! Verifies a published tree against its manifest: every entry, its mode, its link, its bytes, and
 //! nothing that is not in the manifest. Read-only: it reports differences and repairs nothing.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+use super::walk::Walk;
 use super::{Error, Publisher, manifest};
 use crate::datafile::tree::{Entry, EntryKind};
 use crate::datafile::{Digest, Key, Sha256};
@@ -29,11 +29,15 @@ pub enum Depth {
     Bytes,
 }
 
-/// State of a walk over a tree.
+/// State of a comparison of a tree with its manifest, which have the same order: of neither more
+/// than one entry is held.
 struct Look<'a> {
     depth: Depth,
     report: &'a mut Report,
     pace: &'a mut dyn FnMut(u64) -> bool,
+    walk: Walk<'a>,
+    /// The path of the entry before.
+    last: Option<Vec<u8>>,
 }
 
 /// One difference between a tree and its manifest.
@@ -123,26 +127,64 @@ impl Publisher {
             report.add(b"", "missing", "a tree", "nothing");
             return Ok(report);
         }
-        let entries = match manifest::read(&self.layout().manifest(key)) {
-            Ok((_, entries)) => entries,
-            Err(error) if error.is_no_manifest() => {
-                report.add(b"", "manifest", "a manifest", crate::sys::Chain(&error));
-                return Ok(report);
-            }
-            Err(error) => return Err(error),
-        };
-        let mut expected: BTreeMap<&[u8], &Entry> =
-            entries.iter().map(|e| (e.path.as_slice(), e)).collect();
+        let manifest = self.layout().manifest(key);
         let mut look = Look {
             depth,
             report: &mut report,
             pace,
+            walk: Walk::new(root)?,
+            last: None,
         };
-        walk(root, &mut Vec::new(), &mut expected, &mut look)?;
-        for (path, entry) in expected {
-            report.add(path, "missing", describe(&entry.kind), "nothing");
+        let mut failed = None;
+        let read = manifest::read(&manifest, &mut |entry| match look.entry(entry) {
+            Ok(sorted) => sorted,
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        });
+        match (failed, read) {
+            (Some(error), _) => return Err(error),
+            (None, Ok(())) => look.extra_until(None)?,
+            (None, Err(error)) if error.is_no_manifest() => {
+                report = Report::default();
+                report.add(b"", "manifest", "a manifest", crate::sys::Chain(&error));
+            }
+            (None, Err(error)) => return Err(error),
         }
         Ok(report)
+    }
+}
+
+impl Look<'_> {
+    /// Compares the next entry of the manifest with the tree. Returns false if it is not in order.
+    fn entry(&mut self, entry: Entry) -> Result<bool, Error> {
+        if self.last.as_ref().is_some_and(|last| *last >= entry.path) {
+            return Ok(false);
+        }
+        self.extra_until(Some(&entry.path))?;
+        if self.walk.path() == Some(&entry.path) {
+            self.report.entries += 1;
+            compare(&self.walk.place(), &entry, self)?;
+            self.walk.advance()?;
+        } else {
+            let kind = describe(&entry.kind);
+            self.report.add(&entry.path, "missing", kind, "nothing");
+        }
+        self.last = Some(entry.path);
+        Ok(true)
+    }
+
+    /// Reports what the tree has before `path`; everything, if there is none.
+    fn extra_until(&mut self, path: Option<&[u8]>) -> Result<(), Error> {
+        while let Some(found) = self.walk.path()
+            && path.is_none_or(|path| found < path)
+        {
+            self.report.entries += 1;
+            self.report.add(found, "extra", "nothing", "an entry");
+            self.walk.advance()?;
+        }
+        Ok(())
     }
 }
 
@@ -154,40 +196,14 @@ fn describe(kind: &EntryKind) -> &'static str {
     }
 }
 
-fn walk(
-    dir: &Path,
-    prefix: &mut Vec<u8>,
-    expected: &mut BTreeMap<&[u8], &Entry>,
-    look: &mut Look<'_>,
-) -> Result<(), Error> {
-    let listing = fs::read_dir(dir).map_err(durable::at("read directory", dir))?;
-    for child in listing {
-        let child = child.map_err(durable::at("read directory", dir))?;
-        let length = prefix.len();
-        if length > 0 {
-            prefix.push(b'/');
-        }
-        prefix.extend_from_slice(&child.file_name().into_vec());
-        let path = child.path();
-        look.report.entries += 1;
-        match expected.remove(prefix.as_slice()) {
-            None => look.report.add(prefix, "extra", "nothing", "an entry"),
-            Some(entry) => compare(&path, prefix, entry, look)?,
-        }
-        if fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir()) {
-            walk(&path, prefix, expected, look)?;
-        }
-        prefix.truncate(length);
-    }
-    Ok(())
-}
-
-fn compare(path: &Path, name: &[u8], entry: &Entry, look: &mut Look<'_>) -> Result<(), Error> {
+fn compare(path: &Path, entry: &Entry, look: &mut Look<'_>) -> Result<(), Error> {
     let Look {
         depth,
         report,
         pace,
+        ..
     } = look;
+    let name = entry.path.as_slice();
     let meta = fs::symlink_metadata(path).map_err(durable::at("stat", path))?;
     let found = match () {
         () if meta.is_dir() => "a directory",
@@ -201,12 +217,8 @@ fn compare(path: &Path, name: &[u8], entry: &Entry, look: &mut Look<'_>) -> Resu
     }
     let mode = meta.mode() & 0o7777;
     if !meta.is_symlink() && mode != entry.mode {
-        report.add(
-            name,
-            "mode",
-            format!("{:04o}", entry.mode),
-            format!("{mode:04o}"),
-        );
+        let wanted = format!("{:04o}", entry.mode);
+        report.add(name, "mode", wanted, format!("{mode:04o}"));
     }
     match &entry.kind {
         EntryKind::Dir => {}

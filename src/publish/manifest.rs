@@ -3,10 +3,12 @@
 //! rebuilt from.
 
 use std::borrow::Borrow;
-use std::io::{self, BufWriter, Read, Write};
+use std::fmt;
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Error;
 use crate::datafile::tree::{Entry, EntryKind, Mtime};
@@ -187,21 +189,87 @@ pub fn read_head(path: &Path) -> Result<Head, Error> {
     read_json(path)
 }
 
-/// Reads the head and the entries.
-pub fn read(path: &Path) -> Result<(Head, Vec<Entry>), Error> {
-    #[derive(Deserialize)]
-    struct Whole {
-        #[serde(flatten)]
-        head: Head,
-        entries: Vec<Line>,
+/// Reads head and entries, and hands each entry to `each` in the order of the manifest, which may be
+/// larger than memory. Ends with an error if `each` returns false.
+pub fn read(path: &Path, each: &mut dyn FnMut(Entry) -> bool) -> Result<(), Error> {
+    read_head(path)?;
+    let file = std::fs::File::open(path).map_err(durable::at("open", path))?;
+    let mut text = serde_json::Deserializer::from_reader(BufReader::with_capacity(64 << 10, file));
+    let read = (&mut text).deserialize_map(Whole { each });
+    read.and_then(|()| text.end()).map_err(|error| {
+        if error.is_io() {
+            return durable::at("read", path)(error.into()).into();
+        }
+        let path = path.display().to_string();
+        Error::Manifest {
+            path,
+            source: error,
+        }
+    })
+}
+
+/// The manifest, of which only the entries are looked at.
+struct Whole<'a> {
+    each: &'a mut dyn FnMut(Entry) -> bool,
+}
+
+impl<'de> Visitor<'de> for Whole<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a manifest")
     }
-    let whole: Whole = read_json(path)?;
-    let entries: Option<Vec<Entry>> = whole.entries.into_iter().map(Line::entry).collect();
-    let entries = entries.ok_or_else(|| Error::Manifest {
-        path: path.display().to_string(),
-        source: serde::de::Error::custom("an entry has an unknown kind or lacks a field"),
-    })?;
-    Ok((whole.head, entries))
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut found = false;
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "entries" {
+                found = true;
+                map.next_value_seed(Entries { each: self.each })?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        if found {
+            Ok(())
+        } else {
+            Err(de::Error::missing_field("entries"))
+        }
+    }
+}
+
+struct Entries<'a> {
+    each: &'a mut dyn FnMut(Entry) -> bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Entries<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Entries<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of entries")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(line) = seq.next_element::<Line>()? {
+            let Some(entry) = line.entry() else {
+                return Err(de::Error::custom(
+                    "an entry has an unknown kind or lacks a field",
+                ));
+            };
+            if !(self.each)(entry) {
+                return Err(de::Error::custom("an entry is out of order"));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
@@ -271,7 +339,13 @@ mod tests {
             entry(b"l", 0o777, Some((0, 0)), symlink(b"d")),
         ];
         write(&path, &head(), entries.iter()).unwrap();
-        assert_eq!(read(&path).unwrap(), (head(), entries));
+        let mut read_back = Vec::new();
+        read(&path, &mut |entry| {
+            read_back.push(entry);
+            true
+        })
+        .unwrap();
+        assert_eq!(read_back, entries);
         assert_eq!(read_head(&path).unwrap(), head());
     }
 

@@ -16,6 +16,7 @@ pub mod retention;
 pub mod space;
 pub mod sync;
 mod trash;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::io;

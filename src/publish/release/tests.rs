@@ -232,6 +232,7 @@ fn verification_finds_every_kind_of_damage() {
         mode: 0o777,
         mtime: None,
     });
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
     let key = key("1");
     let record = Record {
         key: &key,
