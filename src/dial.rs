@@ -243,14 +243,6 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-/// Returns a random pause before the next attempt: at most `first`, doubled with every attempt made, up
-/// to `longest`. Full jitter, so that what failed together does not come back together.
-#[must_use]
-pub fn backoff(first: Duration, longest: Duration, attempts: u32) -> Duration {
-    let doubled = first.saturating_mul(1u32.checked_shl(attempts).unwrap_or(u32::MAX));
-    doubled.min(longest).mul_f64(fastrand::f64())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,31 +259,6 @@ mod tests {
         assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
         assert_eq!(read("Sun, 06 Nov 1994 08:40:37 GMT"), None);
         assert_eq!(read("soon"), None);
-    }
-
-    #[test]
-    fn backoff_is_full_jitter_and_grows_to_its_bound() {
-        let (first, longest) = (Duration::from_secs(1), Duration::from_secs(3600));
-        for (attempts, most) in [
-            (0, 1),
-            (1, 2),
-            (5, 32),
-            (11, 2048),
-            (12, 3600),
-            (40, 3600),
-            (99, 3600),
-        ] {
-            let drawn: Vec<_> = (0..200)
-                .map(|_| backoff(first, longest, attempts))
-                .collect();
-            let (least, greatest) = (drawn.iter().min().unwrap(), drawn.iter().max().unwrap());
-            let most = Duration::from_secs(most);
-            assert!(
-                *greatest <= most && *greatest > most / 2,
-                "{attempts}: {greatest:?}"
-            );
-            assert!(*least < most / 4, "{attempts}: {least:?}");
-        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::publish::Publisher;
 use crate::store::jobs::Turn;
 use crate::store::{self, Store, jobs};
 use crate::sys::clock::Clock;
-use crate::sys::{Live, descriptors};
+use crate::sys::{Live, descriptors, pauses};
 
 use places::{Picked, Places, Poll};
 
@@ -83,8 +83,6 @@ impl Default for Config {
 
 /// Time between two progress events of a running file.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// Pause after the store could not take an outcome.
-const STORE_RETRY: Duration = Duration::from_millis(500);
 /// Longest time between two polls of the store when nothing wakes the runner.
 const POLL_EVERY: Duration = Duration::from_secs(60);
 
@@ -198,7 +196,7 @@ impl Runner {
                     }
                     tokio::select! {
                         () = drain.cancelled() => {}
-                        () = tokio::time::sleep(STORE_RETRY) => {}
+                        () = tokio::time::sleep(pauses::STORE.after(0)) => {}
                     }
                     continue;
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::Retry;
-use crate::dial::backoff;
+use crate::sys::pauses::Pauses;
 
 /// The window of `per_minute`.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -55,7 +55,8 @@ impl Backoff {
         let now = Instant::now();
         // Another request before the deadline is worth more than patience.
         let longest = config.cap.min(left.mul_f64(0.9));
-        let wait = backoff(config.base, longest, self.failures)
+        let wait = Pauses::new(config.base, longest)
+            .random(self.failures)
             .max(asked.unwrap_or_default())
             .max(until_free(&mut self.starts, config.per_minute, now));
         self.failures = self.failures.saturating_add(1);

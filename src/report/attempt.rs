@@ -10,11 +10,10 @@ use super::setup::{Setup, Target};
 use crate::db::endpoints;
 use crate::db::outbox::{self, Message};
 use crate::db::{self, Db};
-use crate::dial::{backoff, retry_after};
+use crate::dial::retry_after;
 use crate::sys::Chain;
+use crate::sys::pauses::{self, Pauses};
 
-/// Pause before a result that the store could not take is written again.
-const STORE_RETRY: Duration = Duration::from_secs(1);
 /// The shortest pause between two attempts.
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 /// The longest Retry-After that is obeyed.
@@ -138,7 +137,7 @@ async fn record(
         }
         tokio::select! {
             () = drain.cancelled() => return false,
-            () = tokio::time::sleep(STORE_RETRY) => {}
+            () = tokio::time::sleep(pauses::STORE.after(0)) => {}
         }
     }
 }
@@ -167,7 +166,9 @@ impl Written {
             Outcome::Gone => (Some("410 Gone".to_owned()), None, false, true),
         };
         let (first, longest) = (setup.first_retry, setup.longest_retry);
-        let pause = backoff(first, longest, message.attempts).max(SHORTEST_RETRY.min(longest));
+        let pause = Pauses::new(first, longest)
+            .random(message.attempts)
+            .max(SHORTEST_RETRY.min(longest));
         Self {
             message: message.clone(),
             delay_ms: millis(pause.max(wait.unwrap_or_default())),

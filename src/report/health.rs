@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::setup::{Setup, Target};
 use crate::db::outbox::Message;
-use crate::dial::backoff;
+use crate::sys::pauses::Pauses;
 
 /// A failing endpoint is tried again within this at the latest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -137,7 +137,8 @@ impl Health {
             self.failures = self.failures.saturating_add(1);
             if away || self.is_faulty() {
                 let longest = setup.longest_retry.min(LONGEST_PAUSE);
-                self.pause_for(backoff(setup.first_retry, longest, self.failures - 1));
+                let pauses = Pauses::new(setup.first_retry, longest);
+                self.pause_for(pauses.random(self.failures - 1));
             }
         }
         if let Some(asked) = asked {

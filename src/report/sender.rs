@@ -15,14 +15,12 @@ use super::setup::Setup;
 use crate::db::endpoints;
 use crate::db::outbox::{self, Message};
 use crate::db::{self, Db, Topic};
-use crate::sys::{Chain, tasks};
+use crate::sys::{Chain, pauses, tasks};
 
 /// How often callbacks expire and the outbox is checked without being woken.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
 /// How long attempts in flight may take when the agent ends.
 const GRACE: Duration = Duration::from_secs(2);
-/// Pause before the outbox is read again after a failure.
-const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How long an endpoint is paused after an outcome could not be recorded.
 const UNRECORDED: Duration = Duration::from_secs(30);
 
@@ -57,7 +55,7 @@ impl Sender {
                 Ok(wait) => wait,
                 Err(error) => {
                     tracing::warn!(event = "outbox-unread", error = %Chain(&error), "could not read the outbox");
-                    STORE_RETRY
+                    pauses::STORE.after(0)
                 }
             };
             tokio::select! {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::notes::Notes;
-use super::{Runner, STORE_RETRY, Why};
+use super::{Runner, Why};
 use crate::datafile::Content;
 use crate::deliver::{Done, Note, Retries, Run, Stop};
 use crate::job::{Failure, Job, JobId, Outcome, Published, Stage};
@@ -16,7 +16,7 @@ use crate::progress::Unrecorded;
 use crate::store::{self, activations, jobs};
 use crate::sys::deadline::Deadline;
 use crate::sys::failure::Class;
-use crate::sys::{failpoint, tasks};
+use crate::sys::{failpoint, pauses, tasks};
 
 /// Time that a run may take past its deadline before it is abandoned: on a disk that hangs, its
 /// threads cannot be stopped.
@@ -196,7 +196,8 @@ impl Runner {
         if !again {
             return self.record_failure(job, failure).await;
         }
-        let wait = i64::from(1u32 << job.starts.min(6)) * 1000;
+        let wait = pauses::DEVICE.after(job.starts.saturating_sub(1));
+        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
         let (id, at) = (job.id, self.clock.now_ms() + wait);
         tracing::warn!(
             event = "again",
@@ -262,7 +263,7 @@ impl Runner {
                     if let Some(failure) = &why {
                         self.note_unrecorded(id, failure, true);
                     }
-                    tokio::time::sleep(STORE_RETRY).await;
+                    tokio::time::sleep(pauses::STORE.after(0)).await;
                 }
                 _ => break,
             }
@@ -290,7 +291,7 @@ impl Runner {
                     if let Outcome::Failed(failure) = &outcome {
                         self.note_unrecorded(id, failure, false);
                     }
-                    tokio::time::sleep(STORE_RETRY).await;
+                    tokio::time::sleep(pauses::STORE.after(0)).await;
                 }
                 Err(error) => {
                     tracing::error!(event = "record-failed", error = %crate::sys::Chain(&error), "could not record an outcome");

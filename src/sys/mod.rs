@@ -14,6 +14,7 @@ pub mod landlock;
 pub mod live;
 pub mod lossy;
 pub mod only;
+pub mod pauses;
 pub mod place;
 pub mod readers;
 pub mod secret;

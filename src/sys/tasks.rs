@@ -15,12 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::failpoint;
+use super::{failpoint, pauses};
 
-/// Pause before a task starts again; doubled for each panic soon after the last.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest such pause. A task that ran for longer than this begins with the first one again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A task that ran this long before it panicked starts a new series.
+const LONG: Duration = Duration::from_secs(60);
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
@@ -83,15 +81,16 @@ pub async fn restarting<F: Future<Output = ()>>(
     drain: CancellationToken,
     mut start: impl FnMut() -> F,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut panics = 0;
     loop {
         let started = Instant::now();
         if guarded(name, start()).await.is_ok() {
             return;
         }
-        if started.elapsed() > LONGEST_PAUSE {
-            pause = FIRST_PAUSE;
+        if started.elapsed() > LONG {
+            panics = 0;
         }
+        let pause = pauses::TASK.after(panics);
         let wait_s = pause.as_secs();
         tracing::error!(
             event = "task-restarts",
@@ -103,7 +102,7 @@ pub async fn restarting<F: Future<Output = ()>>(
             () = drain.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        panics += 1;
     }
 }
 

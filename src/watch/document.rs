@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -18,12 +17,9 @@ use crate::job::{JobId, JobState};
 use crate::shown::File;
 use crate::shown::model::{self, Answer, Verdict};
 use crate::store::{self, Store, documents, jobs};
-use crate::sys::{Chain, durable, tasks};
+use crate::sys::{Chain, durable, pauses, tasks};
 use crate::wire::document::DocumentError;
 use crate::wire::push::{Push, Via};
-
-/// Pauses between attempts, while the disk takes nothing: the first, doubled up to the last.
-const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
 /// Returns the digest by which a document is known.
 pub(super) fn digest(bytes: &[u8]) -> String {
@@ -87,17 +83,17 @@ impl Document {
     /// Returns the answers to the elements, which are on the disk. Waits for as long as nothing can
     /// be recorded.
     async fn admit(&self, parts: &Parts, push: &Push) -> Result<Vec<Answer>, intake::Error> {
-        let mut pauses = Pauses::default();
+        let mut failures = 0;
         loop {
             match self.admit_now(parts, push).await {
                 Ok(Some(answers)) => return Ok(answers),
                 // Another file with the same content was admitted at this moment.
                 Ok(None) => {}
                 Err(intake::Error::Unavailable(error)) => {
-                    if pauses.is_first() {
+                    if failures == 0 {
                         tracing::warn!(event = "inbox-waits", path = %self.path.display(), error = %Chain(&error), "a push document cannot be recorded yet; retrying");
                     }
-                    pauses.wait().await;
+                    pause(&mut failures).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -134,15 +130,15 @@ impl Document {
     /// lets it.
     async fn end(&self, parts: &Parts, good: bool, result: &Value) {
         let to = parts.dir.join(if good { "done" } else { "failed" });
-        let mut pauses = Pauses::default();
+        let mut failures = 0;
         while let Err(error) = self.move_to(&to, result) {
-            if pauses.is_first() {
+            if failures == 0 {
                 tracing::error!(event = "inbox-stuck", path = %self.path.display(), error = %Chain(&error), "cannot move a push document out of `new`; retrying");
                 parts.changed(|state| state.stuck += 1);
             }
-            pauses.wait().await;
+            pause(&mut failures).await;
         }
-        if !pauses.is_first() {
+        if failures > 0 {
             parts.changed(|state| state.stuck -= 1);
         }
     }
@@ -200,7 +196,7 @@ async fn results(parts: &Parts, answers: Vec<Answer>) -> (bool, Value) {
 /// Waits until a job has ended; `None` if it is no longer remembered.
 async fn ended(parts: &Parts, job: JobId) -> Option<File> {
     let mut wake = parts.store.wake(store::JOBS);
-    let mut pauses = Pauses::default();
+    let mut failures = 0;
     loop {
         match parts.store.read(move |r| jobs::get(r, job)).await {
             Ok(Some(row)) if !row.state.is_final() => {
@@ -210,24 +206,14 @@ async fn ended(parts: &Parts, job: JobId) -> Option<File> {
             Ok(row) => return row,
             Err(error) => {
                 tracing::debug!(error = %Chain(&error), "cannot read a job; retrying");
-                pauses.wait().await;
+                pause(&mut failures).await;
             }
         }
     }
 }
 
-/// Growing pauses between attempts.
-#[derive(Default)]
-struct Pauses(Duration);
-
-impl Pauses {
-    fn is_first(&self) -> bool {
-        self.0.is_zero()
-    }
-
-    async fn wait(&mut self) {
-        let [first, last] = PAUSES;
-        self.0 = (self.0 * 2).clamp(first, last);
-        tokio::time::sleep(self.0).await;
-    }
+/// Pauses before the next attempt, longer with each failure.
+async fn pause(failures: &mut u32) {
+    tokio::time::sleep(pauses::DISK.after(*failures)).await;
+    *failures = failures.saturating_add(1);
 }

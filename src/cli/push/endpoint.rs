@@ -15,18 +15,15 @@ use url::Url;
 use crate::cli::exit::{self, Error};
 use crate::cli::out::printable;
 use crate::dial::{self, Tls};
-use crate::sys::Chain;
 use crate::sys::clock::{Clock, SystemClock};
 use crate::sys::secret::Secret;
+use crate::sys::{Chain, pauses};
 use crate::wire::envelope::{self, ErrorAnswer};
 use crate::wire::parameters::Parameters;
 use crate::wire::sign::{Action, Key, Once, Scheme};
 
 /// Time limit for one call. The agent answers within 9 s.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest first pause before a retry; it doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// An endpoint and the access key to call it with.
 pub(super) struct Endpoint {
@@ -99,7 +96,7 @@ impl Endpoint {
             let Retry::After(wait) = failed.retry else {
                 return Err(failed.error);
             };
-            let pause = wait.unwrap_or_else(|| dial::backoff(FIRST_PAUSE, LONGEST_PAUSE, attempts));
+            let pause = wait.unwrap_or_else(|| pauses::ENDPOINT.random(attempts));
             if Instant::now() + pause >= end {
                 return Err(failed.error);
             }
