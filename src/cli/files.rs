@@ -20,8 +20,8 @@ pub(super) struct Ls {
     app: Option<AppId>,
     /// Only with this name
     name: Option<DataName>,
-    /// Only in this state, or several separated by commas: queued, running, succeeded, failed,
-    /// canceled
+    /// Only in this state, or several separated by commas: queued, retrying, running, succeeded,
+    /// failed, canceled
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
     /// Newest first, instead of in the order of their first pushes
@@ -211,6 +211,10 @@ fn render(file: &File, events: &[Event], out: &mut Out) -> Result<(), Error> {
             ("found", &failure.found),
             ("entry", &failure.entry),
             ("limit", &failure.limit),
+            (
+                "cause",
+                &failure.cause.as_ref().map(|cause| cause.kind.clone()),
+            ),
         ];
         for (what, value) in values {
             if let Some(value) = value {
@@ -262,6 +266,7 @@ fn facts(file: &File) -> Vec<(&'static str, String)> {
     if let Some(ms) = file.not_before_ms {
         facts.push(("retry at", stamp(ms)));
     }
+    facts.extend(file.waits.clone().map(|why| ("waiting", why)));
     facts.push((
         "network",
         format!(

@@ -160,7 +160,7 @@ class Client:
 
     def open_files(self):
         """Returns how many files are waiting or on the road, or None."""
-        answer = self.ask("GET", "/v1/files?state=queued,running&limit=1")
+        answer = self.ask("GET", "/v1/files?state=queued,retrying,running&limit=1")
         return None if answer is None else answer["total"]
 
     def file(self, app, name, version):

@@ -103,6 +103,7 @@ impl Served {
         };
         let drain = CancellationToken::new();
         let serving = runtime.spawn(Arc::clone(&api).serve(listeners, drain.clone()));
+        runtime.spawn(Arc::clone(&api).count(drain.clone()));
         drop(_inside);
         Self {
             dir,
