@@ -17,6 +17,7 @@ mod files;
 mod growth;
 mod lanes;
 mod link;
+mod neighbours;
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
 
@@ -31,6 +32,7 @@ const MODES: &[Mode] = &[
     ("files", files::run),
     ("delete", delete::run),
     ("link", link::run),
+    ("neighbours", neighbours::run),
 ];
 
 fn main() {
