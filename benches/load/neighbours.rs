@@ -70,23 +70,8 @@ pub(crate) fn run(options: &Options) {
             if beside == 1 {
                 open(&node);
             }
-            for (n, (_, name, archive)) in good.iter().enumerate() {
-                let mut item = item(
-                    name,
-                    &round.to_string(),
-                    "tar.gz",
-                    archive,
-                    &origin.url(&format!("/{name}")),
-                );
-                if *name == "unstated" {
-                    item.as_object_mut().unwrap().remove("size");
-                }
-                node.push(&[item]);
-                let file = node.finish(name, &round.to_string());
-                assert_eq!(file["state"], "succeeded", "{file}");
-                let took =
-                    file["finished_ms"].as_u64().unwrap() - file["accepted_ms"].as_u64().unwrap();
-                times[n][beside].push(Duration::from_millis(took));
+            for ((_, name, archive), times) in good.iter().zip(&mut times) {
+                times[beside].push(deliver(&node, &origin, name, round, archive));
             }
             peak = peak.max(memory(node.pid(), "VmHWM"));
             node.kill();
@@ -105,4 +90,24 @@ pub(crate) fn run(options: &Options) {
         );
     }
     println!("agent: {peak} MiB at most");
+}
+
+/// Pushes a file, and returns how long the agent took from accepting it to its end.
+fn deliver(node: &TestNode, origin: &Origin, name: &str, round: usize, archive: &[u8]) -> Duration {
+    let version = round.to_string();
+    let mut item = item(
+        name,
+        &version,
+        "tar.gz",
+        archive,
+        &origin.url(&format!("/{name}")),
+    );
+    if name == "unstated" {
+        item.as_object_mut().unwrap().remove("size");
+    }
+    node.push(&[item]);
+    let file = node.finish(name, &version);
+    assert_eq!(file["state"], "succeeded", "{file}");
+    let at = |field: &str| file[field].as_u64().unwrap();
+    Duration::from_millis(at("finished_ms") - at("accepted_ms"))
 }
