@@ -59,8 +59,8 @@ async fn due(bench: &Bench, now: i64, limit: usize, running: &[JobId]) -> Vec<Jo
 #[tokio::test]
 async fn the_database_holds_the_legal_moves() {
     const MOVE: &str =
-        "UPDATE jobs SET state = ?2, finished = iif(?2 IN ('queued', 'running'), NULL, 1),
-                        url = iif(?2 IN ('queued', 'running'), 'http://h/x', NULL) WHERE id = ?1";
+        "UPDATE jobs SET state = ?2, finished = iif(?2 IN ('queued', 'retrying', 'running'), NULL, 1),
+                        url = iif(?2 IN ('queued', 'retrying', 'running'), 'http://h/x', NULL) WHERE id = ?1";
     let bench = Bench::new();
     let move_to = |id: JobId, state: JobState| {
         bench
