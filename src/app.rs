@@ -10,6 +10,7 @@ mod listen;
 mod recover;
 mod reload;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,7 +27,7 @@ use crate::publish::{self, Publisher};
 use crate::runner::{self, Runner};
 use crate::store::{self, Store};
 use crate::sys::clock::{Clock, SystemClock};
-use crate::sys::{Live, durable};
+use crate::sys::{Live, durable, ground};
 use crate::verify;
 
 pub use agent::agent;
@@ -53,6 +54,13 @@ pub enum Error {
         address: String,
         #[source]
         source: std::io::Error,
+    },
+    /// The data directory cannot be used, and why.
+    #[error("cannot use the data directory: {why}")]
+    Ground {
+        why: String,
+        #[source]
+        source: Box<Error>,
     },
     #[error("cannot accept the push")]
     Intake(#[source] crate::intake::Error),
@@ -106,6 +114,28 @@ impl Error {
             Self::Fetch(_) | Self::Api(api::Error::Keys(_)) => true,
             Self::Report(error) => !matches!(error, report::Error::Store(_)),
             _ => false,
+        }
+    }
+
+    /// Adds why the data directory cannot be used, where the system's own words do not say it.
+    fn on(self, data_dir: &Path) -> Self {
+        let of_disk = match &self {
+            Self::Durable(_) | Self::Publish(_) => true,
+            Self::Store(error) => error.fault().is_some() || error.is_open(),
+            _ => false,
+        };
+        let dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+        let mut found = if of_disk {
+            ground::inspect(&dir)
+        } else {
+            Vec::new()
+        };
+        match found.is_empty() {
+            true => self,
+            false => Self::Ground {
+                why: found.swap_remove(0),
+                source: Box::new(self),
+            },
         }
     }
 
@@ -173,6 +203,10 @@ impl Parts {
     }
 
     fn build(config: &Config, allow_local: bool) -> Result<Self, Error> {
+        Self::open_all(config, allow_local).map_err(|error| error.on(&config.data_dir))
+    }
+
+    fn open_all(config: &Config, allow_local: bool) -> Result<Self, Error> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         durable::create_dir_all(&config.data_dir)?;
         // The lock on the directory comes first: what is swept must not be another process's work.
@@ -187,6 +221,9 @@ impl Parts {
             config.unpack.umask,
         )?);
         store.depend_on(publisher.layout().place()?);
+        for found in ground::inspect(&config.data_dir) {
+            tracing::warn!(event = "data-dir", "{found}");
+        }
         let fetcher = Fetcher::new(config.fetch.clone()).map_err(Error::Fetch)?;
         let rules = Arc::new(Live::new(config.verify.clone()));
         let road = Road::new(

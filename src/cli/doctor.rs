@@ -1,6 +1,5 @@
 //! `edgepush doctor`: checks the host, and reports what is wrong and what to do about it.
 
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use super::{Global, reach};
 use crate::client::Client;
 use crate::config::Config;
 use crate::sys::units::show_bytes;
-use crate::sys::{Chain, space};
+use crate::sys::{Chain, ground, space};
 
 /// Free space below which a node will soon refuse pushes.
 const LOW_SPACE: u64 = 1 << 30;
@@ -80,10 +79,11 @@ pub(super) fn run(global: &Global, out: &mut Out) -> Result<Exit, Error> {
 }
 
 fn examine(config: &Config, found: &mut Vec<Finding>) {
+    found.extend(unit(&config.data_dir));
     found.extend([
         directory(&config.data_dir),
         file_system(&config.data_dir),
-        one_file_system(&config.data_dir),
+        parts(&config.data_dir),
         free_space(&config.data_dir),
         socket(&config.listen.socket),
         open_files(),
@@ -204,28 +204,62 @@ fn file_system(path: &Path) -> Finding {
     finding(what, verdict, text)
 }
 
-/// A rename is atomic only inside one file system.
-fn one_file_system(root: &Path) -> Finding {
-    let what = "one file system";
-    let parts = ["spool", "staging", "trash", "data", "manifests", "archives"];
-    let there: Vec<_> = parts
-        .iter()
-        .filter_map(|part| Some((part, std::fs::metadata(root.join(part)).ok()?.dev())))
+/// A rename is atomic only inside one file system, and needs its directories.
+fn parts(root: &Path) -> Finding {
+    let what = "its parts";
+    let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    let found = ground::inspect(&root);
+    // Whether this user may write is a finding of its own.
+    let wrong: Vec<_> = found
+        .into_iter()
+        .filter(|text| Some(text) != ground::unwritable(&root).as_ref())
         .collect();
-    match there.iter().find(|(_, dev)| *dev != there[0].1) {
-        None => finding(
-            what,
-            Verdict::Good,
-            match there.len() {
-                0 => "nothing to check yet".to_owned(),
-                n => format!("{n} directories checked"),
-            },
-        ),
-        Some((part, _)) => {
-            let text = format!("{part} is on another file system than {}", there[0].0);
-            finding(what, Verdict::Bad, text)
+    match wrong.is_empty() {
+        true => finding(what, Verdict::Good, "directories on one file system"),
+        false => finding(what, Verdict::Bad, wrong.join("; ")),
+    }
+}
+
+/// The places of the shipped unit and of what is added to it.
+const UNITS: [&str; 2] = ["/etc/systemd/system", "/usr/lib/systemd/system"];
+
+/// Tells whether the installed unit lets the agent write to its data directory.
+fn unit(data_dir: &Path) -> Option<Finding> {
+    let read = |dir: &str| std::fs::read_to_string(Path::new(dir).join("edgepush.service")).ok();
+    let mut text = UNITS.iter().copied().find_map(read)?;
+    for dir in UNITS {
+        let added = std::fs::read_dir(Path::new(dir).join("edgepush.service.d"));
+        for file in added.into_iter().flatten().flatten() {
+            text.push('\n');
+            text.push_str(&std::fs::read_to_string(file.path()).unwrap_or_default());
         }
     }
+    let text = closed_to(&text, data_dir)?;
+    Some(finding("unit", Verdict::Bad, text))
+}
+
+/// Returns that a unit makes `data_dir` read-only for the agent.
+fn closed_to(unit: &str, data_dir: &Path) -> Option<String> {
+    let values = |key: &str| -> Vec<String> {
+        let lines = unit
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(key));
+        let values = lines.flat_map(str::split_whitespace);
+        values
+            .map(|value| value.trim_start_matches(['-', '+']).to_owned())
+            .collect()
+    };
+    if !values("ProtectSystem=").contains(&"strict".to_owned()) {
+        return None;
+    }
+    let state = values("StateDirectory=")
+        .into_iter()
+        .map(|dir| Path::new("/var/lib").join(dir));
+    let mut open = state.chain(values("ReadWritePaths=").into_iter().map(PathBuf::from));
+    (!open.any(|dir| data_dir.starts_with(dir))).then(|| {
+        let dir = data_dir.display();
+        format!("edgepush.service makes {dir} read-only for the agent: add `ReadWritePaths={dir}` (systemctl edit edgepush)")
+    })
 }
 
 fn free_space(path: &Path) -> Finding {
@@ -308,12 +342,26 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_has_to_open_the_data_directory() {
+        let shipped = include_str!("../../systemd/edgepush.service");
+        let (usual, other) = (Path::new("/var/lib/edgepush"), Path::new("/srv/edge"));
+        assert_eq!(closed_to(shipped, usual), None);
+        assert!(
+            closed_to(shipped, other)
+                .unwrap()
+                .contains("ReadWritePaths=/srv/edge")
+        );
+        let opened = format!("{shipped}\n[Service]\nReadWritePaths=/srv/edge\n");
+        assert_eq!(closed_to(&opened, other), None);
+    }
+
+    #[test]
     fn looks_at_a_directory_that_is_not_there_yet() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("a/b");
         assert_eq!(existing(&missing), dir.path());
         assert!(directory(&missing).text.contains("first start"));
-        assert_eq!(one_file_system(&missing).verdict, Verdict::Good);
+        assert_eq!(parts(&missing).verdict, Verdict::Good);
         assert_ne!(free_space(&missing).verdict, Verdict::Bad);
     }
 }

@@ -216,6 +216,12 @@ impl Error {
         }
     }
 
+    /// Returns whether the database could not be opened.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Open { .. } | Self::Prepare(_))
+    }
+
     /// Returns whether the database's disk is full.
     pub(crate) fn is_full(&self) -> bool {
         self.fault().is_some_and(Fault::is_full)

@@ -22,7 +22,7 @@ use crate::datafile::tree::{Entry, EntryKind};
 use crate::datafile::{AppId, ArchiveType, Content, DataName, Key};
 use crate::sys::failpoint::{Bug, is_seeded};
 use crate::sys::readers::Readers;
-use crate::sys::{Live, durable};
+use crate::sys::{Live, durable, ground};
 use crate::verify::{self, Verified};
 
 pub use current::{Flip, Standing};
@@ -168,7 +168,13 @@ impl Publisher {
             if exchange {
                 durable::exchange(&staging.path, &places.version)?;
             } else {
-                durable::rename_no_replace(&staging.path, &places.version)?;
+                let renamed = durable::rename_no_replace(&staging.path, &places.version);
+                renamed.map_err(|error| match error.source.kind() {
+                    io::ErrorKind::CrossesDevices => Error::Layout(ground::apart(
+                        &self.layout.versions_dir(&record.key.app, &record.key.name),
+                    )),
+                    _ => error.into(),
+                })?;
             }
             Ok(())
         };
@@ -293,7 +299,10 @@ impl Places {
         let paths = [&self.manifest, &self.version].into_iter();
         for path in paths.chain(&self.archive) {
             let parent = path.parent().unwrap_or(Path::new("/"));
-            fs::create_dir_all(parent).map_err(durable::at("make directory", parent))?;
+            fs::create_dir_all(parent).map_err(|e| match ground::obstacle(parent) {
+                Some(why) => Error::Layout(why),
+                None => durable::at("make directory", parent)(e).into(),
+            })?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod durable;
 pub mod failpoint;
 pub mod failure;
+pub mod ground;
 pub mod landlock;
 pub mod live;
 pub mod lossy;

@@ -122,3 +122,86 @@ fn suffers((what, fate, reason): Fate) {
         run("umount", &[node.root().to_str().unwrap()]);
     }
 }
+
+/// Starts an agent that cannot run, and returns what it says.
+fn fails_to_start(node: &mut TestNode) -> String {
+    node.spawn();
+    assert_ne!(node.wait_end().code(), Some(0));
+    node.log()
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_used_is_described_in_words() {
+    let link = |node: &TestNode, path: &Path| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(node.dir().join("not-mounted"), path).unwrap();
+    };
+    // 1. A link to nothing: the directory itself, or a part of it.
+    for part in ["", "data", "spool"] {
+        let mut node = TestNode::new("");
+        let path = node.root().join(part);
+        link(&node, path.components().as_path());
+        let said = fails_to_start(&mut node);
+        assert!(
+            said.contains("is a symbolic link to") && said.contains("mount the disk"),
+            "{said}"
+        );
+        assert!(
+            doctor(&node).contains("is a symbolic link to"),
+            "{}",
+            doctor(&node)
+        );
+    }
+    // 2. A file.
+    let mut node = TestNode::new("");
+    fs::write(node.root(), "x").unwrap();
+    let said = fails_to_start(&mut node);
+    assert!(said.contains("is not a directory: move it away"), "{said}");
+    // 3. A disk that this process may not write to, as a unit without ReadWritePaths= makes it.
+    if may_mount("a data directory that is read-only") {
+        let mut node = TestNode::new("");
+        let root = node.root().to_str().unwrap().to_owned();
+        fs::create_dir(&root).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", "ro", "none", &root]);
+        let said = fails_to_start(&mut node);
+        run("umount", &[&root]);
+        assert!(said.contains(&format!("ReadWritePaths={root}")), "{said}");
+    }
+}
+
+fn doctor(node: &TestNode) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_edgepush"))
+        .args(["doctor", "--config"])
+        .arg(node.config_file())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn an_application_on_another_disk_or_behind_a_link_to_nothing_is_named() {
+    let (origin, mut node) = (
+        Origin::start(),
+        TestNode::new("[runner]\ndevice_retries = 0\n"),
+    );
+    node.start();
+    let app = node.root().join("data").join(APP);
+    fs::create_dir_all(&app).unwrap();
+    std::os::unix::fs::symlink("/mnt/not-mounted", app.join("a")).unwrap();
+    let failed = |version: &str, wanted: &str| {
+        let element = push(&origin, version);
+        assert_eq!(node.push_codes(&[element]), [0]);
+        let file = node.finish("a", version);
+        let said = file["failure"]["message"].as_str().unwrap_or_default();
+        assert!(said.contains(wanted), "{file}");
+        assert!(doctor(&node).contains(wanted), "{}", doctor(&node));
+    };
+    failed("1", "is a symbolic link to `/mnt/not-mounted`");
+    fs::remove_file(app.join("a")).unwrap();
+    if may_mount("an application on another disk") {
+        let path = app.to_str().unwrap();
+        run("mount", &["-t", "tmpfs", "none", path]);
+        failed("2", "is on another file system than `staging`");
+        run("umount", &[path]);
+    }
+}
