@@ -39,7 +39,7 @@ pub fn unfinished(
     reader.many(
         "find what is unfinished of a name",
         "SELECT f.version FROM files f JOIN jobs j ON j.file = f.id
-             WHERE f.app = ?1 AND f.name = ?2 AND j.state IN ('queued', 'running')
+             WHERE f.app = ?1 AND f.name = ?2 AND j.state IN ('queued', 'retrying', 'running')
          UNION SELECT to_version FROM activations WHERE app = ?1 AND name = ?2 AND done IS NULL",
         params![app, name],
         |r| r.get(0),
