@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::entries;
 use crate::intake::{self, Intake};
@@ -41,6 +41,15 @@ impl Parts {
     }
 }
 
+/// A document's turn to be admitted: after the one before, so that an older version is never accepted
+/// after a newer one because the database was full for a while.
+pub(super) struct Turn {
+    /// Ends when the document before has been admitted or refused.
+    pub(super) before: Option<oneshot::Receiver<()>>,
+    /// Dropped when this one has.
+    pub(super) ended: oneshot::Sender<()>,
+}
+
 /// A readable document, or one that will never be.
 pub(super) struct Document {
     pub(super) path: PathBuf,
@@ -51,8 +60,8 @@ pub(super) struct Document {
 impl Document {
     /// Takes a document to its end: admits it unless it was, waits for its jobs, and moves it to
     /// `done` or `failed` next to its result.
-    pub(super) async fn take(self, parts: &Parts) {
-        let ended = tasks::guarded("document", self.result(parts)).await;
+    pub(super) async fn take(self, parts: &Parts, turn: Turn) {
+        let ended = tasks::guarded("document", self.result(parts, turn)).await;
         let (good, result) = ended.unwrap_or_else(|tasks::Panicked| {
             let why =
                 "the agent's own work on the document panicked; its files may have been accepted";
@@ -63,7 +72,10 @@ impl Document {
 
     /// Admits a document and waits for its jobs. Returns whether every file is published, and the
     /// result.
-    async fn result(&self, parts: &Parts) -> (bool, Value) {
+    async fn result(&self, parts: &Parts, turn: Turn) -> (bool, Value) {
+        if let Some(before) = turn.before {
+            let _ = before.await;
+        }
         let admitted = match &self.parsed {
             Ok(push) => {
                 let admitted = self.admit(parts, push).await;
@@ -71,6 +83,7 @@ impl Document {
             }
             Err(error) => Err(error.to_string()),
         };
+        drop(turn.ended);
         match admitted {
             Ok(answers) => results(parts, answers).await,
             Err(error) => {

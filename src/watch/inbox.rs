@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch as state};
+use tokio::sync::{mpsc, oneshot, watch as state};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::document::{Document, Parts, digest};
+use super::document::{Document, Parts, Turn, digest};
 use super::entries::{self, Entries};
 use super::kernel::{Change, watch};
 use crate::intake::Intake;
@@ -68,6 +68,8 @@ pub struct Inbox {
 #[derive(Default)]
 struct Seen {
     documents: HashMap<PathBuf, Waiting>,
+    /// Ends when the document that was taken last has been admitted.
+    last: Option<oneshot::Receiver<()>>,
     /// Entries that are not documents: since when, and whether they were reported.
     ignored: HashMap<PathBuf, (Instant, bool)>,
 }
@@ -179,9 +181,14 @@ impl Inbox {
             };
             waiting.taken = Some(document.digest.clone());
             let parts = Arc::clone(&self.parts);
+            let (ended, next) = oneshot::channel();
+            let turn = Turn {
+                before: seen.last.replace(next),
+                ended,
+            };
             running.spawn(async move {
                 let path = document.path.clone();
-                document.take(&parts).await;
+                document.take(&parts, turn).await;
                 path
             });
         }

@@ -130,6 +130,37 @@ fn a_restart_continues_with_a_document() {
     assert!(node.list("inbox/new").is_empty());
 }
 
+/// Story: 1. Many documents of one name wait when the agent starts. 2. They are accepted in the order of
+/// their names, so that the last version is live at the end.
+#[test]
+fn documents_are_accepted_in_their_order() {
+    const COUNT: usize = 60;
+    let (origin, mut node) = (Origin::start(), TestNode::new(EAGER));
+    let archive = tar_gz(&site("1", 3));
+    origin.serve("/a", Reply::file(&archive));
+    node.start();
+    assert!(node.stop().success());
+    for n in 0..COUNT {
+        let element = item(
+            "a",
+            &format!("{n:03}"),
+            "tar.gz",
+            &archive,
+            &origin.url("/a"),
+        );
+        put(&node, &format!("{n:03}.json"), document(&[element]));
+    }
+    node.start();
+    let mut accepted = Vec::new();
+    for n in 0..COUNT {
+        let result = result(&node, "done", &format!("{n:03}"));
+        accepted.push(result["files"][0]["job"].as_u64().unwrap());
+    }
+    assert!(accepted.is_sorted(), "{accepted:?}");
+    let live = fs::read_link(node.current("a")).unwrap();
+    assert!(live.ends_with("059"), "{}", live.display());
+}
+
 /// Story: 1. A document's result cannot be written, also after a restart. 2. It is neither admitted nor
 /// fetched again. 3. Once it can be written, the document ends; the same document may be pushed anew.
 #[test]
