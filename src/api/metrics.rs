@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +20,8 @@ use super::Api;
 use super::error::ApiError;
 use crate::datafile::Key;
 use crate::job::{EventKind, JobId};
-use crate::shown::File;
 use crate::shown::model::NodeStatus;
+use crate::shown::{Event, File};
 use crate::store::jobs;
 use crate::store::releases;
 use crate::wire::errors::Code;
@@ -91,8 +92,7 @@ impl Ended {
 }
 
 /// Counts jobs as the timeline reports their end, until `drain`.
-pub(super) async fn count(api: &Api, drain: CancellationToken) {
-    let mut events = api.deps.store.subscribe();
+pub(super) async fn count(api: &Api, mut events: Receiver<Arc<Event>>, drain: CancellationToken) {
     loop {
         let received = tokio::select! {
             received = events.recv() => received,

@@ -261,9 +261,10 @@ impl Api {
         tokio::join!(tcp, unix, end_streams);
     }
 
-    /// Counts what the metrics show, until `drain`.
-    pub async fn count(self: Arc<Self>, drain: CancellationToken) {
-        metrics::count(&self, drain).await;
+    /// Counts what the metrics show, from this call on and until `drain`.
+    pub fn count(self: Arc<Self>, drain: CancellationToken) -> impl Future<Output = ()> + Send {
+        let events = self.deps.store.subscribe();
+        async move { metrics::count(&self, events, drain).await }
     }
 
     fn config(&self) -> Arc<Config> {
