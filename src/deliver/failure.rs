@@ -69,6 +69,8 @@ pub enum Nature {
     DiskFull,
     /// The archive is malformed: it may simply be the wrong bytes.
     Unreadable,
+    /// Other archives have the memory for its entries: unpack it when it has arrived.
+    Crowded,
     Other,
 }
 
@@ -132,8 +134,12 @@ impl Stop {
 
     /// `space` is the free space of the disk, if that is lower than the configured limit.
     pub(super) fn unpack(error: &unpack::Error, space: Option<u64>) -> Self {
-        if matches!(error, unpack::Error::Canceled) {
-            return Self::Interrupted;
+        match error {
+            unpack::Error::Canceled => return Self::Interrupted,
+            unpack::Error::Crowded => {
+                return Self::internal(error.to_string()).with(Nature::Crowded);
+            }
+            _ => {}
         }
         if let (Some("max_total_bytes"), Some(space)) = (error.limit(), space) {
             let error = publish::Error::TooLarge {

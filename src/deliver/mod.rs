@@ -46,6 +46,8 @@ pub use failure::{KINDS, Stop};
 pub use heal::{Damage, Rebuilt};
 pub use run::{Note, Run};
 
+/// Memory for the entries of all archives, besides one archive that may have more than is left.
+const ENTRY_BYTES: u64 = 24 << 20;
 /// Time between two checks whether a deletion has freed enough space.
 const DELETING: Duration = Duration::from_millis(100);
 
@@ -104,6 +106,7 @@ pub struct Road {
     /// Archives that are here, with threads.
     local: Semaphore,
     spare_blocks: Arc<unpack::SpareBlocks>,
+    entries: Arc<unpack::Memory>,
     workers: Workers,
 }
 
@@ -144,6 +147,7 @@ impl Road {
             streaming: Semaphore::new(STREAMING),
             local: Semaphore::new(LOCAL),
             spare_blocks,
+            entries: unpack::Memory::new(ENTRY_BYTES),
             workers,
         })
     }

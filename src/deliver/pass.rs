@@ -118,7 +118,7 @@ impl Unpacking {
             *self = Self::Ended(Box::new(thread.join().await));
         }
         match std::mem::replace(self, Self::Later) {
-            Self::Ended(result) => Some(*result),
+            Self::Ended(result) => Some(*result).filter(|result| !is_crowded(result)),
             Self::Later | Self::Running(_) => None,
         }
     }
@@ -131,10 +131,16 @@ impl Unpacking {
             *self = Self::Ended(Box::new(result));
         }
         match self {
+            Self::Ended(result) if is_crowded(result) => None,
             Self::Ended(result) => Result::as_ref(result).err(),
             Self::Later | Self::Running(_) => None,
         }
     }
+}
+
+/// Tells whether the archive is to be unpacked later, since others had the memory.
+fn is_crowded(result: &Unpacked) -> bool {
+    result.as_ref().is_err_and(|stop| stop.is(Nature::Crowded))
 }
 
 impl Road {
@@ -165,7 +171,8 @@ impl Road {
         });
         let archive_type = run.job.file.archive_type;
         let unpacking = if archive_type.is_streamable() {
-            let options = self.unpack_options(run, promise, &stopper)?;
+            let mut options = self.unpack_options(run, promise, &stopper)?;
+            options.waits = false;
             let space_limit = self.space_limit(&options);
             let publisher = Arc::clone(&self.publisher);
             let (job, key) = (run.job.id.0, run.job.file.key.clone());

@@ -58,6 +58,7 @@ impl Road {
             promise.add_used(bytes);
         }));
         options.spare_blocks = Arc::clone(&self.spare_blocks);
+        options.memory = Some(Arc::clone(&self.entries));
         options.cancel = Arc::clone(&stopper.flag);
         if config.sandbox {
             options.sandbox = Some(self.publisher.layout().root().into());

@@ -134,6 +134,9 @@ pub enum Error {
     /// The caller stopped the work.
     #[error("stopped before the archive was unpacked")]
     Canceled,
+    /// Other archives have the memory for entries: unpack it again when it has arrived.
+    #[error("other archives have the memory for its entries")]
+    Crowded,
 }
 
 /// Whose fault a disk error is.
@@ -250,7 +253,7 @@ impl Error {
                 DiskError::Fault(fault) => fault.kind(),
                 DiskError::Name(reason) => reason.kind(),
             },
-            Self::Canceled => &CANCELED,
+            Self::Canceled | Self::Crowded => &CANCELED,
         }
     }
 
@@ -260,7 +263,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => refusal.entry.as_deref(),
             Self::Disk { entry, .. } => Some(entry),
-            Self::Input(_) | Self::Canceled => None,
+            Self::Input(_) | Self::Canceled | Self::Crowded => None,
         }
     }
 
@@ -269,7 +272,7 @@ impl Error {
     pub fn limit(&self) -> Option<&'static str> {
         match self {
             Self::Refused(refusal) => refusal.limit,
-            Self::Input(_) | Self::Disk { .. } | Self::Canceled => None,
+            Self::Input(_) | Self::Disk { .. } | Self::Canceled | Self::Crowded => None,
         }
     }
 
@@ -278,7 +281,7 @@ impl Error {
     pub fn expected(&self) -> Option<&str> {
         match self {
             Self::Refused(refusal) => refusal.expected.as_deref(),
-            Self::Input(_) | Self::Disk { .. } | Self::Canceled => None,
+            Self::Input(_) | Self::Disk { .. } | Self::Canceled | Self::Crowded => None,
         }
     }
 
@@ -287,7 +290,7 @@ impl Error {
     pub fn found(&self) -> Option<&str> {
         match self {
             Self::Refused(refusal) => refusal.found.as_deref(),
-            Self::Input(_) | Self::Disk { .. } | Self::Canceled => None,
+            Self::Input(_) | Self::Disk { .. } | Self::Canceled | Self::Crowded => None,
         }
     }
 
@@ -331,7 +334,11 @@ impl Error {
                 why: DiskError::Fault(fault),
                 ..
             } => Some(*fault),
-            Self::Disk { .. } | Self::Refused(_) | Self::Input(_) | Self::Canceled => None,
+            Self::Disk { .. }
+            | Self::Refused(_)
+            | Self::Input(_)
+            | Self::Canceled
+            | Self::Crowded => None,
         }
     }
 

@@ -15,6 +15,7 @@ mod header;
 mod limits;
 mod links;
 mod member;
+mod memory;
 mod path;
 mod pax;
 mod sink;
@@ -44,7 +45,10 @@ pub use crate::sys::beneath::clear;
 pub use block::SpareBlocks;
 pub use error::{Error, KINDS, Reason, Refusal, escape};
 pub use limits::Limits;
+pub use memory::Memory;
+use memory::Share;
 pub use tree::Tree;
+use tree::{Duplicates, Model};
 
 use block::Stream;
 use sink::{Disk, Sink};
@@ -124,6 +128,11 @@ pub struct Options {
     pub threads: bool,
     /// Memory shared with the other archives that are being unpacked.
     pub spare_blocks: Arc<SpareBlocks>,
+    /// Memory for the entries of all archives; unbounded if there is none.
+    pub memory: Option<Arc<Memory>>,
+    /// Whether to wait while other archives have that memory, instead of failing with
+    /// [`Error::Crowded`].
+    pub waits: bool,
     /// Progress callback, called from the writing threads.
     pub on_written: Option<OnWritten>,
     /// Set by the caller to stop the work, which then fails with [`Error::Canceled`].
@@ -147,11 +156,22 @@ impl Options {
             zip_name_encoding: config.zip_name_encoding,
             threads: true,
             spare_blocks: Arc::new(SpareBlocks::for_archives(1)),
+            memory: None,
+            waits: true,
             on_written: None,
             cancel: Arc::default(),
             sandbox: None,
             inherits: false,
         }
+    }
+}
+
+impl Options {
+    /// Makes the model of a tree that is empty so far.
+    fn model(&self, duplicates: Duplicates) -> Model {
+        let memory = self.memory.as_ref();
+        let share = memory.map(|memory| Share::new(memory, self.waits));
+        Model::new(&self.limits, self.umask, duplicates).within(share)
     }
 }
 

@@ -31,7 +31,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
             stream,
             options,
             meter: Meter::default(),
-            model: Model::new(&options.limits, options.umask, Duplicates::LastWins),
+            model: options.model(Duplicates::LastWins),
             pending: Pending::default(),
         }
     }
@@ -168,6 +168,7 @@ impl<'a, R: BufRead> Walk<'a, R> {
     fn member(&mut self, member: Member, sink: &mut Sink<'_, '_>) -> Result<(), Error> {
         let limits = &self.options.limits;
         self.meter.add_entry(limits)?;
+        self.model.pay(&self.options.cancel)?;
         let path = EntryPath::parse(&member.name, limits)?;
         match member.kind {
             Type::Dir => self.directory(&path, &member, sink),

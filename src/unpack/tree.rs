@@ -7,11 +7,14 @@ mod target;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use hashbrown::HashTable;
 
-use super::error::{Reason, Refusal};
+use super::error::{Error, Reason, Refusal};
 use super::limits::Limits;
+use super::memory::Share;
 use super::path::{EntryPath, split_last};
 use crate::datafile::Sha256;
 use crate::datafile::tree::{Entry, Mtime};
@@ -21,6 +24,9 @@ pub(super) const ROOT: u32 = 0;
 /// Bytes of memory for the paths and link targets of a tree; grows with `max_entries`.
 const MIN_NAME_BUDGET: u64 = 64 << 20;
 const NAME_BUDGET_PER_ENTRY: u64 = 256;
+/// Bytes that an entry takes besides its name and path: in the model, in the tree, and what the
+/// allocator adds.
+const PER_ENTRY: u64 = (size_of::<Node>() + size_of::<Content>() + size_of::<Entry>() + 64) as u64;
 
 /// An unpacked tree: every entry below the root, sorted by the bytes of its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub struct Tree {
     pub files: u64,
     /// Bytes of all files; hard-linked content counts once.
     pub bytes: u64,
+    /// The memory that it takes.
+    share: Option<Arc<Share>>,
 }
 
 /// How a second member of the same name is treated.
@@ -55,6 +63,9 @@ pub(super) struct Model {
     last_parent: (Vec<u8>, u32),
     implied: u64,
     name_bytes: u64,
+    share: Option<Share>,
+    /// Bytes that are not taken from the share yet.
+    unpaid: u64,
 }
 
 /// One name in the tree.
@@ -141,6 +152,23 @@ impl Model {
             last_parent: (Vec::new(), ROOT),
             implied: 0,
             name_bytes: 0,
+            share: None,
+            unpaid: 0,
+        }
+    }
+
+    /// Bounds the memory of this model and of its tree by `share`.
+    pub(super) fn within(mut self, share: Option<Share>) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// Takes the memory for what was added since the last call, and for its place in the tree.
+    pub(super) fn pay(&mut self, cancel: &AtomicBool) -> Result<(), Error> {
+        let bytes = std::mem::take(&mut self.unpaid);
+        match &mut self.share {
+            Some(share) => share.take(bytes, cancel),
+            None => Ok(()),
         }
     }
 
@@ -322,6 +350,7 @@ impl Model {
         if self.name_bytes > budget {
             return Err(too_many_for(&self.limits));
         }
+        self.unpaid += PER_ENTRY + (name.len() + path_len) as u64;
         let id = u32::try_from(self.nodes.len()).map_err(|_| too_many())?;
         let hash = self.hasher.hash_one((parent, name));
         self.nodes.push(Node {

@@ -1,5 +1,7 @@
 //! The finished model as the list of what is there.
 
+use std::sync::Arc;
+
 use super::{Content, Model, Node, NodeKind, Tree};
 use crate::datafile::tree::{Entry, EntryKind};
 
@@ -17,7 +19,7 @@ impl Model {
             .filter(|(_, first)| first.is_some())
             .map(|(content, _)| content.size)
             .sum();
-        let contents = self.contents;
+        let (contents, share) = (self.contents, self.share.map(Arc::new));
         let mut link_to = link_to.into_iter().peekable();
         let mut entries: Vec<Entry> = (0..)
             .zip(self.nodes.into_iter().zip(paths))
@@ -33,6 +35,7 @@ impl Model {
             entries,
             files,
             bytes,
+            share,
         }
     }
 

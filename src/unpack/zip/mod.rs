@@ -63,7 +63,7 @@ pub(super) fn unpack(file: &File, target: Target, options: &Options) -> Result<T
     let mut plan = Plan {
         options,
         meter: Meter::default(),
-        model: Model::new(&options.limits, options.umask, Duplicates::Refused),
+        model: options.model(Duplicates::Refused),
         content: Content::new(&bytes, &stop),
         jobs: Vec::new(),
         sizes: (0, 0),
@@ -88,8 +88,7 @@ pub(super) fn unpack(file: &File, target: Target, options: &Options) -> Result<T
         root: None,
     };
     let Target::Directory(root) = target else {
-        extract::run(&shared)?;
-        return Ok(model.into_tree());
+        return extract::run(&shared).map(|_| model.into_tree());
     };
     let root = Arc::new(root);
     shared.root = Some(Arc::clone(&root));
@@ -148,6 +147,7 @@ impl<'a> Plan<'a> {
     fn add(&mut self, record: &'a Record, data: u64) -> Result<(), Error> {
         let limits = &self.options.limits;
         self.meter.add_entry(limits)?;
+        self.model.pay(&self.options.cancel)?;
         let name = names::decode(
             &record.raw_name,
             record.unicode.as_deref(),
