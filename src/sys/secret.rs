@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::durable;
 
@@ -12,6 +12,12 @@ use super::durable;
 const MAX: u64 = 64 * 1024;
 /// Length of a generated key in bytes, before it is written as hex.
 const NEW: usize = 32;
+
+/// Rights that the file of a secret may not give: any to group and others.
+const REFUSED: u32 = 0o077;
+/// The same for a file that the service manager made. Since systemd 254 those are 0400 with an access control
+/// list for the service's user, and the mask of a list stands where the group's rights would: 0440.
+const CREDENTIAL_REFUSED: u32 = 0o027;
 
 /// A secret. Its `Debug` does not show it, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,6 +33,11 @@ pub enum Error {
         path.display()
     )]
     Mode { path: PathBuf, mode: u32 },
+    #[error(
+        "use `{}` as a secret: it belongs to user {owner}, expected root or the user of this process",
+        path.display()
+    )]
+    Owner { path: PathBuf, owner: u32 },
     #[error(
         "use `{}` as a secret: it has {len} bytes, expected 1 to {MAX}",
         path.display()
@@ -48,15 +59,23 @@ impl Secret {
     /// manager's credentials directory (`LoadCredential=`), if there is one.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        match credentials {
-            Some(directory) if path.is_relative() => Self::read_file(&directory.join(path)),
-            _ => Self::read_file(path),
-        }
+        Self::read_of(path, credentials.as_deref())
+    }
+
+    fn read_of(path: &Path, credentials: Option<&Path>) -> Result<Self, Error> {
+        let Some(directory) = credentials else {
+            return Self::read_file(path, false);
+        };
+        // `join` leaves an absolute path as it is.
+        let path = directory.join(path);
+        let is_below = path.starts_with(directory)
+            && !path.components().any(|part| part == Component::ParentDir);
+        Self::read_file(&path, is_below)
     }
 
     /// Reads the secret at `path`, or generates one and writes it there if the file is missing.
     pub fn read_or_make(path: &Path) -> Result<Self, Error> {
-        match Self::read_file(path) {
+        match Self::read_file(path, false) {
             Err(Error::File(error)) if error.source.kind() == io::ErrorKind::NotFound => {
                 let text = hex::encode(random::<NEW>()?);
                 durable::write_file(path, format!("{text}\n").as_bytes(), 0o600)?;
@@ -72,16 +91,22 @@ impl Secret {
         &self.0
     }
 
-    fn read_file(path: &Path) -> Result<Self, Error> {
+    fn read_file(path: &Path, is_credential: bool) -> Result<Self, Error> {
         let file = File::open(path).map_err(durable::at("open", path))?;
-        let mode = file
-            .metadata()
-            .map_err(durable::at("look at", path))?
-            .mode()
-            & 0o777;
-        if mode & 0o077 != 0 {
+        let metadata = file.metadata().map_err(durable::at("look at", path))?;
+        let (mode, owner) = (metadata.mode() & 0o777, metadata.uid());
+        let refused = if is_credential {
+            CREDENTIAL_REFUSED
+        } else {
+            REFUSED
+        };
+        if mode & refused != 0 {
             let path = path.to_owned();
             return Err(Error::Mode { path, mode });
+        }
+        if !is_credential && !may_own(owner, rustix::process::geteuid().as_raw()) {
+            let path = path.to_owned();
+            return Err(Error::Owner { path, owner });
         }
         let mut bytes = Vec::new();
         file.take(MAX + 1)
@@ -95,6 +120,12 @@ impl Secret {
         }
         Ok(Self(secret))
     }
+}
+
+/// Returns whether a secret of `owner` may be used by `me`. Root can read every file, and checks those of the
+/// service's user on its behalf (`sudo edgepush doctor`).
+fn may_own(owner: u32, me: u32) -> bool {
+    owner == 0 || owner == me || me == 0
 }
 
 /// Returns random bytes from the kernel.
@@ -137,6 +168,60 @@ mod tests {
         assert_eq!(Secret::read(&path).unwrap().expose(), b"s3cret");
         fs::write(&path, "\n").unwrap();
         assert!(matches!(Secret::read(&path), Err(Error::Length { .. })));
+    }
+
+    /// Gives user 1 the right to read `path`, as systemd does for the user of a service.
+    fn grant_by_acl(path: &Path) {
+        // Version 2, then (tag, rights, id): owner, user 1, group, mask, others.
+        let entries: [(u16, u16, u32); 5] = [
+            (0x01, 4, u32::MAX),
+            (0x02, 4, 1),
+            (0x04, 0, u32::MAX),
+            (0x10, 4, u32::MAX),
+            (0x20, 0, u32::MAX),
+        ];
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in entries {
+            list.extend(tag.to_le_bytes());
+            list.extend(rights.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        let name = "system.posix_acl_access";
+        rustix::fs::setxattr(path, name, &list, rustix::fs::XattrFlags::empty()).unwrap();
+    }
+
+    #[test]
+    fn reads_a_credential_that_an_acl_gives_to_the_service() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::write(&path, "s3cret").unwrap();
+        grant_by_acl(&path);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o440);
+        let read = |name: &Path, directory| Secret::read_of(name, directory);
+        let directory = Some(dir.path());
+        assert!(read(Path::new("key"), directory).is_ok());
+        assert!(read(&path, directory).is_ok());
+        // Elsewhere the same list gives a secret away.
+        assert!(matches!(read(&path, None), Err(Error::Mode { .. })));
+        let other = tempfile::tempdir().unwrap();
+        let elsewhere = read(&path, Some(other.path()));
+        assert!(matches!(elsewhere, Err(Error::Mode { .. })));
+        let up = Path::new("../key");
+        let below = dir.path().join("below");
+        fs::create_dir(&below).unwrap();
+        assert!(matches!(read(up, Some(&below)), Err(Error::Mode { .. })));
+        for mode in [0o420, 0o404, 0o402, 0o401] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let read = read(Path::new("key"), directory);
+            assert!(matches!(read, Err(Error::Mode { .. })), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_secret_of_another_user_is_not_used() {
+        for (owner, me, good) in [(0, 7, true), (7, 7, true), (8, 7, false), (8, 0, true)] {
+            assert_eq!(may_own(owner, me), good, "{owner} {me}");
+        }
     }
 
     #[test]
