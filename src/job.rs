@@ -252,8 +252,12 @@ pub struct Failure {
     pub class: Class,
     /// Whether pushing the same again may help.
     pub retryable: bool,
-    /// A sentence for people: path or host, expected and found.
+    /// A sentence for people: path or host, expected and found. Whoever may ask for the job's state
+    /// may read it, so it has nothing that only this node could read.
     pub message: String,
+    /// What the source said instead of sending the file. Leaves this node only over the unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// The archive member at fault, escaped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
@@ -297,12 +301,39 @@ impl Failure {
             class: kind.class,
             retryable: kind.retry == Retry::Transient,
             message,
+            detail: None,
             entry: None,
             limit: None,
             expected: None,
             found: None,
             cause: None,
         }
+    }
+
+    /// Returns what others than the operator of this node may know: not the text of a response, and no
+    /// digest of what only this node can read. A length may be told.
+    #[must_use]
+    pub fn for_others(&self) -> Self {
+        let is_length =
+            |text: &String| text.trim_start_matches("more than ").parse::<u64>().is_ok();
+        Self {
+            detail: None,
+            found: self.found.clone().filter(is_length),
+            ..self.clone()
+        }
+    }
+
+    /// Returns the message with everything that the operator of this node may know, for the log.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let mut text = self.message.clone();
+        if let Some(found) = self.found.as_ref().filter(|found| !text.contains(*found)) {
+            text = format!("{text}, found {found}");
+        }
+        if let Some(detail) = &self.detail {
+            text = format!("{text}; {detail}");
+        }
+        text
     }
 }
 

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::Api;
 use super::error::ApiError;
 use crate::datafile::Key;
+use crate::http::Peer;
 use crate::job::{EventKind, JobId};
 use crate::shown::model::NodeStatus;
 use crate::shown::{Event, File};
@@ -124,8 +126,11 @@ async fn count_job(api: &Api, result: &'static str, job: JobId) {
 }
 
 /// Shows the metrics.
-pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
-    let status = api.node_status().await?;
+pub(super) async fn metrics(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Response, ApiError> {
+    let status = api.node_status(peer).await?;
     let live = api
         .deps
         .store

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -13,7 +14,8 @@ use super::Api;
 use super::error::{ApiError, json};
 use crate::datafile::Key;
 use crate::db::{endpoints, outbox};
-use crate::job::{JobId, JobState};
+use crate::http::Peer;
+use crate::job::{Failure, JobId, JobState};
 use crate::shown::{File, Files, Release, model};
 use crate::store::activations;
 use crate::store::jobs;
@@ -34,15 +36,18 @@ pub(super) fn ok(body: &impl Serialize) -> Answer {
 
 impl Api {
     /// Adds to a file what its row does not know: the progress of a running job, and where its tree
-    /// is.
-    pub(super) fn file(&self, row: File) -> File {
+    /// is. Over TCP, leaves out what only the operator of this node may know.
+    pub(super) fn file(&self, row: File, peer: Peer) -> File {
         let mut file = self.deps.board.show(row);
+        if !peer.is_local() {
+            file.failure = file.failure.as_ref().map(Failure::for_others);
+        }
         file.path = file.release.is_some().then(|| self.tree(&file.key));
         file
     }
 
-    pub(super) fn files(&self, rows: Vec<File>) -> Vec<File> {
-        rows.into_iter().map(|row| self.file(row)).collect()
+    pub(super) fn files(&self, rows: Vec<File>, peer: Peer) -> Vec<File> {
+        rows.into_iter().map(|row| self.file(row, peer)).collect()
     }
 
     fn tree(&self, key: &Key) -> String {
@@ -68,7 +73,11 @@ impl Api {
 }
 
 /// Shows the jobs of a push.
-pub(super) async fn push_state(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer {
+pub(super) async fn push_state(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+) -> Answer {
     let push = id.clone();
     let rows = api
         .deps
@@ -79,7 +88,7 @@ pub(super) async fn push_state(State(api): State<Arc<Api>>, Path(id): Path<Strin
         let message = format!("push `{}` has no jobs", crate::datafile::shorten(&id));
         return Err(ApiError::not_found(message));
     }
-    let files = api.files(rows);
+    let files = api.files(rows, peer);
     ok(&model::Push {
         push: id,
         done: files.iter().all(|file| file.state.is_final()),
@@ -103,6 +112,7 @@ pub(super) struct FilesQuery {
 /// Lists files by their latest job.
 pub(super) async fn files(
     State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
     query: Result<Query<FilesQuery>, QueryRejection>,
 ) -> Answer {
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
@@ -126,7 +136,7 @@ pub(super) async fn files(
         .await?;
     ok(&Files {
         total: listed.total,
-        files: api.files(listed.files),
+        files: api.files(listed.files, peer),
     })
 }
 
@@ -144,13 +154,21 @@ fn states(text: &str) -> Result<Vec<JobState>, ApiError> {
 }
 
 /// Shows one job.
-pub(super) async fn file(State(api): State<Arc<Api>>, Path(id): Path<i64>) -> Answer {
+pub(super) async fn file(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<i64>,
+) -> Answer {
     let row = api.job(JobId(id)).await?;
-    ok(&api.file(row))
+    ok(&api.file(row, peer))
 }
 
 /// Lists every stored job of a job's file.
-pub(super) async fn history(State(api): State<Arc<Api>>, Path(id): Path<i64>) -> Answer {
+pub(super) async fn history(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<i64>,
+) -> Answer {
     let key = api.job(JobId(id)).await?.key;
     let rows = api
         .deps
@@ -159,7 +177,7 @@ pub(super) async fn history(State(api): State<Arc<Api>>, Path(id): Path<i64>) ->
         .await?;
     ok(&Files {
         total: rows.len() as u64,
-        files: api.files(rows),
+        files: api.files(rows, peer),
     })
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -14,6 +15,7 @@ use super::Api;
 use super::error::{ApiError, json};
 use super::native::{Answer, ok};
 use crate::db::endpoints;
+use crate::http::Peer;
 use crate::job::JobState;
 use crate::publish::Publisher;
 use crate::shown::{File, Release, model};
@@ -117,13 +119,16 @@ fn disk_check(publisher: &Publisher) -> model::Check {
 }
 
 /// Shows the state of the node.
-pub(super) async fn status(State(api): State<Arc<Api>>) -> Answer {
-    ok(&api.node_status().await?)
+pub(super) async fn status(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+) -> Answer {
+    ok(&api.node_status(peer).await?)
 }
 
 impl Api {
     /// Returns the state of the node.
-    pub(super) async fn node_status(&self) -> Result<model::NodeStatus, ApiError> {
+    pub(super) async fn node_status(&self, peer: Peer) -> Result<model::NodeStatus, ApiError> {
         let data_dir = self.deps.data_dir.clone();
         let seen = self
             .deps
@@ -152,22 +157,22 @@ impl Api {
                 })
             })
             .await?;
-        Ok(self.describe(seen))
+        Ok(self.describe(seen, peer))
     }
 
-    fn describe(&self, seen: Seen) -> model::NodeStatus {
+    fn describe(&self, seen: Seen, peer: Peer) -> model::NodeStatus {
         let bad = self.readiness().checks.into_iter().find(|c| !c.ok);
         let state = match bad {
             None => "ready".to_owned(),
             Some(check) => format!("{}: {}", check.name, check.detail),
         };
         let (ended, running): (Vec<_>, Vec<_>) = self
-            .files(seen.running)
+            .files(seen.running, peer)
             .into_iter()
             .partition(|file| file.state.is_final());
         let unrecorded = ended.len() as u64;
         let mut failures = ended;
-        failures.extend(self.files(seen.failures));
+        failures.extend(self.files(seen.failures, peer));
         let counts: BTreeMap<String, u64> = JobState::ALL
             .iter()
             .map(|state| {

@@ -133,6 +133,7 @@ fn reasons(file: &Ended) -> Vec<String> {
         failure.kind, failure.stage, failure.message
     )];
     let values = [
+        ("detail", &failure.detail),
         ("expected", &failure.expected),
         ("found", &failure.found),
         ("entry", &failure.entry),

@@ -207,6 +207,7 @@ fn render(file: &File, events: &[Event], out: &mut Out) -> Result<(), Error> {
         let text = out.paint(Paint::Bad, &printable(&failure.to_string()));
         out.line(format!("failure    {text}"))?;
         let values = [
+            ("detail", &failure.detail),
             ("expected", &failure.expected),
             ("found", &failure.found),
             ("entry", &failure.entry),

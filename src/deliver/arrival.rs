@@ -298,14 +298,14 @@ impl<'a> Arrival<'a> {
         let suspicion = self.source.suspicion();
         let verified = blocking(move || hasher.finish().map_err(Stop::verify))
             .await
-            .map_err(|stop| stop.doubted(suspicion.as_deref()))?;
+            .map_err(|stop| stop.doubted(suspicion.as_ref()))?;
         if run.job.file.archive_type.is_streamable() {
             run.stage(Stage::Unpack);
         }
         let tree = pass
             .tree()
             .await
-            .map_err(|stop| stop.explained(suspicion.as_deref()))?;
+            .map_err(|stop| stop.explained(suspicion.as_ref()))?;
         Ok(Received::Whole((verified, tree)))
     }
 }

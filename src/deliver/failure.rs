@@ -114,6 +114,7 @@ impl Stop {
         if let Some((expected, found)) = error.values() {
             (failure.expected, failure.found) = (Some(expected), Some(found));
         }
+        failure.detail = error.detail();
         failure.cause = error.last().map(|last| {
             Box::new(Cause {
                 kind: last.kind().name.to_owned(),
@@ -236,17 +237,18 @@ impl Stop {
     }
 
     /// Marks the bytes as suspect, and adds what was odd about the response that delivered them.
-    pub(super) fn doubted(mut self, suspicion: Option<&str>) -> Self {
+    pub(super) fn doubted(mut self, suspicion: Option<&fetch::Page>) -> Self {
         if let Self::Failed { doubtful, .. } = &mut self {
             *doubtful = true;
         }
         self.explained(suspicion)
     }
 
-    pub(super) fn explained(mut self, suspicion: Option<&str>) -> Self {
-        if let (Self::Failed { failure, .. }, Some(suspicion)) = (&mut self, suspicion) {
+    pub(super) fn explained(mut self, suspicion: Option<&fetch::Page>) -> Self {
+        if let (Self::Failed { failure, .. }, Some(page)) = (&mut self, suspicion) {
             failure.message.push_str("; ");
-            failure.message.push_str(suspicion);
+            failure.message.push_str(&page.kind);
+            failure.detail.clone_from(&page.text);
         }
         self
     }

@@ -110,7 +110,7 @@ impl Road {
                 let failure = stop.into_failure(crate::job::Stage::Publish);
                 tracing::warn!(
                     event = "heal-failed",
-                    error = failure.message,
+                    error = failure.in_full(),
                     "could not repair the version from its retained archive; fetching it again"
                 );
                 None

@@ -54,7 +54,7 @@ impl Road {
         let kept = self.publisher.keeps_archives();
         let unpacked = self.workers.run(move || {
             let verified =
-                hash(&file, &frames, kept).map_err(|stop| stop.doubted(suspicion.as_deref()))?;
+                hash(&file, &frames, kept).map_err(|stop| stop.doubted(suspicion.as_ref()))?;
             let unpacked = publisher
                 .stage(&file.key, job)
                 .map_err(Stop::publish)
@@ -65,7 +65,7 @@ impl Road {
                 Ok(tree) => Ok((verified, tree, spool)),
                 Err(stop) => {
                     let _ = std::fs::remove_file(&spool);
-                    Err(stop.explained(suspicion.as_deref()))
+                    Err(stop.explained(suspicion.as_ref()))
                 }
             }
         });

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::phase::Phase;
 use super::policy::Denied;
+use super::sniff::Page;
 use crate::sys::durable;
 use crate::sys::failure::{Class, Fault, Kind, Retry};
 
@@ -45,30 +46,27 @@ pub enum Cause {
     #[error("response is not HTTP")]
     BadAnswer(#[source] reqwest::Error),
     /// Any status that is not the file.
-    #[error("status {code}{}", said(excerpt.as_ref()))]
+    #[error("status {code}")]
     Status {
         code: u16,
         retry_after: Option<Duration>,
-        /// The beginning of the body, without secrets.
-        excerpt: Option<String>,
+        /// The beginning of the body, without secrets. Never part of the message.
+        text: Option<String>,
     },
-    #[error("status 206 with `{found}` to a request for the whole file")]
+    #[error("status 206 to a request for the whole file")]
     Unsolicited {
-        /// The Content-Range, shortened.
+        /// The Content-Range, shortened. Never part of the message.
         found: String,
     },
-    #[error("origin has {found} bytes, expected {expected}{}", said(excerpt.as_ref()))]
+    #[error("origin has {found} bytes, expected {expected}{}", shown(page.as_ref()))]
     WrongLength {
         expected: u64,
         found: u64,
-        /// Content type and beginning of the body, if it looks like a page; without secrets.
-        excerpt: Option<String>,
+        /// Set if the body looks like a page.
+        page: Option<Page>,
     },
-    #[error("more than the expected {expected} bytes arrived{}", said(excerpt.as_ref()))]
-    TooLong {
-        expected: u64,
-        excerpt: Option<String>,
-    },
+    #[error("more than the expected {expected} bytes arrived{}", shown(page.as_ref()))]
+    TooLong { expected: u64, page: Option<Page> },
     #[error("body ended early")]
     Cut(#[source] Option<reqwest::Error>),
     #[error(
@@ -123,8 +121,8 @@ fn later(asked: Option<Duration>) -> String {
     }
 }
 
-fn said(excerpt: Option<&String>) -> String {
-    excerpt.map_or_else(String::new, |text| format!(", {text}"))
+fn shown(page: Option<&Page>) -> String {
+    page.map_or_else(String::new, |page| format!(", {}", page.kind))
 }
 
 macro_rules! kinds {
@@ -328,6 +326,18 @@ impl Error {
     #[must_use]
     pub fn is_canceled(&self) -> bool {
         matches!(self.0.cause, Cause::Canceled)
+    }
+
+    /// Returns what the source said, which only the operator of this node may read.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        match &self.0.cause {
+            Cause::Status { text, .. } => text.clone(),
+            Cause::Unsolicited { found } => Some(format!("Content-Range `{found}`")),
+            Cause::WrongLength { page, .. } | Cause::TooLong { page, .. } => page.clone()?.text,
+            Cause::Deadline { last, .. } => last.as_ref()?.detail(),
+            _ => None,
+        }
     }
 
     /// Returns the expected and the found value, if there are two.

@@ -37,6 +37,7 @@ pub use error::{Cause, Context, Error, KINDS};
 pub use phase::Phase;
 pub use range::Validator;
 pub use retry::Retries;
+pub use sniff::Page;
 pub use source::Source;
 pub use spool::{Identity, Spool};
 

@@ -19,6 +19,16 @@ const PAGES: [&str; 6] = [
     "text/xml",
 ];
 
+/// A body that looks like a page in place of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Its content type, which anyone may be told.
+    pub kind: String,
+    /// Its beginning. Only for the operator of this node: a push may name a service that only this
+    /// node can reach, and its sender must not read that service's response.
+    pub text: Option<String>,
+}
+
 /// The beginning of a body, and its content type.
 #[derive(Default)]
 pub(super) struct Sniff {
@@ -65,14 +75,10 @@ impl Sniff {
     }
 
     /// Describes the body if it looks like a page, without anything that may repeat a secret.
-    pub(super) fn describe(&self, secrets: &Secrets) -> Option<String> {
-        if !self.is_page() {
-            return None;
-        }
-        let kind = self.kind(secrets);
-        Some(match self.text(secrets) {
-            Some(text) => format!("{kind}, {text}"),
-            None => kind,
+    pub(super) fn describe(&self, secrets: &Secrets) -> Option<Page> {
+        self.is_page().then(|| Page {
+            kind: self.kind(secrets),
+            text: self.text(secrets),
         })
     }
 
@@ -138,7 +144,9 @@ mod tests {
         sniff.note(body);
         let mut secrets = Secrets::default();
         secrets.add(&Url::parse(url).unwrap());
-        sniff.describe(&secrets)
+        let page = sniff.describe(&secrets)?;
+        let text = page.text.map(|text| format!(", {text}"));
+        Some(page.kind + &text.unwrap_or_default())
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::range::Validator;
 use super::retry::Pass;
 use super::routes::Routes;
 use super::secrets::Secrets;
-use super::sniff::Sniff;
+use super::sniff::{Page, Sniff};
 use super::stall::StallClock;
 use super::{Event, Fetcher, Request};
 use crate::datafile::authority;
@@ -191,7 +191,7 @@ impl Source {
     /// Returns why the bytes may not be an archive at all, for the message about a wrong digest: the error
     /// page of a server or the login page of a network. Contains no secret.
     #[must_use]
-    pub fn suspicion(&self) -> Option<String> {
+    pub fn suspicion(&self) -> Option<Page> {
         self.sniff.as_ref()?.describe(&self.secrets)
     }
 
@@ -373,7 +373,7 @@ impl Source {
             }
             let cause = Cause::TooLong {
                 expected: end,
-                excerpt: self.suspicion(),
+                page: self.suspicion(),
             };
             return self.failed(cause, &self.fetcher.current());
         }
@@ -404,7 +404,7 @@ impl Source {
                 let cause = Cause::WrongLength {
                     expected,
                     found: self.position,
-                    excerpt: self.suspicion(),
+                    page: self.suspicion(),
                 };
                 self.failed(cause, &routes)
             } else {

@@ -41,13 +41,13 @@ fn log(note: &Note) {
             kind = failure.kind,
             attempt,
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            error = failure.message,
+            error = failure.in_full(),
             "the source failed; retrying"
         ),
         Note::Refetching(failure) => tracing::warn!(
             event = "refetching",
             kind = failure.kind,
-            error = failure.message,
+            error = failure.in_full(),
             "the bytes may be corrupt; fetching them again from zero"
         ),
         Note::Stage(_) | Note::Resumed(_) | Note::Restarted(_) => {}

@@ -203,7 +203,7 @@ impl Runner {
             event = "again",
             kind = failure.kind,
             wait_ms = wait,
-            error = failure.message,
+            error = failure.in_full(),
             "this node's disk failed the file; retrying"
         );
         let why = failure.to_string();
@@ -221,7 +221,7 @@ impl Runner {
     }
 
     async fn record_failure(&self, job: &Job, failure: Failure) {
-        let (kind, stage, message) = (failure.kind.clone(), failure.stage, failure.message.clone());
+        let (kind, stage, message) = (failure.kind.clone(), failure.stage, failure.in_full());
         if self.record(job, Outcome::Failed(failure)).await {
             tracing::warn!(event = "failed", kind, %stage, error = message, "the file failed");
         }

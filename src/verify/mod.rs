@@ -79,13 +79,14 @@ pub const KINDS: &[Kind] = &[DIGEST, SIZE, UNSTATED];
 /// Why the bytes were rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("{algorithm} differs: expected {expected}, found {found}, over {length} bytes")]
+    #[error("{algorithm} differs: expected {expected}, over {length} bytes")]
     Digest {
         /// `md5` or `sha256`.
         algorithm: &'static str,
         /// Stated in the push.
         expected: String,
-        /// Computed from the bytes.
+        /// Computed from the bytes. Not part of the message, which the sender of the push may read:
+        /// it would identify a file or a response that only this node can read.
         found: String,
         /// In bytes.
         length: u64,

@@ -36,5 +36,6 @@ mod remote_push;
 mod retention;
 mod store;
 mod systemd;
+mod told;
 mod verbs;
 mod wire_samples;

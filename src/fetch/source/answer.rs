@@ -48,11 +48,11 @@ impl Source {
             416 if asked_part && self.nothing_left(&response) => Ok(None),
             code => {
                 let retry_after = retry_after(response.headers());
-                let excerpt = self.excerpt(response, false).await;
+                let text = self.sniffed(response).await.text(&self.secrets);
                 let cause = Cause::Status {
                     code,
                     retry_after,
-                    excerpt,
+                    text,
                 };
                 match asked_part && is_refusal(code) {
                     true => self.part_refused(cause, routes),
@@ -73,11 +73,11 @@ impl Source {
         if let (Some(expected), Some(found)) = (self.request.size, length)
             && expected != found
         {
-            let excerpt = self.excerpt(response, true).await;
+            let page = self.sniffed(response).await.describe(&self.secrets);
             let cause = Cause::WrongLength {
                 expected,
                 found,
-                excerpt,
+                page,
             };
             return self.failed(cause, routes);
         }
@@ -162,9 +162,8 @@ impl Source {
         }));
     }
 
-    /// Describes the beginning of a response that is not the file; with `pages`, only if it looks like a
-    /// page.
-    async fn excerpt(&mut self, mut response: Response, pages: bool) -> Option<String> {
+    /// Reads the beginning of a response that is not the file.
+    async fn sniffed(&mut self, mut response: Response) -> Sniff {
         let mut sniff = Sniff::of(response.headers());
         let _ = timeout(EXCERPT, async {
             while !sniff.is_full()
@@ -177,11 +176,7 @@ impl Source {
         self.request
             .fetched
             .fetch_add(sniff.kept(), Ordering::Relaxed);
-        if pages {
-            sniff.describe(&self.secrets)
-        } else {
-            sniff.text(&self.secrets)
-        }
+        sniff
     }
 }
 

@@ -26,7 +26,7 @@ impl Source {
             return Err(self.error(Cause::WrongLength {
                 expected,
                 found,
-                excerpt: None,
+                page: None,
             }));
         }
         self.total = Some(found);

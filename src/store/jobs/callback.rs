@@ -8,7 +8,7 @@ use super::super::Tx;
 use super::rows;
 use crate::db;
 use crate::db::{endpoints, outbox};
-use crate::job::JobId;
+use crate::job::{Failure, JobId};
 use crate::shown::File;
 use crate::wire::status::ResultCode;
 use crate::wire::time::stamp;
@@ -50,6 +50,8 @@ const NOT_REPORTED: [&str; 10] = [
 fn body(file: &File, code: ResultCode) -> Result<Value, Error> {
     let content = file.published.as_ref().map_or(file.stated, |p| p.content);
     let mut body = db::to_value("callback", file)?;
+    let failure = file.failure.as_ref().map(Failure::for_others);
+    body["failure"] = db::to_value("callback", &failure)?;
     if let Value::Object(fields) = &mut body {
         for field in NOT_REPORTED {
             fields.remove(field);

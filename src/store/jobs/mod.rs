@@ -271,7 +271,7 @@ fn tell_end(tx: &Tx<'_>, id: JobId, of: &Subject, outcome: &Outcome) -> Result<(
         }
         Outcome::Failed(failure) => {
             let note = Note::new(EventKind::Failed, &failure.message).stage(failure.stage);
-            write(note.data(db::to_value("failure", failure)?))?;
+            write(note.data(db::to_value("failure", &failure.for_others())?))?;
             report(callbacks::FAILED, ResultCode::Refused)
         }
         Outcome::Canceled => {

@@ -4,7 +4,11 @@ use super::*;
 
 /// Everything that an error can be turned into.
 fn told(error: &Error) -> String {
-    let mut text = format!("{error}\n{error:?}\n{error:#?}\n{}\n", Chain(error));
+    let mut text = format!(
+        "{error}\n{error:?}\n{error:#?}\n{:?}\n{}\n",
+        error.detail(),
+        Chain(error)
+    );
     let mut cause = std::error::Error::source(error);
     while let Some(e) = cause {
         text.push_str(&format!("{e}\n{e:?}\n"));
@@ -68,7 +72,7 @@ async fn no_fault_tells_a_secret() {
             .map(told)
             .collect();
         text.push_str(&got.restarts.join("\n"));
-        text.push_str(&got.source.suspicion().unwrap_or_default());
+        text.push_str(&format!("{:?}", got.source.suspicion()));
         assert!(got.result.is_err(), "{n}");
         assert!(!text.contains("SECRET"), "{n}: {text}");
         assert!(
@@ -85,12 +89,13 @@ async fn after_a_secret_was_sent_only_status_and_code_of_an_error_are_shown() {
     origin.serve("/f", Reply::page(403, "application/xml", page));
     let got = fetch(&fetcher(""), request(&origin.url("/f?sign=SECRET"), None)).await;
     let want = format!(
-        "fetch from {}: status 403, code `AccessDenied` (first-byte: 0 bytes here, 1 attempt)",
+        "fetch from {}: status 403 (first-byte: 0 bytes here, 1 attempt)",
         origin.address()
     );
     assert_eq!(got.error().to_string(), want);
+    assert_eq!(got.error().detail().as_deref(), Some("code `AccessDenied`"));
     let got = fetch(&fetcher(""), request(&origin.url("/f"), None)).await;
-    let text = got.error().to_string();
+    let text = got.error().detail().expect("a detail");
     assert!(
         text.contains("body starts with `<Error><Code>AccessDenied</Code>"),
         "{text}"
@@ -126,7 +131,7 @@ async fn no_spelling_of_what_was_sent_is_told() {
             .chain(got.result.as_ref().err())
             .map(told)
             .collect();
-        text.push_str(&got.source.suspicion().unwrap_or_default());
+        text.push_str(&format!("{:?}", got.source.suspicion()));
         text
     };
     for (n, what) in said.into_iter().enumerate() {
