@@ -4,31 +4,84 @@
 //! slow for the live stream is served from the table until it has caught up, and misses nothing
 //! that is still stored.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream};
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use super::error::ApiError;
+use crate::http::Peer;
 use crate::job::JobId;
 use crate::shown::Event;
 use crate::store::{self, Store, events};
 
+/// Most followers at once on each listener.
+const FOLLOWERS: usize = 64;
+/// Most followers at once from one address.
+const PER_ADDRESS: usize = 16;
 /// Time between two keep-alive comments on a silent stream.
 const PULSE: Duration = Duration::from_secs(15);
 /// Events read from the table at once.
 const PAGE: u32 = 500;
+
+/// How many followers each client has; those of the unix socket count as one client without an
+/// address, and never wait for the others.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Followers(Arc<Mutex<HashMap<Option<IpAddr>, usize>>>);
+
+/// The place of one follower, until it is dropped.
+struct Place {
+    client: Option<IpAddr>,
+    followers: Followers,
+}
+
+impl Followers {
+    fn take(&self, peer: Peer) -> Result<Place, ApiError> {
+        let client = peer.client();
+        let mut counts = self.lock();
+        let of_client = counts.get(&client).copied().unwrap_or(0);
+        let same_listener = counts
+            .iter()
+            .filter(|(of, _)| of.is_some() == client.is_some());
+        let of_listener: usize = same_listener.map(|(_, count)| count).sum();
+        if of_listener >= FOLLOWERS {
+            return Err(ApiError::unavailable("too many followers of events"));
+        }
+        if client.is_some() && of_client >= PER_ADDRESS {
+            let why = "too many followers of events from this address";
+            return Err(ApiError::too_many(why));
+        }
+        *counts.entry(client).or_default() += 1;
+        let followers = self.clone();
+        Ok(Place { client, followers })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Option<IpAddr>, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.followers.lock();
+        if let Some(count) = counts.get_mut(&self.client) {
+            *count -= 1;
+        }
+        counts.retain(|_, count| *count > 0);
+    }
+}
 
 /// Which events are followed.
 #[derive(Debug, Deserialize)]
@@ -57,13 +110,12 @@ impl EventsQuery {
 /// Follows events.
 pub(super) async fn follow(
     State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
-    let place = Arc::clone(&api.followers)
-        .try_acquire_owned()
-        .map_err(|_| ApiError::unavailable("too many followers of events"))?;
+    let place = api.followers.take(peer)?;
     let live = api.deps.store.subscribe();
     let last_seen = headers
         .get("last-event-id")
@@ -102,7 +154,7 @@ struct Follower {
     query: EventsQuery,
     ready: VecDeque<sse::Event>,
     draining: CancellationToken,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Follower {

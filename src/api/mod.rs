@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::ens::{self, Endpoint, KeyConfig, RateConfig};
@@ -44,8 +44,8 @@ mod trees;
 
 /// The key of download paths, in the data directory, unless the configuration names a file.
 const FILE_KEY: &str = "file.key";
-/// Most followers of events at once.
-const FOLLOWERS: usize = 64;
+/// The paths of health checks.
+const HEALTH: &[&str] = &["/healthz", "/readyz"];
 
 /// Who may send requests over TCP and the socket, and how long a request may take.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,8 +70,9 @@ pub struct Config {
     pub file_key: Option<PathBuf>,
     /// Host and port of this node in download paths. Absent: those that the client used.
     pub public_address: Option<String>,
-    /// Most connections at once on each listener. Another one waits until one of them ends; an idle
-    /// one ends after `head_timeout`.
+    /// Most connections at once on each listener. Another one replaces the longest idle one; an idle
+    /// one ends after `head_timeout`. A client address has a quarter of them at most, and 16 more are
+    /// kept for health checks.
     pub max_connections: usize,
     /// Time limit for the head of a request, and for an idle connection.
     #[serde(with = "crate::sys::units::duration")]
@@ -154,8 +155,9 @@ pub struct Api {
     config: RwLock<Arc<Config>>,
     ens: Arc<Endpoint<Node>>,
     file_key: Arc<FileKey>,
+    /// Of the unix socket.
     bodies: Bodies,
-    followers: Arc<Semaphore>,
+    followers: events::Followers,
     counters: Arc<metrics::Counters>,
     started_ms: i64,
     listen_http: OnceLock<SocketAddr>,
@@ -194,7 +196,7 @@ impl Api {
         };
         let clock = Arc::clone(&deps.clock);
         let key = Arc::clone(&file_key);
-        let ens = Endpoint::new(node, config.ens(), key, bodies.clone(), clock)?;
+        let ens = Endpoint::new(node, config.ens(), key, clock)?;
         let started_ms = deps.clock.now_ms();
         Ok(Self {
             config: RwLock::new(Arc::new(config)),
@@ -202,7 +204,7 @@ impl Api {
             ens: Arc::new(ens),
             file_key,
             bodies,
-            followers: Arc::new(Semaphore::new(FOLLOWERS)),
+            followers: events::Followers::default(),
             counters,
             started_ms,
             listen_http: OnceLock::new(),
@@ -238,6 +240,12 @@ impl Api {
             head: config.head_timeout,
             write: config.write_timeout,
             unreadable: ens::unreadable,
+            bodies: self.bodies.clone(),
+            health: HEALTH,
+        };
+        let over_tcp = Settings {
+            bodies: Bodies::new(config.body_timeout),
+            ..settings.clone()
         };
         if let Some(address) = listeners.tcp.as_ref().and_then(|l| l.local_addr().ok()) {
             self.listen_http.get_or_init(|| address);
@@ -245,7 +253,7 @@ impl Api {
         let tcp = async {
             if let Some(listener) = listeners.tcp {
                 let router = routes::over_tcp(Arc::clone(&self));
-                http::serve(listener, router, settings, drain.clone()).await;
+                http::serve(listener, router, over_tcp, drain.clone()).await;
             }
         };
         let unix = async {

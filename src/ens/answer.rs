@@ -53,6 +53,7 @@ pub fn unreadable(status: StatusCode) -> hyper::Response<String> {
     let code = match status {
         StatusCode::URI_TOO_LONG => Code::UriTooLong,
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Code::HeadTooLarge,
+        StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
         _ => Code::BadRequest,
     };
     error_text(&code.into(), &request_id(), "")
@@ -83,6 +84,7 @@ mod tests {
                 "RequestHeadTooLarge",
             ),
             (StatusCode::BAD_REQUEST, "BadRequest"),
+            (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
         ] {
             let answer = unreadable(status);
             assert_eq!(answer.status(), status);

@@ -2,13 +2,15 @@
 //! not buffered.
 
 use axum::body::Body;
-use hyper::HeaderMap;
+use hyper::http::request;
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::keys::Keys;
 use crate::http::body::{Bodies, BodyError, Chunks};
 use crate::wire::errors::{Code, Refusal};
 use crate::wire::parameters::FormReader;
+use crate::wire::sign;
 
 /// Longest form body as it is sent: a `Data` of 8 MiB may be three times as long there.
 const MAX_FORM: usize = 28 << 20;
@@ -20,13 +22,37 @@ pub(super) struct Form {
     pub(super) place: Option<OwnedSemaphorePermit>,
 }
 
+/// Who may send a large body: whoever names a key that exists.
+#[derive(Clone, Copy)]
+pub(super) struct Sender<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) may_be_unsigned: bool,
+}
+
+impl Sender<'_> {
+    /// Returns whether the sender is known, as far as the request has arrived; refuses a key that
+    /// does not exist. The signature is checked when all of it is here.
+    fn is_known(self, parts: &request::Parts, reader: &FormReader) -> Result<bool, Refusal> {
+        if self.may_be_unsigned {
+            return Ok(true);
+        }
+        let query = parts.uri.query().unwrap_or("");
+        match sign::claimed_key(&parts.headers, query, reader) {
+            Some(id) => self.keys.find(&id).map(|_| true),
+            None => Ok(false),
+        }
+    }
+}
+
 /// Reads a body, as pairs if it is a form; any other body is only hashed.
 pub(super) async fn read(
-    headers: &HeaderMap,
+    parts: &request::Parts,
     body: Body,
     bodies: &Bodies,
+    sender: Sender<'_>,
 ) -> Result<Form, Refusal> {
-    let is_form = headers
+    let is_form = parts
+        .headers
         .get("content-type")
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| {
@@ -36,10 +62,15 @@ pub(super) async fn read(
     let mut chunks = Chunks::new(body, MAX_FORM, bodies);
     let mut reader = FormReader::default();
     let mut sha256 = Sha256::new();
+    let mut is_known = false;
     while let Some(chunk) = chunks.next().await? {
         sha256.update(&chunk);
         if is_form {
             reader.push(&chunk)?;
+        }
+        if chunks.is_big() {
+            is_known = is_known || sender.is_known(parts, &reader)?;
+            chunks.take_place(is_known).await?;
         }
     }
     Ok(Form {
@@ -71,10 +102,15 @@ mod tests {
     use crate::wire::parameters::Parameters;
 
     async fn read_body(kind: &str, body: Vec<u8>) -> Result<Form, Refusal> {
-        let mut headers = HeaderMap::new();
-        headers.insert("content-type", kind.parse().unwrap());
+        let request = hyper::Request::builder().header("content-type", kind);
+        let (parts, body) = request.body(Body::from(body)).unwrap().into_parts();
         let bodies = Bodies::new(Duration::from_secs(9));
-        read(&headers, Body::from(body), &bodies).await
+        let keys = Keys::default();
+        let sender = Sender {
+            keys: &keys,
+            may_be_unsigned: false,
+        };
+        read(&parts, body, &bodies, sender).await
     }
 
     #[tokio::test]

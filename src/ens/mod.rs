@@ -108,7 +108,6 @@ pub struct Endpoint<A> {
     live: RwLock<Arc<Live>>,
     file_key: Arc<FileKey>,
     rates: Rates,
-    bodies: Bodies,
     clock: Arc<dyn Clock>,
 }
 
@@ -137,7 +136,6 @@ impl<A: Actions> Endpoint<A> {
         actions: A,
         config: Config,
         file_key: Arc<FileKey>,
-        bodies: Bodies,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         Ok(Self {
@@ -145,7 +143,6 @@ impl<A: Actions> Endpoint<A> {
             live: RwLock::new(Live::load(config)?),
             file_key,
             rates: Rates::default(),
-            bodies,
             clock,
         })
     }
@@ -157,7 +154,8 @@ impl<A: Actions> Endpoint<A> {
         Ok(())
     }
 
-    /// Returns the route of the calls. The layer below must provide a [`Peer`].
+    /// Returns the route of the calls. The layer below must provide a [`Peer`] and the [`Bodies`] of
+    /// its listener.
     pub fn router<S: Clone + Send + Sync + 'static>(self: Arc<Self>) -> Router<S> {
         Router::new().route("/", any(call::<A>)).with_state(self)
     }
@@ -320,11 +318,17 @@ impl<T: Into<Refusal>> From<T> for Denied {
 async fn call<A: Actions>(
     State(endpoint): State<Arc<Endpoint<A>>>,
     Extension(peer): Extension<Peer>,
+    Extension(bodies): Extension<Bodies>,
     request: Request,
 ) -> Response {
     let id = answer::request_id();
     let (parts, body) = request.into_parts();
-    let answered = match form::read(&parts.headers, body, &endpoint.bodies).await {
+    let live = endpoint.live();
+    let sender = form::Sender {
+        keys: &live.keys,
+        may_be_unsigned: peer.is_local() || live.config.insecure_tcp,
+    };
+    let answered = match form::read(&parts, body, &bodies, sender).await {
         Ok(form) => {
             let answer = endpoint.answer(peer, &parts, form, &id);
             let answer = tokio::time::timeout(DEADLINE, answer).await;

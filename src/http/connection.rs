@@ -8,7 +8,6 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +22,9 @@ use tokio::time::{Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::body::Bodies;
+use super::places::{Place, Seat};
+
 /// Largest request line with headers: the longest URI that hyper takes, and as much again for the
 /// headers.
 const MAX_HEAD: usize = 128 * 1024;
@@ -31,14 +33,18 @@ const LINGER: Duration = Duration::from_secs(3);
 /// Most bytes drained.
 const MAX_LINGER: u64 = 32 << 20;
 
-/// Makes the response to a request that cannot be parsed, from the status that hyper gives it.
+/// Makes the response to a request that cannot be parsed, or that has no place (503), from the status that hyper gives it.
 pub type Unreadable = fn(StatusCode) -> hyper::Response<String>;
 
 /// How a listener is served.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
-    /// Connections at once. A further one waits in the kernel's backlog until one ends.
+    /// Connections at once. A further one replaces an idle one.
     pub connections: usize,
+    /// The bodies of this listener.
+    pub bodies: Bodies,
+    /// The paths of health checks, which have places of their own.
+    pub health: &'static [&'static str],
     /// Time limit for the head of a request, the time before its first byte included: an idle
     /// connection ends by it.
     pub head: Duration,
@@ -48,61 +54,40 @@ pub struct Settings {
     pub unreadable: Unreadable,
 }
 
-/// The state of a connection, shared by its socket and its service.
-#[derive(Debug, Default)]
-struct Phase(AtomicU8);
-
-const IDLE: u8 = 0;
-const BUSY: u8 = 1;
-const ENDING: u8 = 2;
-
-impl Phase {
-    /// Returns whether no request is in progress: at most a part of a head has arrived.
-    fn is_idle(&self) -> bool {
-        self.0.load(Ordering::Acquire) == IDLE
-    }
-
-    fn set(&self, phase: u8) {
-        self.0.store(phase, Ordering::Release);
-    }
-
-    /// The response was handed over; the connection is idle once it is flushed.
-    fn end(&self) {
-        let _ = self
-            .0
-            .compare_exchange(BUSY, ENDING, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    fn flushed(&self) {
-        let _ = self
-            .0
-            .compare_exchange(ENDING, IDLE, Ordering::AcqRel, Ordering::Acquire);
-    }
-}
-
 /// Serves one connection to its end; after `drain` only the current request is answered.
 pub(super) async fn serve<S>(
     stream: S,
     router: axum::Router,
     settings: Settings,
+    place: Arc<Place>,
     drain: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let phase = Arc::<Phase>::default();
-    let watched = Watched::new(stream, Arc::clone(&phase), settings);
+    let head = settings.head;
+    let watched = Watched::new(stream, Arc::clone(&place.seat), settings.clone());
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        phase.set(BUSY);
-        let phase = Arc::clone(&phase);
-        let answer = router.clone().oneshot(request.map(Body::new));
+        let seat = Arc::clone(&place.seat);
+        let begun = seat.begin();
+        let router = router.clone();
+        let may_serve = settings.health.contains(&request.uri().path()) || place.is_full();
+        let unreadable = settings.unreadable;
         Box::pin(async move {
-            let answer: Result<Response, _> = answer.await;
-            answer.map(|answer| answer.map(|body| Body::new(Tracked { body, phase })))
+            if !begun {
+                // The place is lost: the connection ends here, before the request has begun.
+                std::future::pending::<()>().await;
+            }
+            let answer: Result<Response, _> = if may_serve {
+                router.oneshot(request.map(Body::new)).await
+            } else {
+                Ok(crowded(unreadable))
+            };
+            answer.map(|answer| answer.map(|body| Body::new(Tracked { body, seat })))
         })
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(settings.head)
+        .header_read_timeout(head)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(watched), service);
     let mut ending = false;
@@ -125,10 +110,20 @@ pub(super) async fn serve<S>(
     }
 }
 
+/// Answers a request for which there is no place.
+fn crowded(unreadable: Unreadable) -> Response {
+    let mut answer = unreadable(StatusCode::SERVICE_UNAVAILABLE).map(Body::from);
+    let close = hyper::header::HeaderValue::from_static("close");
+    answer
+        .headers_mut()
+        .insert(hyper::header::CONNECTION, close);
+    answer
+}
+
 /// A socket that holds back what hyper answers by itself, and fails when a client stops reading.
 struct Watched<S> {
     stream: S,
-    phase: Arc<Phase>,
+    seat: Arc<Seat>,
     settings: Settings,
     stalled: Option<Pin<Box<Sleep>>>,
     /// Written by hyper while no request was in progress.
@@ -137,10 +132,10 @@ struct Watched<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
-    fn new(stream: S, phase: Arc<Phase>, settings: Settings) -> Self {
+    fn new(stream: S, seat: Arc<Seat>, settings: Settings) -> Self {
         Self {
             stream,
-            phase,
+            seat,
             settings,
             stalled: None,
             automatic: Vec::new(),
@@ -157,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             timeout(patience, self.stream.write_all(&answer)).await??;
         }
         timeout(patience, self.stream.shutdown()).await??;
+        self.seat.close();
         if !self.ended {
             let mut rest = self.stream.take(MAX_LINGER);
             let mut nowhere = tokio::io::sink();
@@ -221,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.phase.is_idle() {
+        if this.seat.is_idle() {
             this.automatic.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }
@@ -237,7 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
-        this.phase.flushed();
+        this.seat.flushed();
         Poll::Ready(Ok(()))
     }
 
@@ -249,12 +245,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 /// A response body. Its drop means that hyper has the whole response.
 struct Tracked {
     body: Body,
-    phase: Arc<Phase>,
+    seat: Arc<Seat>,
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.phase.end();
+        self.seat.end();
     }
 }
 

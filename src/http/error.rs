@@ -64,6 +64,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
+    /// One client has more than its share.
+    pub fn too_many(message: impl ToString) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "unavailable", message)
+    }
+
     /// A failure on this side; the cause is logged.
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         let chain = Chain(error);

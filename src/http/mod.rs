@@ -1,7 +1,7 @@
 //! The HTTP server below every endpoint: connections, request bodies, error answers, ranges of
 //! files.
 //!
-//! [`server`] accepts connections and bounds their number, [`connection`] puts time limits around
+//! [`server`] accepts connections, [`places`] bounds their number, [`connection`] puts time limits around
 //! hyper, [`body`] reads what is sent, [`error`] answers what cannot be done and [`mod@file`] sends a
 //! file or a part of it. Which path leads where is decided by a router that is passed in; nothing
 //! here knows pushes, jobs or the store.
@@ -10,6 +10,7 @@ pub mod body;
 mod connection;
 pub mod error;
 pub mod file;
+mod places;
 pub mod server;
 
 pub use connection::{Settings, Unreadable};

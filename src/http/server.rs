@@ -1,23 +1,22 @@
 //! The listeners: accept connections, bound their number, and drain them.
 //!
-//! One semaphore bounds the connections of a listener; a client beyond that waits in the kernel's
-//! backlog. A silent client keeps its connection no longer than the time limit of a request head,
-//! and no request in progress is cut.
+//! Each listener has its own places: see [`places`](super::places). A silent client keeps its
+//! connection no longer than the time limit of a request head.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::connection::{self, Settings};
+use super::places::Places;
 use crate::sys::tasks;
 
 /// Time limit for the requests in progress once the listener is drained.
@@ -48,6 +47,19 @@ impl Peer {
             Self::Local(Some(uid)) => format!("operator (uid {uid})"),
             Self::Local(None) => "operator".to_owned(),
             Self::Address(address) => address.ip().to_string(),
+        }
+    }
+
+    /// Returns what counts as one client: an IPv4 address, or the network that an IPv6 host can choose
+    /// its address from. `None` for the unix socket.
+    #[must_use]
+    pub fn client(self) -> Option<IpAddr> {
+        match self {
+            Self::Local(_) => None,
+            Self::Address(address) => Some(match address.ip().to_canonical() {
+                IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
+                v4 @ IpAddr::V4(_) => v4,
+            }),
         }
     }
 
@@ -94,20 +106,31 @@ pub async fn serve<L: Listener>(
     settings: Settings,
     drain: CancellationToken,
 ) {
-    let free = Arc::new(Semaphore::new(settings.connections.max(2)));
+    let places = Places::new(settings.connections, settings.bodies.clone());
     let mut connections = JoinSet::new();
-    loop {
-        let (stream, peer, permit) = tokio::select! {
+    for id in 0.. {
+        let accepted = async {
+            let (stream, peer) = accept(&listener).await;
+            (stream, peer, Arc::new(places.take(id, peer.client()).await))
+        };
+        let (stream, peer, place) = tokio::select! {
             biased;
             () = drain.cancelled() => break,
-            accepted = accept(&listener, &free) => accepted,
+            accepted = accepted => accepted,
         };
-        let router = router.clone().layer(Extension(peer));
-        let served = connection::serve(stream, router, settings, drain.clone());
+        let bodies = settings.bodies.clone().of(peer.client());
+        let router = router
+            .clone()
+            .layer(Extension(peer))
+            .layer(Extension(bodies));
+        let mine = Arc::clone(&place);
+        let served = connection::serve(stream, router, settings.clone(), mine, drain.clone());
         connections.spawn(async move {
-            // A panic ends this connection alone.
-            let _ = tasks::guarded("connection", served).await;
-            drop(permit);
+            tokio::select! {
+                // A panic ends this connection alone.
+                _ = tasks::guarded("connection", served) => {}
+                () = place.lost() => {}
+            }
         });
         while connections.try_join_next().is_some() {}
     }
@@ -123,16 +146,11 @@ pub async fn serve<L: Listener>(
     }
 }
 
-/// Waits for a free slot, then for a connection.
-async fn accept<L: Listener>(
-    listener: &L,
-    free: &Arc<Semaphore>,
-) -> (L::Stream, Peer, OwnedSemaphorePermit) {
-    let permit = Arc::clone(free).acquire_owned().await;
-    let permit = permit.expect("the semaphore is never closed");
+/// Waits for a connection.
+async fn accept<L: Listener>(listener: &L) -> (L::Stream, Peer) {
     loop {
         match listener.next().await {
-            Ok((stream, peer)) => return (stream, peer, permit),
+            Ok(accepted) => return accepted,
             Err(error) => {
                 warn!(event = "accept_failed", %error, "cannot accept a connection");
                 tokio::time::sleep(PAUSE).await;

@@ -199,6 +199,13 @@ impl FormReader {
         Ok(())
     }
 
+    /// Returns the value of a pair that has arrived whole.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let pair = self.pairs.iter().find(|pair| pair.name == name.as_bytes());
+        pair.and_then(|pair| std::str::from_utf8(&pair.value).ok())
+    }
+
     fn take(&mut self, byte: u8) -> Result<(), Refusal> {
         match self.escape.take() {
             None => self.take_plain(byte)?,

@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::archive;
 use crate::support::ens::{Ens, Scheme};
+use crate::support::http;
 use crate::support::node::{APP, PATIENCE, TestNode, item};
 use crate::support::origin::{Origin, Reply};
 
@@ -59,13 +60,120 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     }
 }
 
+/// Sends `request` until it is answered by 200; an answer may also be that there is no place while a slow
+/// body is being measured, even before the request is written.
+fn insist(request: impl Fn() -> std::io::Result<http::Answer>) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = request();
+        if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+            return;
+        }
+        assert!(Instant::now() < end, "{answer:?}");
+    }
+}
+
+#[test]
+fn crowds_of_slow_clients_keep_nobody_waiting() {
+    raise_descriptors();
+    // No clock ends a slow client here.
+    let node = node("head_timeout = \"1h\"\nbody_timeout = \"1h\"");
+    let address = node.http.unwrap();
+    let form = "Host: h\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9000000\r\n\r\n";
+    let key = format!("Authorization: ACS3-HMAC-SHA256 Credential={ID}\r\n");
+    let unknown = format!("POST / HTTP/1.1\r\n{form}");
+    let known = format!("POST / HTTP/1.1\r\n{key}{form}");
+    let big = "x".repeat(80 * 1024);
+    let mut crowd = Vec::new();
+    for head in [&known, &unknown].repeat(10) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        // The agent may answer, and close, before it has read all.
+        let _ = stream.write_all(head.as_bytes());
+        let _ = stream.write_all(big.as_bytes());
+        crowd.push(stream);
+    }
+    let ens = Ens::new(address, ID, SECRET, Scheme::Header);
+    let file = item("a", "1", "zip", b"x", "http://127.0.0.1:1/a.zip");
+    let file = serde_json::to_string(&[file]).unwrap();
+    let data = format!("{file}{}", " ".repeat(100 * 1024));
+    let push = || {
+        let signed = ens.sign(
+            "POST",
+            "PushApplicationData",
+            &[("AppId", APP)],
+            &[("Data", &data)],
+        );
+        let headers: Vec<_> = signed
+            .headers
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect();
+        http::tcp(
+            address,
+            "POST",
+            &signed.target,
+            &headers,
+            signed.body.as_bytes(),
+        )
+    };
+    for _ in 0..3 {
+        // More than there are places.
+        crowd.extend((0..200).map(|_| connect(address, &unknown)));
+        crowd.extend((0..400).map(|_| connect(address, "")));
+        let health = http::tcp(address, "GET", "/healthz", &[], b"").unwrap();
+        assert_eq!(health.status, 200);
+        insist(push);
+        // The unix socket has places of its own, also for a large body.
+        let document = json!({"app": APP, "files": [], "strategy": "x".repeat(100 * 1024)});
+        let answer = node.ask("POST", "/v1/pushes", Some(&document));
+        assert_eq!(answer.status, 400, "{answer:?}");
+    }
+}
+
+#[test]
+fn followers_over_tcp_leave_the_socket_its_own() {
+    let node = node("");
+    let address = node.http.unwrap();
+    let follow = "GET /v1/events HTTP/1.1\r\nHost: h\r\n\r\n";
+    let mut crowd: Vec<TcpStream> = (0..16)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(follow.as_bytes()).unwrap();
+            let mut start = [0; 12];
+            stream.read_exact(&mut start).unwrap();
+            assert_eq!(&start, b"HTTP/1.1 200");
+            stream
+        })
+        .collect();
+    let refused = http::tcp(address, "GET", "/v1/events", &[], b"").unwrap();
+    assert_eq!(refused.status, 429, "{refused:?}");
+    let mut local = std::os::unix::net::UnixStream::connect(node.socket()).unwrap();
+    local.write_all(follow.as_bytes()).unwrap();
+    let mut start = [0; 12];
+    local.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    crowd.clear();
+    insist(|| {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(follow.as_bytes())?;
+        let mut start = [0; 12];
+        stream.read_exact(&mut start)?;
+        let status = if start.ends_with(b"200") { 200 } else { 429 };
+        Ok(http::Answer {
+            status,
+            head: String::new(),
+            body: Vec::new(),
+        })
+    });
+}
+
 #[test]
 fn slow_clients_go_by_their_time_limit_and_good_ones_are_answered() {
     raise_descriptors();
     let node = node("");
     let address = node.http.unwrap();
-    // Fewer than there are slots: beyond `max_connections` a good client waits until a silent one ends.
-    let mut silent: Vec<TcpStream> = (0..400).map(|_| connect(address, "")).collect();
+    let mut silent: Vec<TcpStream> = (0..700).map(|_| connect(address, "")).collect();
     let mut dripping: Vec<TcpStream> = (0..20)
         .map(|_| connect(address, "GET / HTTP/1.1\r\nX: "))
         .collect();

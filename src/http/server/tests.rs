@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use futures_util::stream::{self, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -21,6 +22,8 @@ fn settings(connections: usize) -> Settings {
         connections,
         head: PATIENCE,
         write: PATIENCE,
+        bodies: Bodies::new(Duration::from_secs(1)),
+        health: &["/health"],
         unreadable: |status| {
             let mut answer = hyper::Response::new(format!("unreadable: {}", status.as_u16()));
             *answer.status_mut() = status;
@@ -38,18 +41,35 @@ struct Served {
 
 impl Served {
     async fn start(connections: usize) -> Self {
+        Self::start_with(settings(connections)).await
+    }
+
+    /// Starts a server whose clients may take as long as they like.
+    async fn start_patient(connections: usize) -> Self {
+        let ever = Duration::from_secs(3600);
+        Self::start_with(Settings {
+            head: ever,
+            bodies: Bodies::new(ever),
+            ..settings(connections)
+        })
+        .await
+    }
+
+    async fn start_with(settings: Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = CancellationToken::new();
         let router = Router::new()
             .route("/", get(echo).post(echo))
             .route("/slow", get(slow))
+            .route("/hang", get(hang))
+            .route("/health", get(async || "well"))
             .route("/endless", get(endless))
             .route(
                 "/whoami",
                 get(|Extension(peer): Extension<Peer>| async move { format!("{peer:?}") }),
             );
-        let run = serve(listener, router, settings(connections), drain.clone());
+        let run = serve(listener, router, settings, drain.clone());
         Self {
             address,
             drain,
@@ -83,10 +103,12 @@ async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-async fn echo(request: axum::extract::Request) -> axum::response::Response {
+async fn echo(
+    Extension(bodies): Extension<Bodies>,
+    request: axum::extract::Request,
+) -> axum::response::Response {
     let (parts, body) = request.into_parts();
     let query = parts.uri.query().unwrap_or("").len();
-    let bodies = Bodies::new(Duration::from_secs(1));
     match read_whole(body, MAX_BODY, &bodies).await {
         Ok((bytes, _)) => format!("read {}", query + bytes.len()).into_response(),
         Err(error) => ApiError::from(error).into_response(),
@@ -98,9 +120,15 @@ async fn slow() -> &'static str {
     "slow"
 }
 
+/// Begins an answer and never ends it.
+async fn hang() -> Body {
+    let first = stream::once(async { Ok::<_, io::Error>(bytes::Bytes::from_static(b"x")) });
+    Body::from_stream(first.chain(stream::pending()))
+}
+
 async fn endless() -> Body {
     let chunk = bytes::Bytes::from(vec![b'x'; 64 * 1024]);
-    Body::from_stream(futures_util::stream::repeat_with(move || {
+    Body::from_stream(stream::repeat_with(move || {
         Ok::<_, io::Error>(chunk.clone())
     }))
 }
@@ -275,8 +303,6 @@ async fn idle_connections_end_by_their_clock_and_those_at_work_do_not() {
         .write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         .await
         .unwrap();
-    // Three times as many as there are slots: each wave of silent clients ends by the time limit of
-    // a head.
     let mut crowd = Vec::new();
     for _ in 0..21 {
         crowd.push(served.connect().await);
@@ -286,6 +312,107 @@ async fn idle_connections_end_by_their_clock_and_those_at_work_do_not() {
         .await;
     assert!(answer.ends_with("read 6"), "{answer}");
     assert!(read_to_end(&mut at_work).await.ends_with("slow"));
+}
+
+const GOOD: &[u8] = b"GET /?Data=x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn silent_clients_make_room_and_requests_in_progress_do_not() {
+    let served = Served::start_patient(8).await;
+    let mut at_work = served.connect().await;
+    at_work
+        .write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        let mut silent = served.connect().await;
+        silent.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+        crowd.push(silent);
+    }
+    assert!(served.ask(GOOD).await.ends_with("read 6"));
+    assert!(read_to_end(&mut at_work).await.ends_with("slow"));
+    // The first ones went.
+    read_to_end(&mut crowd[0]).await;
+}
+
+/// Connects from another address of this machine.
+async fn connect_from(served: &Served, host: u8) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, host], 0).into()).unwrap();
+    socket.connect(served.address).await.unwrap()
+}
+
+/// Sends a request whose answer never ends, and waits for its beginning; or returns another answer.
+async fn hang_from(served: &Served, host: u8) -> Result<TcpStream, String> {
+    let mut stream = connect_from(served, host).await;
+    let request = b"GET /hang HTTP/1.1\r\nHost: h\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut start = [0; 12];
+    stream.peek(&mut start).await.unwrap();
+    if start.ends_with(b"200") {
+        return Ok(stream);
+    }
+    Err(read_to_end(&mut stream).await)
+}
+
+#[tokio::test]
+async fn one_address_has_a_share_and_health_checks_have_their_own_places() {
+    let served = Served::start_patient(8).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(hang_from(&served, 1).await.unwrap());
+    }
+    // What follows is beyond the share of this address.
+    let refused = hang_from(&served, 1).await.unwrap_err();
+    is_unreadable(&refused, StatusCode::SERVICE_UNAVAILABLE);
+    is_unreadable(&served.ask(GOOD).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(served.ask(HEALTH).await.ends_with("well"));
+    for host in [2, 2, 3, 3, 4, 4] {
+        let mut stream = connect_from(&served, host).await;
+        stream.write_all(GOOD).await.unwrap();
+        assert!(read_to_end(&mut stream).await.ends_with("read 6"));
+        held.push(hang_from(&served, host).await.unwrap());
+    }
+    // Every place is busy now.
+    let mut stream = connect_from(&served, 5).await;
+    stream.write_all(GOOD).await.unwrap();
+    is_unreadable(
+        &read_to_end(&mut stream).await,
+        StatusCode::SERVICE_UNAVAILABLE,
+    );
+    assert!(served.ask(HEALTH).await.ends_with("well"));
+    drop(held);
+    let end = Instant::now() + Duration::from_secs(10);
+    while !served.ask(GOOD).await.ends_with("read 6") {
+        assert!(Instant::now() < end, "the places are free again");
+    }
+}
+
+#[tokio::test]
+async fn a_trickling_body_makes_room_while_others_wait() {
+    let served = Served::start_patient(8).await;
+    let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nData=";
+    let mut crowd = Vec::new();
+    for _ in 0..2 {
+        let mut stream = served.connect().await;
+        stream.write_all(head).await.unwrap();
+        crowd.push(stream);
+    }
+    let end = Instant::now() + Duration::from_secs(10);
+    while !served.ask(GOOD).await.ends_with("read 6") {
+        assert!(Instant::now() < end, "a good request is answered");
+    }
+    let mut answer = [0; 64];
+    let mut cut = 0;
+    for stream in &mut crowd {
+        if let Ok(n) = stream.try_read(&mut answer) {
+            assert!(answer[..n].starts_with(b"HTTP/1.1 408"));
+            cut += 1;
+        }
+    }
+    assert!(cut > 0, "a slow one was answered");
 }
 
 #[tokio::test]

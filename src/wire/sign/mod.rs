@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 
 use self::canonical::header;
 use super::errors::{Code, Refusal};
-use super::parameters::Parameters;
+use super::parameters::{FormReader, Parameters};
 use super::time;
 
 pub use canonical::Request;
@@ -69,6 +69,20 @@ impl Action {
             Self::DescribeDataDownloadURL => "DescribeDataDownloadURL",
         }
     }
+}
+
+/// Returns which key a request that is still arriving says it is signed with. Nothing is verified.
+#[must_use]
+pub fn claimed_key(headers: &HeaderMap, query: &str, form: &FormReader) -> Option<String> {
+    if let Some(fields) = header(headers, "authorization").filter(|a| a.starts_with("ACS3-")) {
+        let (_, fields) = fields.split_once(' ')?;
+        let credential = |field: &str| Some(field.trim().strip_prefix("Credential=")?.to_owned());
+        return fields.split(',').find_map(credential);
+    }
+    let name = "AccessKeyId";
+    let query = Parameters::read(query, b"").ok()?;
+    let in_query = query.optional(name).ok()?.map(str::to_owned);
+    in_query.or_else(|| form.value(name).map(str::to_owned))
 }
 
 /// A call and the signature that it claims to have. Nothing of it is verified yet.
