@@ -66,7 +66,11 @@ impl ens::Actions for Node {
             before_ms: query.before_ms,
         };
         let part = match query.page {
-            None => jobs::Page::ALL,
+            None => jobs::Page {
+                offset: 0,
+                limit: describe::MAX_ROWS as u64,
+                newest_first: false,
+            },
             Some(page) => jobs::Page {
                 offset: page.offset() as u64,
                 limit: page.size as u64,

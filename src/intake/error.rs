@@ -31,6 +31,7 @@ pub const KINDS: &[Kind] = &[
     UNKNOWN_APP,
     NOT_SELECTED,
     TOO_MANY,
+    TOO_MANY_OPEN,
     INVALID_ITEM,
     VERSION_CONFLICT,
 ];
@@ -52,6 +53,13 @@ const TOO_MANY: Kind = Kind {
     class: Class::Request,
     retry: Retry::Fatal,
     help: "Split the push, or raise `intake.max_items`.",
+};
+/// The queue is full.
+pub(super) const TOO_MANY_OPEN: Kind = Kind {
+    name: "too-many-open-jobs",
+    class: Class::Request,
+    retry: Retry::Fatal,
+    help: "Push again when some of the waiting files have ended, or raise `intake.max_open_jobs` or `intake.max_open_jobs_per_app`.",
 };
 impl Error {
     /// Returns the row of [`KINDS`], or of the store's, that this error belongs to.

@@ -7,6 +7,7 @@
 
 mod error;
 mod repeated;
+mod room;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -28,6 +29,7 @@ use crate::wire::status::ResultCode;
 
 pub use error::{Error, KINDS};
 pub use repeated::Repeated;
+use room::Room;
 
 /// What is admitted, and what becomes of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,10 @@ pub struct Config {
     pub apps_activate: BTreeMap<AppId, Activate>,
     /// Most elements of one push.
     pub max_items: usize,
+    /// Most files that wait or run, of all applications.
+    pub max_open_jobs: u64,
+    /// Most files of one application that wait or run.
+    pub max_open_jobs_per_app: u64,
 }
 
 impl Default for Config {
@@ -54,6 +60,8 @@ impl Default for Config {
             activate: Activate::Auto,
             apps_activate: BTreeMap::new(),
             max_items: MAX_ITEMS,
+            max_open_jobs: 200_000,
+            max_open_jobs_per_app: 100_000,
         }
     }
 }
@@ -189,6 +197,7 @@ impl Intake {
         let config = self.config();
         self.check_push(&push, &config)?;
         let app = push.app.clone();
+        let push_app = app.clone();
         let elements: Vec<Element> = push
             .items
             .into_iter()
@@ -201,6 +210,7 @@ impl Intake {
             activate: config.activate_of(&app) == Activate::Auto,
             repeated: Arc::clone(&self.repeated),
             site: Arc::clone(&self.site),
+            config,
         };
         let answers = self
             .store
@@ -208,7 +218,7 @@ impl Intake {
                 if !first(tx)? {
                     return Ok(None);
                 }
-                let answers = admission.decide_all(tx, elements)?;
+                let answers = admission.decide_all(tx, &push_app, elements)?;
                 then(tx, &answers)?;
                 Ok(Some(answers))
             })
@@ -296,17 +306,24 @@ struct Admission {
     activate: bool,
     repeated: Arc<Repeated>,
     site: Arc<dyn Site>,
+    config: Arc<Config>,
 }
 
 /// What became of an element, once what is accepted has a job.
 type Decided = Verdict<Release, JobId>;
 
 impl Admission {
-    fn decide_all(&self, tx: &Tx<'_>, elements: Vec<Element>) -> Result<Vec<Answer>, store::Error> {
+    fn decide_all(
+        &self,
+        tx: &Tx<'_>,
+        app: &AppId,
+        elements: Vec<Element>,
+    ) -> Result<Vec<Answer>, store::Error> {
+        let mut room = Room::look(tx, app, &self.config)?;
         let mut jobs = Vec::with_capacity(elements.len());
         let mut verdicts = Vec::with_capacity(elements.len());
         for element in &elements {
-            let verdict = admission::decide(tx, element)?;
+            let verdict = room.bound(admission::decide(tx, element)?);
             jobs.push(self.carry_out(tx, element, &verdict)?);
             verdicts.push(verdict);
         }

@@ -487,3 +487,36 @@ async fn what_goes_before_a_push_is_written_with_it_and_may_refuse_it() {
     assert_eq!(again.await.unwrap(), None);
     assert_eq!(job_count(&bench).await, 1, "nothing of it is written");
 }
+
+#[tokio::test]
+async fn open_jobs_are_bounded_per_application_and_over_all() {
+    let bench = Bench::new();
+    let config = Config {
+        max_open_jobs: 3,
+        max_open_jobs_per_app: 2,
+        ..Config::default()
+    };
+    let intake = open_door(&bench, config);
+    let refusals = |answers: Vec<Answer>| -> Vec<_> { answers.iter().map(|a| a.refusal).collect() };
+    let full = Some("too-many-open-jobs");
+    let of_app = push(vec![file("a", "1"), file("b", "1"), file("c", "1")]);
+    let answers = intake.admit(of_app, Via::Ens).await.unwrap();
+    assert_eq!(refusals(answers), [None, None, full]);
+    // What is open already is no new job.
+    let again = push(vec![file("a", "1"), file("c", "1")]);
+    let answers = intake.admit(again, Via::Ens).await.unwrap();
+    assert_eq!(answers[0].code, ResultCode::InProgress);
+    assert_eq!(refusals(answers), [None, full]);
+    let other = |name: &str| {
+        let mut file = file(name, "1");
+        file.key.app = AppId::parse("other").unwrap();
+        Push {
+            app: file.key.app.clone(),
+            ..push(vec![file])
+        }
+    };
+    let answers = intake.admit(other("a"), Via::Ens).await.unwrap();
+    assert_eq!(refusals(answers), [None]);
+    let answers = intake.admit(other("b"), Via::Ens).await.unwrap();
+    assert_eq!(refusals(answers), [full]);
+}

@@ -5,6 +5,9 @@ use super::parameters::Parameters;
 use super::time::stamp;
 use crate::datafile::AppId;
 
+/// Most rows of one answer: a larger page is cut to this size, which the answer's `PageSize` says.
+pub const MAX_ROWS: usize = 1000;
+
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// A query for the state of pushes. Filters are ANDed; an empty or absent one does not restrict.
@@ -18,7 +21,7 @@ pub struct Query {
     pub since_ms: Option<i64>,
     /// Pushed before this moment.
     pub before_ms: Option<i64>,
-    /// Absent: everything.
+    /// Absent: the first [`MAX_ROWS`] rows.
     pub page: Option<Paging>,
 }
 
@@ -105,7 +108,7 @@ fn paging(parameters: &Parameters) -> Result<Option<Paging>, Refusal> {
         (None, None) => None,
         _ => Some(Paging {
             number: number.unwrap_or(1),
-            size: size.unwrap_or(10),
+            size: size.unwrap_or(10).min(MAX_ROWS),
         }),
     })
 }
@@ -160,6 +163,8 @@ mod tests {
         assert_eq!(page("PageNumber=&PageSize="), Ok(None));
         assert_eq!(page("PageNumber=3"), some(3, 10));
         assert_eq!(page("PageSize=7"), some(1, 7));
+        assert_eq!(page("PageSize=1000"), some(1, 1000));
+        assert_eq!(page("PageNumber=3&PageSize=1001"), some(3, 1000));
         assert_eq!(page("PageNumber=2&PageSize=3"), some(2, 3));
         let third = Paging { number: 3, size: 7 };
         assert_eq!(third.offset(), 14);

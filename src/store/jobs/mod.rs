@@ -30,7 +30,7 @@ pub use due::{
     open_keys, to_cancel, turns,
 };
 pub use progress::{note_spent, progress_event};
-pub use rows::{Filter, Page, counts, get, history, known, latest, list, of_push};
+pub use rows::{Filter, Page, counts, get, history, known, latest, list, of_push, open_counts};
 
 /// An accepted file, to be inserted.
 #[derive(Debug, Clone, Copy)]

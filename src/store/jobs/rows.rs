@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::super::Error;
 use super::super::Reader;
 use super::super::columns::{next, next_content, next_key, next_on_disk};
-use crate::datafile::Key;
+use crate::datafile::{AppId, Key};
 use crate::db;
 use crate::job::{JobId, JobState};
 use crate::shown::{File, Files};
@@ -130,6 +130,16 @@ fn order(filter: &Filter, newest_first: bool) -> &'static str {
         (true, false) if filter.states.is_empty() => "j.id DESC",
         (true, false) => "f.job DESC",
     }
+}
+
+/// Returns how many files of an application wait or run, and how many of all.
+pub fn open_counts(reader: &Reader<'_>, app: &AppId) -> Result<(u64, u64), Error> {
+    let open = "FROM file_counts WHERE state IN ('queued', 'retrying', 'running')";
+    let of_app = format!("SELECT coalesce(sum(n), 0) {open} AND app = ?1");
+    let of_app = reader.number("count open jobs of an application", &of_app, [app])?;
+    let all = format!("SELECT coalesce(sum(n), 0) {open}");
+    let all = reader.number("count open jobs", &all, [])?;
+    Ok((of_app.try_into().unwrap_or(0), all.try_into().unwrap_or(0)))
 }
 
 /// Returns the number of files in each state.
