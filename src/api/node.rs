@@ -32,6 +32,15 @@ impl ens::Actions for Node {
         self.draining.is_cancelled()
     }
 
+    async fn is_used(&self, nonce: &Nonce) -> Result<bool, Refusal> {
+        let (nonce, now_ms) = (nonce.clone(), self.deps.clock.now_ms());
+        let used = self
+            .deps
+            .store
+            .read(move |reader| nonces::is_used(reader, &nonce.key, &nonce.text, now_ms));
+        used.await.map_err(|error| unavailable(&error))
+    }
+
     async fn remember(&self, nonce: Nonce) -> Result<bool, Refusal> {
         let fresh = self.deps.store.write(move |tx| remember(tx, &nonce)).await;
         fresh.map_err(|error| unavailable(&error))

@@ -2,8 +2,7 @@
 //! says.
 //!
 //! What a call does is behind [`Actions`]; signatures, permissions, rates and the order of the
-//! checks (docs/ens.md §5.3) are here. A nonce is recorded only after the signature was found
-//! right. The message of a wrong signature repeats the request, so it goes to that client alone,
+//! checks (docs/ens.md §5.3) are here. A nonce is recorded only when the call is not refused. The message of a wrong signature repeats the request, so it goes to that client alone,
 //! and no query string is ever logged.
 
 mod answer;
@@ -43,10 +42,19 @@ const DEADLINE: Duration = Duration::from_secs(9);
 /// Parameters longer than this are processed off the async threads.
 const LONG: usize = 256 * 1024;
 
+/// Bounds the nonces on record for one key, which stay for half an hour at most.
+const NONCES: RateConfig = RateConfig {
+    per_second: 250,
+    burst: 500_000,
+};
+
 /// What the endpoint does: the difference between a node and a control.
 pub trait Actions: Send + Sync + 'static {
     /// Returns whether pushes are refused because the process is shutting down.
     fn is_draining(&self) -> bool;
+
+    /// Returns whether the nonce of a call was used before.
+    fn is_used(&self, nonce: &Nonce) -> impl Future<Output = Result<bool, Refusal>> + Send;
 
     /// Records the nonce of a call. `false` if it was used before.
     fn remember(&self, nonce: Nonce) -> impl Future<Output = Result<bool, Refusal>> + Send;
@@ -108,6 +116,8 @@ pub struct Endpoint<A> {
     live: RwLock<Arc<Live>>,
     file_key: Arc<FileKey>,
     rates: Rates,
+    /// How many nonces of each key are recorded.
+    recorded: Rates,
     clock: Arc<dyn Clock>,
 }
 
@@ -143,6 +153,7 @@ impl<A: Actions> Endpoint<A> {
             live: RwLock::new(Live::load(config)?),
             file_key,
             rates: Rates::default(),
+            recorded: Rates::default(),
             clock,
         })
     }
@@ -179,23 +190,21 @@ impl<A: Actions> Endpoint<A> {
             body_sha256: form.sha256,
         })?;
         let live = self.live();
-        let nonce = self.authenticate(&live, peer, &call, &parameters)?;
+        let nonce = self.authenticate(&live, peer, &call, &parameters).await?;
         let key_id = nonce.as_ref().map(|nonce| nonce.key.clone());
-        let allowed = authorize(&live, key_id.as_deref(), call.action, &parameters)
-            .and_then(|()| parameters.check_common());
-        if call.action != Action::PushApplicationData || allowed.is_err() {
-            self.remember(nonce.clone()).await?;
-        }
-        allowed?;
+        authorize(&live, key_id.as_deref(), call.action, &parameters)?;
+        parameters.check_common()?;
         let answer = match call.action {
             Action::PushApplicationData => self.push(&parameters, nonce, id).await,
             Action::DescribeDataPushResult => {
                 let query = describe::Query::read(&parameters)?;
+                self.remember(nonce).await?;
                 let page = self.actions.describe(&query).await?;
                 Ok(envelope::describe_answer(id, &page))
             }
             Action::DescribeDataDownloadURL => {
                 let query = download::Query::read(&parameters)?;
+                self.remember(nonce).await?;
                 let host = match &live.config.public_address {
                     Some(address) => address.as_str(),
                     None => answer::host(&parts.headers),
@@ -208,9 +217,10 @@ impl<A: Actions> Endpoint<A> {
         Ok(answer?)
     }
 
-    /// Finds out which key signed the call, and returns its nonce, which the caller must record;
-    /// `None` where a call need not be signed.
-    fn authenticate(
+    /// Finds out which key signed the call, and returns its nonce, which the caller must record unless
+    /// the call is refused; `None` where a call need not be signed. A replay takes nothing of the
+    /// key's rate.
+    async fn authenticate(
         &self,
         live: &Live,
         peer: Peer,
@@ -225,18 +235,22 @@ impl<A: Actions> Endpoint<A> {
         let key = live.keys.find(key_id)?;
         heavy(parameters, || call.verify(key.secret.expose()))?;
         let time = call.time(self.clock.now_ms())?;
-        let taken = self.rates.take(key_id, live.config.rate, Instant::now());
-        if let Err(wait) = taken {
-            return Err(Denied {
-                refusal: Code::Throttling.into(),
-                retry_after: Some(wait),
-            });
-        }
-        Ok(Some(Nonce {
+        let nonce = Nonce {
             key: key_id.to_owned(),
             text: call.nonce()?.to_owned(),
             expires_ms: time + WINDOW_MS,
-        }))
+        };
+        if self.actions.is_used(&nonce).await? {
+            return Err(Code::NonceUsed.into());
+        }
+        let now = Instant::now();
+        let taken = self.rates.take(key_id, live.config.rate, now);
+        let taken = taken.and_then(|()| self.recorded.take(key_id, NONCES, now));
+        taken.map_err(|wait| Denied {
+            refusal: Code::Throttling.into(),
+            retry_after: Some(wait),
+        })?;
+        Ok(Some(nonce))
     }
 
     /// Records the nonce of a signed call, and refuses one that was used.
@@ -256,20 +270,9 @@ impl<A: Actions> Endpoint<A> {
         nonce: Option<Nonce>,
         id: &str,
     ) -> Result<String, Refusal> {
-        let admitted = match self.read_push(parameters) {
-            Ok(push) => self.actions.admit(push, nonce.clone()).await,
-            Err(refusal) => Err(refusal),
-        };
-        match admitted {
-            Ok(results) => {
-                let results = results.ok_or(Code::NonceUsed)?;
-                Ok(envelope::push_answer(id, &results))
-            }
-            Err(refusal) => {
-                self.remember(nonce).await?;
-                Err(refusal)
-            }
-        }
+        let push = self.read_push(parameters)?;
+        let results = self.actions.admit(push, nonce).await?;
+        Ok(envelope::push_answer(id, &results.ok_or(Code::NonceUsed)?))
     }
 
     fn read_push(&self, parameters: &Parameters) -> Result<Push, Refusal> {

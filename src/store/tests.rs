@@ -274,6 +274,27 @@ async fn take(store: &Store, key: &'static str) -> Result<bool, Error> {
 }
 
 #[tokio::test]
+async fn nonces_are_stored_as_digests_of_one_length() {
+    let bench = Bench::new();
+    for nonce in ["n".to_owned(), "x".repeat(256)] {
+        let write = bench
+            .store
+            .write(move |tx| nonces::remember(tx, "a", &nonce, tx.now_ms() + 1000));
+        assert!(write.await.unwrap());
+    }
+    let sum = "SELECT sum(length(nonce)) FROM nonces";
+    let read = bench.store.read(move |r| r.number("measure", sum, []));
+    assert_eq!(read.await.unwrap(), 64);
+    let used = |nonce: &'static str, now_ms| {
+        let read = move |r: &Reader<'_>| nonces::is_used(r, "a", nonce, now_ms);
+        bench.store.read(read)
+    };
+    assert!(used("n", testing::NOW).await.unwrap());
+    assert!(!used("m", testing::NOW).await.unwrap());
+    assert!(!used("n", testing::NOW + 1001).await.unwrap());
+}
+
+#[tokio::test]
 async fn nonces_are_taken_once_until_they_expire_also_after_a_restart() {
     let bench = Bench::new();
     assert!(take(&bench.store, "a").await.unwrap());

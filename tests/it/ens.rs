@@ -286,6 +286,26 @@ fn a_nonce_is_taken_once_and_only_by_its_owner_also_after_a_restart() {
     }
 }
 
+#[test]
+fn a_replay_takes_no_rate_and_a_refused_call_no_nonce() {
+    let served = Served::new("rate = { per_second = 1, burst = 2 }", "");
+    let sign = |parameters: &[(&str, &str)]| {
+        let ens = served.ens(Scheme::Header);
+        ens.sign("POST", DESCRIBE, parameters, &[])
+    };
+    let real = sign(&[("AppId", "app-1")]);
+    taken(&real.send(served.address));
+    for _ in 0..10 {
+        assert_eq!(refused(&real.send(served.address)).1, "SignatureNonceUsed");
+    }
+    let bad = sign(&[("AppId", "app-1"), ("PageSize", "0")]);
+    let refusal = refused(&bad.send(served.address));
+    assert_eq!(refusal.1, "InvalidParameter.PageSize");
+    // The second time it may be throttled; a nonce on record would be found before.
+    let again = refused(&bad.send(served.address)).1;
+    assert!(["InvalidParameter.PageSize", "Throttling.User"].contains(&again.as_str()));
+}
+
 /// Sends a request with a Host that is not where it goes.
 fn send_with_host(signed: &crate::support::ens::Signed, served: &Served, host: &str) -> Answer {
     use std::io::{Read, Write};
