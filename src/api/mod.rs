@@ -60,7 +60,8 @@ pub struct Config {
     /// The rate limit of each access key.
     pub rate: RateConfig,
     /// Who may read status, page, metrics and events over TCP: "loopback" for this machine,
-    /// "anyone" or "nobody".
+    /// "anyone" or "nobody". This machine means a peer with a loopback address that names this host or
+    /// the public address, and no proxy.
     pub status_for: StatusFor,
     /// Whether pushes over the unix socket may name `file:` URLs. The agent reads them with its own
     /// permissions.

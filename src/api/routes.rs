@@ -10,7 +10,7 @@ use axum::{Extension, Router};
 
 use super::{Api, StatusFor, archives, changes, events, metrics, native, page, status, trees};
 use crate::ens;
-use crate::http::{ApiError, Peer};
+use crate::http::{ApiError, Peer, origin};
 
 /// The contract's signed requests, and those that only read.
 pub(super) fn over_tcp(api: Arc<Api>) -> Router {
@@ -75,9 +75,15 @@ async fn only_readers(
     request: Request,
     next: Next,
 ) -> Response {
-    let allowed = match api.config().status_for {
+    let config = api.config();
+    let allowed = match config.status_for {
         StatusFor::Anyone => true,
-        StatusFor::Loopback => peer.is_on_this_machine(),
+        StatusFor::Loopback => {
+            let public = config.public_address.as_deref();
+            peer.is_on_this_machine()
+                && !origin::is_forwarded(request.headers())
+                && origin::is_to_this_host(request.headers(), public)
+        }
         StatusFor::Nobody => false,
     };
     if allowed {

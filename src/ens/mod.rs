@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, request};
+use axum::http::{HeaderValue, Method, StatusCode, request};
 use axum::response::Response;
 use axum::routing::any;
 use axum::{Extension, Router};
@@ -23,8 +23,8 @@ use tracing::debug;
 use self::form::Form;
 use self::keys::{Keys, Rates};
 use crate::datafile::AppId;
-use crate::http::Peer;
 use crate::http::body::Bodies;
+use crate::http::{Peer, origin};
 use crate::sys::clock::Clock;
 use crate::wire::describe;
 use crate::wire::download::{self, FileKey};
@@ -190,6 +190,9 @@ impl<A: Actions> Endpoint<A> {
             body_sha256: form.sha256,
         })?;
         let live = self.live();
+        if !call.is_signed() && !peer.is_local() && live.config.insecure_tcp {
+            check_unsigned(parts, live.config.public_address.as_deref())?;
+        }
         let nonce = self.authenticate(&live, peer, &call, &parameters).await?;
         let key_id = nonce.as_ref().map(|nonce| nonce.key.clone());
         authorize(&live, key_id.as_deref(), call.action, &parameters)?;
@@ -315,6 +318,18 @@ impl<T: Into<Refusal>> From<T> for Denied {
             retry_after: None,
         }
     }
+}
+
+/// Refuses an unsigned call that a web page can have made. A signed one cannot be: docs/ens.md §8.
+fn check_unsigned(parts: &request::Parts, public: Option<&str>) -> Result<(), Refusal> {
+    if parts.method != Method::POST {
+        return Err(Code::UnsupportedMethod.into());
+    }
+    if !origin::is_from_here(&parts.headers, public) {
+        let why = "An unsigned call may not come from another web site, nor name another host.";
+        return Err(Refusal::because(Code::NoPermission, why));
+    }
+    Ok(())
 }
 
 /// Answers one call.

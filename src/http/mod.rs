@@ -2,7 +2,8 @@
 //! files.
 //!
 //! [`server`] accepts connections, [`places`] bounds their number, [`connection`] puts time limits around
-//! hyper, [`body`] reads what is sent, [`error`] answers what cannot be done and [`mod@file`] sends a
+//! hyper, [`body`] reads what is sent, [`origin`] shows where it
+//! comes from, [`error`] answers what cannot be done and [`mod@file`] sends a
 //! file or a part of it. Which path leads where is decided by a router that is passed in; nothing
 //! here knows pushes, jobs or the store.
 
@@ -10,6 +11,7 @@ pub mod body;
 mod connection;
 pub mod error;
 pub mod file;
+pub mod origin;
 mod places;
 pub mod server;
 

@@ -755,3 +755,42 @@ fn our_own_signatures_are_those_of_an_independent_client() {
     let (_, sent) = signed.body.split_once("&Signature=").unwrap();
     assert_eq!(sent, encode(&signature));
 }
+
+#[test]
+fn a_proxy_is_not_this_host_and_a_web_page_pushes_nothing() {
+    use crate::support::http;
+    let served = Served::new("insecure_tcp_intake = true", "");
+    let ask = |method: &str, target: &str, headers: &[(&str, &str)]| {
+        http::tcp(served.address, method, target, headers, b"").unwrap()
+    };
+    assert_eq!(ask("GET", "/v1/status", &[]).status, 200);
+    for header in ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"] {
+        let answer = ask("GET", "/v1/status", &[(header, "127.0.0.1")]);
+        assert_eq!(answer.status, 403, "{header}");
+    }
+    let call = format!("/?Action={DESCRIBE}&Version=2017-11-10&AppId=app-1");
+    taken(&ask("POST", &call, &[]));
+    assert_eq!(refused(&ask("GET", &call, &[])).1, "UnsupportedHTTPMethod");
+    for header in [
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Origin", "http://evil.example"),
+    ] {
+        assert_eq!(refused(&ask("POST", &call, &[header])).1, "NoPermission");
+    }
+    let unsigned = crate::support::ens::Signed {
+        method: "POST".to_owned(),
+        target: call,
+        headers: Vec::new(),
+        body: String::new(),
+    };
+    let rebound = send_with_host(&unsigned, &served, "evil.example");
+    assert_eq!(refused(&rebound).1, "NoPermission");
+    // A signed call is exempt.
+    let mut signed = served
+        .ens(Scheme::Header)
+        .sign("GET", DESCRIBE, &[("AppId", "app-1")], &[]);
+    signed
+        .headers
+        .push(("Origin".to_owned(), "http://cms.example".to_owned()));
+    taken(&signed.send(served.address));
+}

@@ -135,7 +135,7 @@ fn crowds_of_slow_clients_keep_nobody_waiting() {
 fn followers_over_tcp_leave_the_socket_its_own() {
     let node = node("");
     let address = node.http.unwrap();
-    let follow = "GET /v1/events HTTP/1.1\r\nHost: h\r\n\r\n";
+    let follow = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut crowd: Vec<TcpStream> = (0..16)
         .map(|_| {
             let mut stream = TcpStream::connect(address).unwrap();
