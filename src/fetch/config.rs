@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Cause, Error};
-use super::policy::{Bypass, Rule};
+use super::rules::{Bypass, Place, Ports, Rule};
 use crate::datafile::AppId;
 use crate::sys::units::Bytes;
 
@@ -25,11 +25,13 @@ pub struct Config {
     pub stall: Stall,
     pub max_redirects: u32,
     pub retry: Retry,
-    /// Lifts what is denied by default: loopback, link-local, 100.64.0.0/10, unspecified, multicast,
-    /// reserved, and metadata services.
+    /// Lifts what is denied by default: the addresses of this host, those of special purposes, and
+    /// metadata services.
     pub allow: Vec<Rule>,
     /// Overrides `allow`.
     pub deny: Vec<Rule>,
+    /// Ports that a push may name. Mirrors and proxies may have any.
+    pub ports: Vec<Ports>,
     pub only_allowed: bool,
     /// For downloads only; callbacks have their own.
     pub proxy: Proxy,
@@ -41,9 +43,9 @@ pub struct Config {
     pub client_certificate: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_key: Option<PathBuf>,
-    /// For each host, the name of a header and the file with its value. A redirect to another host does not
+    /// For each place, the name of a header and the file with its value. A redirect elsewhere does not
     /// carry them along.
-    pub headers: BTreeMap<Rule, BTreeMap<String, PathBuf>>,
+    pub headers: BTreeMap<Place, BTreeMap<String, PathBuf>>,
     pub bandwidth: Bandwidth,
     pub user_agent: String,
 }
@@ -59,6 +61,7 @@ impl Default for Config {
             retry: Retry::default(),
             allow: Vec::new(),
             deny: Vec::new(),
+            ports: Ports::USUAL.to_vec(),
             only_allowed: false,
             proxy: Proxy::default(),
             mirrors: Vec::new(),

@@ -135,7 +135,7 @@ macro_rules! kinds {
 
 kinds! {
     DENIED = "source-denied", Policy, Fatal,
-        "This node must not fetch from there: push another URL, or change `fetch.allow` and `fetch.deny`.";
+        "This node must not fetch from there: push another URL, or change `fetch.allow`, `fetch.deny` and `fetch.ports`.";
     REDIRECT = "redirect-refused", Origin, Fatal,
         "The origin redirects too often, from https to http, or to something that is not a URL: push the final URL.";
     RESOLVE = "resolve-failed", Network, Transient,

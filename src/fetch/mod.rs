@@ -12,15 +12,18 @@ mod error;
 mod http;
 mod limit;
 mod local;
+mod own;
 mod phase;
 pub mod policy;
 mod range;
 mod resolver;
 mod retry;
 mod routes;
+pub mod rules;
 mod secrets;
 mod sniff;
 mod source;
+mod special;
 mod spool;
 mod stall;
 

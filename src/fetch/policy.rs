@@ -8,163 +8,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
-use url::{Host, Url};
+use url::Url;
 
-/// A host, its subdomains, or a network.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Rule {
-    Net(IpNet),
-    /// One name in lower case.
-    Host(String),
-    /// Every name that ends with this text, which starts with a dot.
-    Below(String),
-}
-
-impl Rule {
-    /// Parses `10.0.0.0/8`, an address, `host.example`, or `*.example` (or `.example`) for all names
-    /// below it.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a host, address or network");
-        let bare = text.trim_start_matches('[').trim_end_matches(']');
-        if let Ok(net) = bare.parse::<IpNet>() {
-            return Ok(Self::Net(net.trunc()));
-        }
-        if let Ok(address) = bare.parse::<IpAddr>() {
-            return Ok(Self::Net(address.to_canonical().into()));
-        }
-        let below = text.strip_prefix('*').unwrap_or(text).strip_prefix('.');
-        match Host::parse(below.unwrap_or(text)) {
-            Ok(Host::Domain(name)) if !name.contains('*') => {
-                let name = name.trim_end_matches('.');
-                Ok(match below {
-                    Some(_) => Self::Below(format!(".{name}")),
-                    None => Self::Host(name.to_owned()),
-                })
-            }
-            Ok(Host::Ipv4(address)) if below.is_none() => {
-                Ok(Self::Net(IpAddr::from(address).into()))
-            }
-            _ => Err(wrong()),
-        }
-    }
-
-    /// Returns whether the rule names this host (lower case, without the final dot).
-    pub(super) fn names(&self, host: &str) -> bool {
-        match self {
-            Self::Net(_) => false,
-            Self::Host(name) => name == host,
-            Self::Below(suffix) => host.ends_with(suffix.as_str()),
-        }
-    }
-
-    /// Returns whether the rule contains this address.
-    pub(super) fn holds(&self, address: IpAddr) -> bool {
-        match self {
-            Self::Net(net) => net.contains(&address),
-            Self::Host(_) | Self::Below(_) => false,
-        }
-    }
-
-    /// Returns whether the rule covers the host of a URL, by name or address.
-    pub(super) fn is_for(&self, url: &Url) -> bool {
-        match host_of(url) {
-            Some(Target::Address(address)) => self.holds(address),
-            Some(Target::Name(name)) => self.names(&name),
-            None => false,
-        }
-    }
-}
-
-impl TryFrom<String> for Rule {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text)
-    }
-}
-
-impl From<Rule> for String {
-    fn from(rule: Rule) -> String {
-        match rule {
-            Rule::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
-            Rule::Net(net) => net.to_string(),
-            Rule::Host(name) => name,
-            Rule::Below(suffix) => format!("*{suffix}"),
-        }
-    }
-}
-
-/// A destination that is dialled without the proxy. As usual for NO_PROXY, a name includes its
-/// subdomains.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Bypass {
-    /// `None` for `*`.
-    rule: Option<Rule>,
-    port: Option<u16>,
-}
-
-impl Bypass {
-    /// Parses `*`, a host, `.host`, `host:port`, an address or a network.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if text == "*" {
-            return Ok(Self {
-                rule: None,
-                port: None,
-            });
-        }
-        let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-                let port = port
-                    .parse()
-                    .map_err(|_| format!("`{text}` has no usable port"))?;
-                (host, Some(port))
-            }
-            _ => (text, None),
-        };
-        Ok(Self {
-            rule: Some(Rule::parse(host)?),
-            port,
-        })
-    }
-
-    /// Returns whether a URL is dialled directly.
-    pub(super) fn covers(&self, url: &Url) -> bool {
-        if self.port.is_some() && self.port != url.port_or_known_default() {
-            return false;
-        }
-        match (&self.rule, host_of(url)) {
-            (None, _) => true,
-            (Some(Rule::Host(name)), Some(Target::Name(host))) => {
-                host == *name
-                    || host
-                        .strip_suffix(name.as_str())
-                        .is_some_and(|h| h.ends_with('.'))
-            }
-            (Some(rule), _) => rule.is_for(url),
-        }
-    }
-}
-
-impl TryFrom<String> for Bypass {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text)
-    }
-}
-
-impl From<Bypass> for String {
-    fn from(bypass: Bypass) -> String {
-        let host = bypass.rule.map_or_else(|| "*".to_owned(), String::from);
-        match bypass.port {
-            Some(port) if host.contains(':') => format!("[{host}]:{port}"),
-            Some(port) => format!("{host}:{port}"),
-            None => host,
-        }
-    }
-}
+use super::rules::{Ports, Rule, Target, host_of};
+use super::{own, special};
 
 /// Why a source is refused. Names hosts and addresses only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,6 +26,7 @@ enum Why {
     Default(&'static str),
     Denied,
     NotAllowed,
+    Port(u16),
     Local,
 }
 
@@ -213,6 +61,7 @@ impl fmt::Display for Denied {
                 f,
                 "{what} is not named by `fetch.allow`, and `fetch.only_allowed` is set"
             ),
+            Why::Port(port) => write!(f, "port {port} of {what} is not in `fetch.ports`"),
             Why::Local => write!(f, "{what} is not fetched for a push from outside"),
         }
     }
@@ -220,31 +69,28 @@ impl fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
-/// The host of a URL.
-enum Target {
-    Address(IpAddr),
-    /// In lower case, without the final dot.
-    Name(String),
-}
-
-fn host_of(url: &Url) -> Option<Target> {
-    Some(match url.host()? {
-        Host::Ipv4(address) => Target::Address(address.into()),
-        Host::Ipv6(address) => Target::Address(IpAddr::from(address).to_canonical()),
-        Host::Domain(name) => Target::Name(name.trim_end_matches('.').to_ascii_lowercase()),
-    })
-}
-
 /// The rules of this node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Policy {
+    pub(super) ports: Vec<Ports>,
     pub(super) allow: Vec<Rule>,
     pub(super) deny: Vec<Rule>,
     pub(super) only_allowed: bool,
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            ports: Ports::USUAL.to_vec(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            only_allowed: false,
+        }
+    }
+}
+
 impl Policy {
-    /// Checks scheme and host. `resolves` says whether this node will look up the name itself, so that the
+    /// Checks scheme, port and host. `resolves` says whether this node will look up the name itself, so that the
     /// addresses are checked later; a proxy looks it up out of sight.
     pub(super) fn check_url(&self, url: &Url, resolves: bool) -> Result<(), Denied> {
         let denied = |why| Denied {
@@ -253,6 +99,10 @@ impl Policy {
         };
         if !matches!(url.scheme(), "http" | "https") {
             return Err(denied(Why::Scheme));
+        }
+        let port = url.port_or_known_default().unwrap_or(0);
+        if !self.ports.iter().any(|ports| ports.contain(port)) {
+            return Err(denied(Why::Port(port)));
         }
         match host_of(url) {
             None => Err(denied(Why::Scheme)),
@@ -296,7 +146,7 @@ impl Policy {
             },
             why,
         };
-        let forms = || [Some(address), embedded(address)].into_iter().flatten();
+        let forms = || special::forms(address);
         if forms().any(|a| self.deny.iter().any(|r| r.holds(a))) {
             return Err(denied(Why::Denied));
         }
@@ -305,8 +155,8 @@ impl Policy {
         }
         let allowed = |a| self.allow.iter().any(|r| r.holds(a));
         for form in forms() {
-            if let Some(range) = denied_by_default(form)
-                && !allowed(form)
+            if !allowed(form)
+                && let Some(range) = denied_by_default(form)
             {
                 return Err(denied(Why::Default(range)));
             }
@@ -323,47 +173,9 @@ fn means_this_host(name: &str) -> bool {
     matches!(name, "localhost" | "ip6-localhost" | "ip6-loopback") || name.ends_with(".localhost")
 }
 
-/// Returns the IPv4 address inside an IPv6 address, which a translator on the way would dial.
-fn embedded(address: IpAddr) -> Option<IpAddr> {
-    let IpAddr::V6(v6) = address else { return None };
-    let octets = v6.octets();
-    let at = match v6.segments() {
-        // NAT64, RFC 6052; and its local prefix, RFC 8215.
-        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => 12,
-        // 6to4, RFC 3056.
-        [0x2002, ..] => 2,
-        // "IPv4-compatible", long deprecated.
-        [0, 0, 0, 0, 0, 0, a, b] if (a, b) > (0, 1) => 12,
-        _ => return None,
-    };
-    let v4: [u8; 4] = octets[at..at + 4].try_into().ok()?;
-    Some(Ipv4Addr::from(v4).into())
-}
-
-/// Returns the range that makes an address part of this node's surroundings rather than an origin.
-/// Private ranges are not included: origins of edge nodes are often private.
 fn denied_by_default(address: IpAddr) -> Option<&'static str> {
-    match address {
-        IpAddr::V4(v4) => match v4.octets() {
-            [127, ..] => Some("loopback"),
-            [0, ..] => Some("unspecified"),
-            [169, 254, ..] => Some("link-local"),
-            // Shared by carriers and clouds; one has its metadata service at 100.100.100.200.
-            [100, 64..=127, ..] => Some("shared address space"),
-            [224..=239, ..] => Some("multicast"),
-            [240..=255, ..] => Some("reserved"),
-            _ => None,
-        },
-        IpAddr::V6(v6) => match v6.segments() {
-            [0, 0, 0, 0, 0, 0, 0, 0] => Some("unspecified"),
-            [0, 0, 0, 0, 0, 0, 0, 1] => Some("loopback"),
-            [0xfe80..=0xfebf, ..] => Some("link-local"),
-            [0xff00..=0xffff, ..] => Some("multicast"),
-            // Metadata services inside the private range.
-            [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => Some("a metadata service"),
-            _ => None,
-        },
-    }
+    let own = || own::is_of_this_host(address).then_some("an address of this host");
+    special::what(address).or_else(own)
 }
 
 #[cfg(test)]
@@ -416,6 +228,32 @@ mod tests {
             "[febf::1]",
             "[ff02::1]",
             "[fd00:ec2::254]",
+            "[fd20:ce::254]",
+            "[fd00:c1::a9fe:a9fe]",
+            "[fd00:42::42]",
+            "168.63.129.16",
+            "192.0.0.192",
+            "192.0.0.8",
+            "198.18.0.1",
+            "198.19.255.255",
+            "192.88.99.1",
+            "[fec0::1]",
+            "[100::1]",
+            "[2001:2::1]",
+            "[5f00::1]",
+            // IPv4 inside IPv6: SIIT, Teredo, ISATAP, and the local prefix of translators with each
+            // prefix length.
+            "[::ffff:0:169.254.169.254]",
+            "[::ffff:0:127.0.0.1]",
+            "[2001:0:7f00:1::]",
+            "[2001:db8::5efe:7f00:1]",
+            "[2001:db8::200:5efe:7f00:1]",
+            "[64:ff9b:1:7f00:0:100::]",
+            "[64:ff9b:1:a9fe:a9:fe00::]",
+            "[64:ff9b:1:7f:0:1::]",
+            "[64:ff9b:1:5:7f:0:100:0]",
+            "[64:ff9b:1::a9fe:a9fe]",
+            "[2002:a83f:8110::1]",
             "localhost",
             "LOCALHOST.",
             "a.localhost",
@@ -427,7 +265,7 @@ mod tests {
         }
         for host in [
             "cdn.example",
-            "192.0.2.1",
+            "203.0.113.1",
             "10.1.2.3",
             "172.16.0.1",
             "192.168.1.1",
@@ -435,7 +273,11 @@ mod tests {
             "100.128.0.1",
             "[2001:db8::1]",
             "[fd12::1]",
-            "[64:ff9b::c000:201]",
+            "[64:ff9b::cb00:7101]",
+            "[64:ff9b:1::cb00:7101]",
+            "[64:ff9b:1:cb00:71:100::]",
+            "[::ffff:0:203.0.113.1]",
+            "[2002:cb00:7101::1]",
             "localhost.example",
         ] {
             check(&Policy::default(), &format!("http://{host}/x")).expect(host);
@@ -445,11 +287,60 @@ mod tests {
     }
 
     #[test]
+    fn only_the_ports_of_origins_are_fetched_from() {
+        for (port, fine) in [
+            (80, true),
+            (443, true),
+            (8080, true),
+            (8443, true),
+            (1024, true),
+            (65535, true),
+            (22, false),
+            (25, false),
+            (389, false),
+            (1023, false),
+            (0, false),
+        ] {
+            let found = check(&Policy::default(), &format!("http://cdn.example:{port}/"));
+            assert_eq!(found.is_ok(), fine, "{port}");
+            if let Err(denied) = found {
+                assert!(denied.to_string().contains("fetch.ports"), "{denied}");
+            }
+        }
+        let policy = Policy {
+            ports: Vec::new(),
+            ..Policy::default()
+        };
+        check(&policy, "https://cdn.example/").unwrap_err();
+    }
+
+    #[test]
+    fn the_addresses_of_this_host_are_denied_unless_allowed() {
+        // The kernel chooses an address of this host as the source of a packet; none is sent.
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        if socket.connect("203.0.113.1:9").is_err() {
+            return;
+        }
+        let own = socket.local_addr().unwrap().ip();
+        let url = format!("http://{own}/");
+        let denied = check(&Policy::default(), &url).unwrap_err();
+        assert!(denied.to_string().contains("fetch.allow"), "{denied}");
+        Policy::default()
+            .check_address(Some("a.example"), own)
+            .unwrap_err();
+        let policy = Policy {
+            allow: rules(&[&own.to_string()]),
+            ..Policy::default()
+        };
+        check(&policy, &url).unwrap();
+    }
+
+    #[test]
     fn allow_lifts_the_default_and_deny_wins() {
         let policy = Policy {
             allow: rules(&["127.0.0.0/8", "*.lan", "odd.example"]),
             deny: rules(&["127.0.0.66", "bad.lan", "10.9.0.0/16"]),
-            only_allowed: false,
+            ..Policy::default()
         };
         check(&policy, "http://127.0.0.1/").unwrap();
         check(&policy, "http://localhost/").unwrap();
@@ -477,49 +368,20 @@ mod tests {
     fn only_allowed_means_only() {
         let policy = Policy {
             allow: rules(&["cdn.example", "10.0.0.0/8"]),
-            deny: Vec::new(),
             only_allowed: true,
+            ..Policy::default()
         };
         check(&policy, "http://cdn.example/").unwrap();
         check(&policy, "http://10.1.1.1/").unwrap();
-        check(&policy, "http://192.0.2.1/").unwrap_err();
+        check(&policy, "http://203.0.113.1/").unwrap_err();
         // The address decides, and only where this node learns it.
         let other = Url::parse("http://other.example/").unwrap();
         policy.check_url(&other, true).unwrap();
         policy.check_url(&other, false).unwrap_err();
-        let outside: IpAddr = "192.0.2.1".parse().unwrap();
+        let outside: IpAddr = "203.0.113.1".parse().unwrap();
         policy
             .check_address(Some("other.example"), outside)
             .unwrap_err();
         policy.check_address(Some("cdn.example"), outside).unwrap();
-    }
-
-    #[test]
-    fn bypasses_the_proxy_as_usual() {
-        for (bypass, url, covered) in [
-            ("*", "http://a/", true),
-            ("lan.example", "http://lan.example/", true),
-            ("lan.example", "http://a.lan.example/", true),
-            ("lan.example", "http://notlan.example/", false),
-            (".lan.example", "http://a.lan.example/", true),
-            (".lan.example", "http://lan.example/", false),
-            ("10.0.0.0/8", "http://10.2.3.4:8080/", true),
-            ("10.0.0.0/8", "http://11.2.3.4/", false),
-            ("h:8080", "http://h:8080/", true),
-            ("h:8080", "http://h/", false),
-            ("[::1]:80", "http://[::1]/", true),
-            ("::1", "http://[::1]:5/", true),
-        ] {
-            let parsed = Bypass::parse(bypass).unwrap();
-            assert_eq!(
-                parsed.covers(&Url::parse(url).unwrap()),
-                covered,
-                "{bypass} {url}"
-            );
-            assert_eq!(
-                Bypass::parse(&String::from(parsed.clone())).unwrap(),
-                parsed
-            );
-        }
     }
 }

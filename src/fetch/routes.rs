@@ -17,8 +17,9 @@ use url::Url;
 use super::clocks::{Phases, Sessions, Timeouts};
 use super::config::{Config, Proxy};
 use super::error::{Cause, Error};
-use super::policy::{Bypass, Policy, Rule};
+use super::policy::Policy;
 use super::resolver::Resolver;
+use super::rules::{Bypass, Place};
 use crate::datafile::{authority, shorten};
 use crate::dial::{self, Client, Tls};
 
@@ -49,7 +50,7 @@ pub(super) struct Routes {
     /// By the scheme of the destination; only the environment distinguishes them.
     proxies: BTreeMap<&'static str, ProxyRoute>,
     no_proxy: Vec<Bypass>,
-    headers: Vec<(Rule, HeaderMap)>,
+    headers: Vec<(Place, HeaderMap)>,
     /// Of the files as they were read.
     pub(super) stamps: Stamps,
 }
@@ -86,6 +87,7 @@ impl Routes {
         // Stamps first: a file that changes while it is read is read again.
         let stamps = stamps(&config);
         let policy = Arc::new(Policy {
+            ports: config.ports.clone(),
             allow: config.allow.clone(),
             deny: config.deny.clone(),
             only_allowed: config.only_allowed,
@@ -154,11 +156,11 @@ impl Routes {
         (!bypassed).then_some(proxy)
     }
 
-    /// Returns the headers that the host of a URL gets.
+    /// Returns the headers that go where a URL leads.
     pub(super) fn headers_for(&self, url: &Url) -> impl Iterator<Item = &HeaderMap> {
         self.headers
             .iter()
-            .filter(|(rule, _)| rule.is_for(url))
+            .filter(|(place, _)| place.covers(url))
             .map(|(_, headers)| headers)
     }
 
@@ -244,16 +246,16 @@ fn tls(config: &Config) -> Result<Tls, Error> {
     Ok(tls)
 }
 
-fn headers(config: &Config) -> Result<Vec<(Rule, HeaderMap)>, Error> {
+fn headers(config: &Config) -> Result<Vec<(Place, HeaderMap)>, Error> {
     let read = |(name, path): (&String, &PathBuf)| {
         let (name, mut value) = dial::header(name, &dial::read(path)?, &RESERVED)?;
         value.set_sensitive(true);
         Ok((name, value))
     };
     let mut all = Vec::new();
-    for (rule, named) in &config.headers {
+    for (place, named) in &config.headers {
         let map: Result<HeaderMap, String> = named.iter().map(read).collect();
-        all.push((rule.clone(), map.map_err(wrong("headers"))?));
+        all.push((place.clone(), map.map_err(wrong("headers"))?));
     }
     Ok(all)
 }

@@ -160,7 +160,7 @@ fn drop_document(node: &TestNode, name: &str) {
     let file = node.file("after", "1").unwrap();
     let document = json!({ "AppId": APP, "Data": [{
         "name": "after", "version": "1", "archiveType": "tar.gz", "timeout": 60,
-        "url": "http://127.0.0.1:9/after", "md5": file["md5"],
+        "url": "http://127.0.0.1:1024/after", "md5": file["md5"],
     }]});
     let path = node.root().join("inbox/new").join(name);
     fs::write(path, document.to_string()).unwrap();

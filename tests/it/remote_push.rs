@@ -128,7 +128,7 @@ fn a_push_is_followed_over_a_restart_of_the_agent() {
 #[test]
 fn says_why_a_call_is_refused_and_what_to_do() {
     let (node, good) = node("");
-    let word = "maps@1=http://127.0.0.1:1/a.zip?token=SECRETSECRET";
+    let word = "maps@1=http://127.0.0.1:1024/a.zip?token=SECRETSECRET";
     let refused = |key: &str, secret: &PathBuf, words: &[&str]| {
         let output = command(&to(&node), key, secret, words).output().unwrap();
         let (out, err) = ended(&output, 1);
@@ -153,7 +153,7 @@ fn says_why_a_call_is_refused_and_what_to_do() {
 fn a_secret_that_others_can_read_is_not_used() {
     let (node, good) = node("");
     fs::set_permissions(&good, fs::Permissions::from_mode(0o644)).unwrap();
-    let word = "maps@1=http://127.0.0.1:1/a.zip";
+    let word = "maps@1=http://127.0.0.1:1024/a.zip";
     let output = command(&to(&node), "k", &good, &[APP, word]).output();
     let (_, err) = ended(&output.unwrap(), 2);
     assert!(
@@ -196,7 +196,7 @@ fn an_overloaded_endpoint_is_asked_again_with_a_new_nonce() {
             page(200, answer),
         ],
     );
-    let word = "maps@1=http://127.0.0.1:1/a.zip";
+    let word = "maps@1=http://127.0.0.1:1024/a.zip";
     let url = endpoint.url("/");
     let output = command(&url, "k", &good, &["--no-wait", APP, word]).output();
     let (out, _) = ended(&output.unwrap(), 0);
@@ -213,7 +213,7 @@ fn an_overloaded_endpoint_is_asked_again_with_a_new_nonce() {
 #[test]
 fn an_endpoint_that_is_none_is_named() {
     let (node, good) = node("");
-    let word = "maps@1=http://127.0.0.1:1/a.zip";
+    let word = "maps@1=http://127.0.0.1:1024/a.zip";
     let run = |to: &str, code: i32, want: &str| {
         let output = command(to, "k", &good, &[APP, word]).output().unwrap();
         let (_, err) = ended(&output, code);
@@ -243,7 +243,7 @@ fn a_clock_that_is_off_is_named_with_its_difference() {
     let expired = r#"{"RequestId":"R","Code":"InvalidTimeStamp.Expired","Message":"off"}"#;
     let reply = Reply::page(400, "application/json", expired);
     endpoint.serve("/", reply.with("date", "Sun, 06 Nov 1994 08:49:37 GMT"));
-    let word = "maps@1=http://127.0.0.1:1/a.zip";
+    let word = "maps@1=http://127.0.0.1:1024/a.zip";
     let output = command(&endpoint.url(""), "k", &good, &[APP, word]).output();
     let (_, err) = ended(&output.unwrap(), 1);
     assert!(err.contains("this machine's clock is 3"), "{err}");

@@ -57,7 +57,7 @@ async fn a_host_that_does_not_react_is_told_from_one_that_does_not_speak() {
         (silent.url("/f"), "first-byte-timeout", Phase::FirstByte),
         (garbled.url("/f"), "bad-answer", Phase::FirstByte),
         (
-            "http://127.0.0.1:1/f".to_owned(),
+            "http://127.0.0.1:1024/f".to_owned(),
             "connect-failed",
             Phase::Connect,
         ),

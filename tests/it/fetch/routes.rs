@@ -116,7 +116,8 @@ async fn credentials_stay_with_their_host() {
     origin.serve("/near", Reply::redirect(302, "/here"));
     origin.serve("/here", Reply::redirect(302, &far));
     other.serve("/far", Reply::file(body(10)));
-    let more = format!("headers = {{ \"127.0.0.1\" = {{ x-token = {token:?} }} }}");
+    let place = format!("http://{}", origin.address());
+    let more = format!("headers = {{ {place:?} = {{ x-token = {token:?} }} }}");
     let fetcher = fetcher(&more);
     let url = origin
         .url("/near")

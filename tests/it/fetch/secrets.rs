@@ -42,7 +42,7 @@ async fn no_fault_tells_a_secret() {
         Reply::file(&data).chunked(),
         Reply::file(&data).content_range("bytes SECRET"),
         away("http://169.254.169.254/?sign=SECRET"),
-        away("http://u:SECRET@127.0.0.1:1/?sign=SECRET"),
+        away("http://u:SECRET@127.0.0.1:1024/?sign=SECRET"),
         away("http://no-such-host.invalid/?sign=SECRET"),
         away("ftp://h/?sign=SECRET"),
         away("/loop?sign=SECRET"),
@@ -109,7 +109,8 @@ async fn no_spelling_of_what_was_sent_is_told() {
     let file = dir.path().join("token");
     std::fs::write(&file, "Bearer HDRTOKEN-abc/def+1\n").expect("a token");
     let (origin, elsewhere) = (Origin::start(), Origin::start());
-    let more = format!("headers.\"127.0.0.1\" = {{ x-token = {file:?} }}");
+    let place = format!("http://{}", origin.address());
+    let more = format!("headers.{place:?} = {{ x-token = {file:?} }}");
     let fetcher = fetcher(&more);
     let said = [
         "you sent Bearer HDRTOKEN-abc/def+1 ok",

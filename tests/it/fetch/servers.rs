@@ -65,11 +65,8 @@ async fn nginx_is_resumed_and_a_changed_file_is_not() {
     // A page of its own, and bytes as sent although it would compress.
     let got = fetch(&fetcher(""), request(&server.url("/none"), None)).await;
     assert_eq!(got.kind(), "http-404");
-    assert!(
-        got.error().to_string().contains("404 Not Found"),
-        "{}",
-        got.error()
-    );
+    let detail = got.error().detail().expect("a detail");
+    assert!(detail.contains("404 Not Found"), "{detail}");
 }
 
 #[tokio::test]
