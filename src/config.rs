@@ -62,6 +62,8 @@ pub struct App {
     pub down_to: Option<Bytes>,
     /// Bytes per second for its downloads.
     pub bandwidth: Option<Bytes>,
+    /// Overrides `fetch.max_bytes`.
+    pub max_archive_bytes: Option<Bytes>,
 }
 
 /// Where the agent listens.
@@ -168,6 +170,7 @@ impl Config {
             Some((max.0, app.down_to.unwrap_or(max).0))
         });
         self.fetch.bandwidth.apps = each(apps, |app| app.bandwidth);
+        self.fetch.apps_max_bytes = each(apps, |app| app.max_archive_bytes);
     }
 
     /// Returns which of `keys`, dotted keys or tables, have other values in `other`.

@@ -115,6 +115,7 @@ impl Stop {
             (failure.expected, failure.found) = (Some(expected), Some(found));
         }
         failure.detail = error.detail();
+        failure.limit = error.limit().map(str::to_owned);
         failure.cause = error.last().map(|last| {
             Box::new(Cause {
                 kind: last.kind().name.to_owned(),

@@ -3,13 +3,17 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Road;
 use super::Stop;
 use super::threads::blocking;
 use crate::datafile::{DataFile, Key};
-use crate::fetch::{Identity, Spool};
+use crate::fetch::{self, Identity, Spool};
 use crate::sys::durable;
+
+/// A younger file may be of a job that was accepted after the open ones were listed.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 impl Road {
     /// Returns where the archive of a file is received.
@@ -35,9 +39,12 @@ impl Road {
         .await
     }
 
-    /// Deletes the spool files that belong to none of the `open` keys and that `stale` accepts, and
-    /// what an earlier process left half written. Returns how many.
-    pub fn sweep_partials(&self, open: &HashSet<Key>, stale: impl Fn(&Path) -> bool) -> u64 {
+    /// Deletes the spool files that belong to none of the `open` keys and are older than `keep` or of
+    /// no use to a later push, and what an earlier process left half written. Returns how many.
+    pub fn sweep_partials(&self, open: &HashSet<Key>, keep: Duration) -> u64 {
+        let stale = |path: &Path| {
+            age(path) > keep.max(JUST_NOW) || age(path) > JUST_NOW && !fetch::is_proven(path)
+        };
         let names: HashSet<String> = open.iter().map(spool_name).collect();
         let entries = std::fs::read_dir(self.publisher.layout().spool());
         let paths = entries.into_iter().flatten().flatten().map(|e| e.path());
@@ -52,6 +59,34 @@ impl Road {
         removed.count() as u64
     }
 
+    /// Makes room: deletes the partial archives that belong to none of the `open` keys, oldest first,
+    /// until `needed` bytes are freed. Returns how many.
+    pub fn evict_partials(&self, open: &HashSet<Key>, needed: u64) -> u64 {
+        let names: HashSet<String> = open.iter().map(spool_name).collect();
+        let entries = std::fs::read_dir(self.publisher.layout().spool());
+        let paths = entries.into_iter().flatten().flatten().map(|e| e.path());
+        let is_ended = |path: &PathBuf| {
+            let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or("");
+            path.extension().is_some_and(|e| e == "partial")
+                && !names.contains(name)
+                && age(path) > JUST_NOW
+        };
+        let mut ended: Vec<PathBuf> = paths.filter(is_ended).collect();
+        ended.sort_by_key(|path| std::cmp::Reverse(age(path)));
+        let (mut freed, mut removed) = (0, 0);
+        for path in ended {
+            if freed >= needed {
+                break;
+            }
+            let length = std::fs::metadata(&path).map_or(0, |m| m.len());
+            if std::fs::remove_file(&path).is_ok() {
+                let _ = std::fs::remove_file(path.with_extension("meta"));
+                (freed, removed) = (freed + length, removed + 1);
+            }
+        }
+        removed
+    }
+
     /// Deletes the partial archive of a key.
     pub async fn discard_partial(&self, key: &Key) {
         let name = spool_name(key);
@@ -64,6 +99,13 @@ impl Road {
         })
         .await;
     }
+}
+
+/// Returns how long ago a file was written. One that cannot be asked is old.
+fn age(path: &Path) -> Duration {
+    let modified = std::fs::metadata(path).and_then(|m| m.modified());
+    let age = modified.map_or(Ok(Duration::MAX), |at| at.elapsed());
+    age.unwrap_or_default()
 }
 
 /// Returns the spool name of a file: by key, so that a new push of a failed file resumes where it

@@ -47,6 +47,12 @@ pub struct Config {
     /// carry them along.
     pub headers: BTreeMap<Place, BTreeMap<String, PathBuf>>,
     pub bandwidth: Bandwidth,
+    /// Bytes of one archive, whatever its push and its origin state.
+    #[serde(with = "crate::sys::units::bytes")]
+    pub max_bytes: u64,
+    /// Bytes of one archive of an application, from `[apps]`.
+    #[serde(skip)]
+    pub apps_max_bytes: BTreeMap<AppId, Bytes>,
     pub user_agent: String,
 }
 
@@ -70,6 +76,9 @@ impl Default for Config {
             client_key: None,
             headers: BTreeMap::new(),
             bandwidth: Bandwidth::default(),
+            // As much as the files of an archive may have by default.
+            max_bytes: 64 << 30,
+            apps_max_bytes: BTreeMap::new(),
             user_agent: concat!("edgepush/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -225,6 +234,12 @@ impl Hours {
 }
 
 impl Config {
+    /// Returns how many bytes an archive of `app` may have.
+    pub(super) fn max_bytes_of(&self, app: &AppId) -> u64 {
+        let own = self.apps_max_bytes.get(app);
+        own.map_or(self.max_bytes, |bytes| bytes.0)
+    }
+
     /// Checks the values without reading any file.
     pub fn check(&self) -> Result<(), Error> {
         let wrong = |key, why: &str| {

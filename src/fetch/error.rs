@@ -67,6 +67,12 @@ pub enum Cause {
     },
     #[error("more than the expected {expected} bytes arrived{}", shown(page.as_ref()))]
     TooLong { expected: u64, page: Option<Page> },
+    #[error(
+        "the archive has more bytes than the {} that `{}` allows",
+        crate::sys::units::show_bytes(*limit),
+        Self::MAX_BYTES
+    )]
+    TooLarge { limit: u64, found: u64 },
     #[error("body ended early")]
     Cut(#[source] Option<reqwest::Error>),
     #[error(
@@ -180,6 +186,8 @@ kinds! {
         "The file at the origin has another length than the push states, or a page was sent instead.";
     TOO_LONG = "too-long", Content, Fatal,
         "The origin sends more than the push states: compare the size in the push with the file at the origin.";
+    TOO_LARGE = "archive-too-large", Content, Fatal,
+        "The archive is larger than `fetch.max_bytes`, or `max_archive_bytes` of its application, allows: push a smaller one, or raise the limit.";
     CUT = "body-cut", Network, Transient,
         "The connection drops midway: the bytes so far are kept, and the fetch resumes there.";
     STALLED = "stalled", Network, Transient,
@@ -197,6 +205,8 @@ kinds! {
 }
 
 impl Cause {
+    const MAX_BYTES: &str = "fetch.max_bytes";
+
     /// Returns the row of [`KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static Kind {
@@ -217,6 +227,7 @@ impl Cause {
             Self::Unsolicited { .. } => &RANGE,
             Self::WrongLength { .. } => &LENGTH,
             Self::TooLong { .. } => &TOO_LONG,
+            Self::TooLarge { .. } => &TOO_LARGE,
             Self::Cut(_) => &CUT,
             Self::Stalled { .. } => &STALLED,
             Self::Deadline { .. } => &DEADLINE,
@@ -340,6 +351,12 @@ impl Error {
         }
     }
 
+    /// Returns the configuration key of the limit that was exceeded.
+    #[must_use]
+    pub fn limit(&self) -> Option<&'static str> {
+        matches!(self.0.cause, Cause::TooLarge { .. }).then_some(Cause::MAX_BYTES)
+    }
+
     /// Returns the expected and the found value, if there are two.
     #[must_use]
     pub fn values(&self) -> Option<(String, String)> {
@@ -347,6 +364,7 @@ impl Error {
             Cause::WrongLength {
                 expected, found, ..
             } => Some((expected.to_string(), found.to_string())),
+            Cause::TooLarge { limit, found } => Some((limit.to_string(), found.to_string())),
             Cause::TooLong { expected, .. } => {
                 Some((expected.to_string(), format!("more than {expected}")))
             }

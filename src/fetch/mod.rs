@@ -42,7 +42,7 @@ pub use range::Validator;
 pub use retry::Retries;
 pub use sniff::Page;
 pub use source::Source;
-pub use spool::{Identity, Spool};
+pub use spool::{Identity, Spool, is_proven};
 
 use crate::datafile::{AppId, SourceUrl};
 use crate::sys::Chain;

@@ -52,6 +52,8 @@ pub struct Source {
     /// `position` when the current request was made.
     asked_from: u64,
     total: Option<u64>,
+    /// How many bytes the file may have on this node.
+    max: u64,
     validator: Option<Validator>,
     /// Whether ranges are still requested.
     ranges: bool,
@@ -101,6 +103,7 @@ impl Source {
         secrets.add(&url);
         Self {
             meter: fetcher.limits.meter(&request.app),
+            max: fetcher.current().config.max_bytes_of(&request.app),
             secrets,
             state: State::Ask,
             position: request.offset,
@@ -215,8 +218,20 @@ impl Source {
         }
     }
 
+    /// Fails if a file of `length` bytes is more than this node takes.
+    fn within_limit(&self, length: u64) -> Result<(), Error> {
+        match length > self.max {
+            true => Err(self.error(Cause::TooLarge {
+                limit: self.max,
+                found: length,
+            })),
+            false => Ok(()),
+        }
+    }
+
     /// Makes the next request, unless nothing is left to fetch.
     async fn ask(&mut self) -> Result<Option<Event>, Error> {
+        self.within_limit(self.request.size.unwrap_or(self.position))?;
         if let Some(path) = self.request.url.file_path() {
             return self.open_local(path).await;
         }
@@ -377,6 +392,7 @@ impl Source {
             };
             return self.failed(cause, &self.fetcher.current());
         }
+        self.within_limit(self.position + length)?;
         self.position += length;
         self.refusals = 0;
         if self.has_progressed() {

@@ -90,6 +90,13 @@ pub struct Spool {
     gone: bool,
 }
 
+/// Returns whether the bytes at `partial` are of a push that states a digest. A later push can use no
+/// others: nothing proves that they are the beginning of its archive.
+#[must_use]
+pub fn is_proven(partial: &Path) -> bool {
+    read_meta(&partial.with_extension("meta")).is_some_and(|(meta, _)| meta.identity.url.is_none())
+}
+
 impl Spool {
     /// Opens the partial file `name` in `dir` for the content `identity`. Bytes of other content are
     /// discarded.

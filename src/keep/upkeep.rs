@@ -2,10 +2,9 @@
 //! version was published or made live, retention of its name.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::watch;
@@ -104,7 +103,8 @@ impl Worker for Upkeep {
         let due = std::mem::take(&mut self.due);
         if due.everything {
             self.last = Some(Instant::now());
-            return self.keep.tidy(&mut Swept::default(), stop).await;
+            let keep = self.keep.config.now().keep_partial;
+            return self.keep.tidy(&mut Swept::default(), keep, stop).await;
         }
         if due.any_name {
             return self
@@ -123,12 +123,13 @@ impl Worker for Upkeep {
 }
 
 impl Keep {
-    /// Runs a whole round of upkeep now, and returns what was removed.
+    /// Runs a whole round of upkeep now, and returns what was removed: every partial archive that no
+    /// open job needs as well.
     pub async fn collect(self: &Arc<Self>, stop: CancellationToken) -> Result<Swept, store::Error> {
         let this = Arc::clone(self);
         self.complete(async move {
             let mut swept = Swept::default();
-            if let Err(error) = this.tidy(&mut swept, &stop).await {
+            if let Err(error) = this.tidy(&mut swept, Duration::ZERO, &stop).await {
                 tracing::warn!(event = "upkeep-failed", error = %Chain(&error), "a round of upkeep failed");
             }
             Ok(swept)
@@ -137,10 +138,15 @@ impl Keep {
     }
 
     /// Removes what is not kept any more, everywhere on the node, and restores links.
-    async fn tidy(&self, swept: &mut Swept, stop: &CancellationToken) -> Result<(), store::Error> {
+    async fn tidy(
+        &self,
+        swept: &mut Swept,
+        keep_partial: Duration,
+        stop: &CancellationToken,
+    ) -> Result<(), store::Error> {
         self.reconcile(stop).await;
         self.sweep_everywhere(swept, stop).await?;
-        swept.partials = self.sweep_partials().await?;
+        swept.partials = self.sweep_partials(keep_partial).await?;
         self.on_disk(|publisher| publisher.sweep_leftovers())
             .await?;
         self.store.housekeep().await?;
@@ -149,23 +155,17 @@ impl Keep {
         Ok(())
     }
 
-    /// Removes partial archives that no open job needs and that are older than `keep_partial`.
-    async fn sweep_partials(&self) -> Result<u64, store::Error> {
+    /// Removes partial archives that no open job needs and that are older than `keep` or of no use to
+    /// a later push.
+    async fn sweep_partials(&self, keep: Duration) -> Result<u64, store::Error> {
         let open: HashSet<Key> = self
             .store
             .read(store::jobs::open_keys)
             .await?
             .into_iter()
             .collect();
-        let (road, keep) = (Arc::clone(&self.road), self.config.now().keep_partial);
-        self.on_disk(move |_| road.sweep_partials(&open, |path| is_older(path, keep)))
+        let road = Arc::clone(&self.road);
+        self.on_disk(move |_| road.sweep_partials(&open, keep))
             .await
     }
-}
-
-fn is_older(path: &Path, age: Duration) -> bool {
-    let modified = std::fs::metadata(path)
-        .and_then(|m| m.modified())
-        .unwrap_or(SystemTime::UNIX_EPOCH);
-    modified.elapsed().is_ok_and(|e| e > age)
 }

@@ -11,11 +11,11 @@ use super::notes::Notes;
 use super::{Runner, Why};
 use crate::datafile::Content;
 use crate::deliver::{Done, Note, Retries, Run, Stop};
-use crate::job::{Failure, Job, JobId, Outcome, Published, Stage};
+use crate::job::{Failure, Job, JobId, JobState, Outcome, Published, Stage};
 use crate::progress::Unrecorded;
 use crate::store::{self, activations, jobs};
 use crate::sys::deadline::Deadline;
-use crate::sys::failure::Class;
+use crate::sys::failure::{Class, Fault};
 use crate::sys::{failpoint, pauses, tasks};
 
 /// Time that a run may take past its deadline before it is abandoned: on a disk that hangs, its
@@ -190,10 +190,12 @@ impl Runner {
     /// Records a failure. One of this node's disk is retried first, since the next attempt may
     /// succeed.
     async fn fail(&self, job: &Job, failure: Failure) {
+        let full = [Fault::NoSpace, Fault::NoInodes].map(|fault| fault.kind().name);
+        let has_room = full.contains(&failure.kind.as_str()) && self.make_room(job).await;
         let again = failure.class == Class::Device
             && failure.retryable
             && job.starts <= self.config.now().device_retries;
-        if !again {
+        if !again && !has_room {
             return self.record_failure(job, failure).await;
         }
         let wait = pauses::DEVICE.after(job.starts.saturating_sub(1));
@@ -209,6 +211,30 @@ impl Runner {
         let why = failure.to_string();
         let requeue = move |tx: &store::Tx<'_>| jobs::requeue(tx, id, at, &why);
         self.put_back(id, Some(failure), requeue).await;
+    }
+
+    /// Removes partial archives of jobs that have ended, oldest first, for one that lacks space. Returns
+    /// whether there were any.
+    async fn make_room(&self, job: &Job) -> bool {
+        let Ok(open) = self.store.read(jobs::open_keys).await else {
+            return false;
+        };
+        let open = open.into_iter().collect();
+        let needed = job
+            .file
+            .size
+            .map_or(u64::MAX, |size| size.saturating_mul(2));
+        let road = Arc::clone(&self.road);
+        let evicting = tokio::task::spawn_blocking(move || road.evict_partials(&open, needed));
+        let removed = evicting.await.unwrap_or(0);
+        if removed > 0 {
+            tracing::info!(
+                event = "evicted",
+                removed,
+                "removed partial archives of ended files to make room"
+            );
+        }
+        removed > 0
     }
 
     fn note_unrecorded(&self, id: JobId, failure: &Failure, again: bool) {
@@ -274,6 +300,12 @@ impl Runner {
     /// Records an outcome. While the store cannot take it, the job stays open. A store that has
     /// failed for good ends the process, and the next start comes to the same outcome.
     async fn record(&self, job: &Job, outcome: Outcome) -> bool {
+        let stated = job.file.content();
+        if outcome.state() != JobState::Succeeded && stated.md5.is_none() && stated.sha256.is_none()
+        {
+            // No later push can use it. Before the record: afterwards it may be that push's.
+            self.road.discard_partial(&job.file.key).await;
+        }
         let (id, now) = (job.id, self.clock.now_ms());
         let recorded = loop {
             let (written, spent) = (outcome.clone(), self.board.get(id));

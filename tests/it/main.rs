@@ -34,6 +34,7 @@ mod push;
 mod readers;
 mod remote_push;
 mod retention;
+mod room;
 mod store;
 mod systemd;
 mod told;

@@ -81,6 +81,7 @@ impl Source {
             };
             return self.failed(cause, routes);
         }
+        self.within_limit(length.unwrap_or(0))?;
         let event = (self.position > 0)
             .then(|| self.restart("the origin sent the whole file, not the rest"));
         self.asked_from = 0;

@@ -29,6 +29,7 @@ impl Source {
                 page: None,
             }));
         }
+        self.within_limit(found)?;
         self.total = Some(found);
         self.phase = Phase::Body;
         self.state = State::Local(local);
@@ -43,6 +44,7 @@ impl Source {
             Ok(bytes) => bytes,
             Err(cause) => return Err(self.error(cause)),
         };
+        self.within_limit(self.position + bytes.len() as u64)?;
         self.position += bytes.len() as u64;
         if !bytes.is_empty() {
             return Ok(Event::Bytes(bytes));
