@@ -25,7 +25,9 @@ pub(super) async fn download(
     let asked = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or("");
     let now_s = api.deps.clock.now_ms() / 1000;
-    if !api.file_key.allows(&asked, query, now_s) {
+    let signed_for = api.file_key.signed_for(&asked, query, now_s);
+    let may_load = signed_for.is_some_and(|id| id == ens::UNSIGNED || api.ens.has_key(&id));
+    if !may_load {
         return Ok(forbidden(request.headers()));
     }
     let find = move |reader: &Reader<'_>| releases::by_download(reader, &asked);
@@ -44,7 +46,7 @@ pub(super) async fn download(
 fn forbidden(headers: &HeaderMap) -> Response {
     let refusal = Refusal::because(
         Code::NoPermission,
-        "The path is not signed, or has expired.",
+        "The path is not signed, has expired, or its access key may not be used any more.",
     );
     let mut answer = ens::refused(&refusal, headers);
     // The contract wants 403 here, unlike for its calls.

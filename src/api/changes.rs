@@ -26,6 +26,7 @@ use crate::store::activations::{self, Request, Requested};
 use crate::store::jobs::{self, Cancel};
 use crate::store::{self, Tx, releases};
 use crate::wire::document::{DocumentError, MAX_DOCUMENT, PushDocument, Sources};
+use crate::wire::json;
 use crate::wire::push::Via;
 use crate::wire::status::ResultCode;
 
@@ -352,6 +353,7 @@ impl Api {
     pub(super) async fn body<T: DeserializeOwned>(&self, body: Body) -> Result<T, ApiError> {
         let (bytes, _) = read_whole(body, MAX_BODY, &self.bodies).await?;
         let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
+        json::check_keys(&bytes).map_err(ApiError::bad_request)?;
         serde_json::from_slice(&bytes).map_err(ApiError::bad_request)
     }
 }

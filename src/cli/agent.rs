@@ -7,6 +7,9 @@ use crate::sys::tasks;
 
 /// Runs the agent until it is asked to stop.
 pub(super) fn run(global: &Global) -> Result<Exit, Error> {
+    // A core dump, or another process of this user, would read secrets.
+    let hidden = rustix::process::DumpableBehavior::NotDumpable;
+    rustix::process::set_dumpable_behavior(hidden).map_err(std::io::Error::from)?;
     let log = log::AgentLog::open()?;
     let sources = global.sources();
     let loaded = sources.load()?;

@@ -11,6 +11,7 @@ use super::out::{Out, Paint, printable};
 use super::{Global, reach};
 use crate::client::Client;
 use crate::config::Config;
+use crate::sys::secret::{SHORT, Secret};
 use crate::sys::units::show_bytes;
 use crate::sys::{Chain, ground, space};
 
@@ -88,7 +89,22 @@ fn examine(config: &Config, found: &mut Vec<Finding>) {
         socket(&config.listen.socket),
         open_files(),
     ]);
+    found.extend(short_secrets(config));
     found.extend(agent(&config.listen.socket));
+}
+
+/// Returns the access keys whose secret can be guessed, as far as this user may read it.
+fn short_secrets(config: &Config) -> impl Iterator<Item = Finding> {
+    let is_short = |path: &Path| Secret::read(path).is_ok_and(|secret| secret.is_short());
+    let keys = config.api.access_keys.iter();
+    let short = keys.filter(move |key| is_short(&key.secret_file));
+    short.map(|key| {
+        let text = format!(
+            "the secret of access key `{}` is easily guessed: use {SHORT} bytes or more",
+            key.id
+        );
+        finding("access key", Verdict::Doubtful, text)
+    })
 }
 
 /// Returns what the agent says of itself and of what it has found on its disk, if it runs.

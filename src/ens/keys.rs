@@ -6,10 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::datafile::AppId;
 use crate::sys::only::Only;
-use crate::sys::secret::{self, Secret};
+use crate::sys::secret::{self, SHORT, Secret};
 use crate::wire::errors::{Code, Refusal};
 use crate::wire::sign::Action;
 
@@ -86,6 +87,9 @@ impl Keys {
                 id: config.id.clone(),
                 source,
             })?;
+            if secret.is_short() {
+                warn!(event = "short_secret", key = %config.id, "the secret of an access key is easily guessed: use {SHORT} bytes or more");
+            }
             let key = Key {
                 config: config.clone(),
                 secret,

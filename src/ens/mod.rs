@@ -37,6 +37,9 @@ use crate::wire::sign::{self, Action, Call, WINDOW_MS};
 pub use answer::{not_found, refused, unreadable};
 pub use keys::{Error, KeyConfig, RateConfig};
 
+/// What download paths name instead of an access key if their call was unsigned.
+pub const UNSIGNED: &str = "local";
+
 /// The vendor's clients time out after 10 s; an error before that says more than silence.
 const DEADLINE: Duration = Duration::from_secs(9);
 /// Parameters longer than this are processed off the async threads.
@@ -171,6 +174,11 @@ impl<A: Actions> Endpoint<A> {
         Router::new().route("/", any(call::<A>)).with_state(self)
     }
 
+    /// Returns whether an access key exists and is enabled.
+    pub fn has_key(&self, id: &str) -> bool {
+        self.live().keys.find(id).is_ok()
+    }
+
     fn live(&self) -> Arc<Live> {
         Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -212,7 +220,7 @@ impl<A: Actions> Endpoint<A> {
                     Some(address) => address.as_str(),
                     None => answer::host(&parts.headers),
                 };
-                let key_id = key_id.as_deref().unwrap_or("local");
+                let key_id = key_id.as_deref().unwrap_or(UNSIGNED);
                 self.download(&query, key_id, host, id).await
             }
         };

@@ -77,10 +77,12 @@ pub(super) async fn serve<S>(
                 // The place is lost: the connection ends here, before the request has begun.
                 std::future::pending::<()>().await;
             }
-            let answer: Result<Response, _> = if may_serve {
+            let answer: Result<Response, _> = if !names_host(&request) {
+                Ok(refused(unreadable, StatusCode::BAD_REQUEST))
+            } else if may_serve {
                 router.oneshot(request.map(Body::new)).await
             } else {
-                Ok(crowded(unreadable))
+                Ok(refused(unreadable, StatusCode::SERVICE_UNAVAILABLE))
             };
             answer.map(|answer| answer.map(|body| Body::new(Tracked { body, seat })))
         })
@@ -110,9 +112,16 @@ pub(super) async fn serve<S>(
     }
 }
 
-/// Answers a request for which there is no place.
-fn crowded(unreadable: Unreadable) -> Response {
-    let mut answer = unreadable(StatusCode::SERVICE_UNAVAILABLE).map(Body::from);
+/// Returns whether a request names its host once, as RFC 9112 §3.2 demands from HTTP/1.1 on.
+fn names_host(request: &hyper::Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(hyper::header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    second.is_none() && (first.is_some() || request.version() < hyper::Version::HTTP_11)
+}
+
+/// Answers a request without a host, or one for which there is no place.
+fn refused(unreadable: Unreadable, status: StatusCode) -> Response {
+    let mut answer = unreadable(status).map(Body::from);
     let close = hyper::header::HeaderValue::from_static("close");
     answer
         .headers_mut()

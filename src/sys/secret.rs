@@ -10,6 +10,8 @@ use super::durable;
 
 /// Longest secret in bytes; anything longer is a mistake.
 const MAX: u64 = 64 * 1024;
+/// A secret with fewer bytes than this can be guessed.
+pub const SHORT: usize = 16;
 /// Length of a generated key in bytes, before it is written as hex.
 const NEW: usize = 32;
 
@@ -83,6 +85,12 @@ impl Secret {
             }
             other => other,
         }
+    }
+
+    /// Returns whether the secret is easily guessed.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.0.len() < SHORT
     }
 
     /// Returns the secret. Never print it.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::json::show;
+use super::json::{self, show};
 use super::push::{self, Item, MAX_ITEMS, Push, Stated};
 use super::strategy::Strategy;
 use super::text;
@@ -102,6 +102,7 @@ impl PushDocument {
             ..wrong("", what)
         };
         let text = text::read(bytes).map_err(unreadable)?;
+        json::check_keys(text.as_bytes()).map_err(|e| unreadable(format!("not JSON: {e}")))?;
         let value: Value =
             serde_json::from_str(text).map_err(|e| unreadable(format!("not JSON: {e}")))?;
         read_document(&value, sources)

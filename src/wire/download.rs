@@ -1,7 +1,7 @@
 //! What `DescribeDataDownloadURL` asks, and the signed path that it answers with.
 //!
 //! ```text
-//! /file/1/<AppId>/<md5(name)>/<md5(version)>?ak=<key id>&ts=<expiry>&sign=base64(HMAC-SHA1(file key, path "\n" ts))
+//! /file/1/<AppId>/<md5(name)>/<md5(version)>?ak=<key id>&ts=<expiry>&sign=base64(HMAC-SHA1(file key, path "\n" ts "\n" ak))
 //! ```
 
 use base64::Engine as _;
@@ -103,36 +103,38 @@ impl FileKey {
     /// the access key that it was made for.
     #[must_use]
     pub fn sign(&self, path: &str, key_id: &str, expire_s: i64) -> String {
-        let sign = STANDARD.encode(self.mac(path, expire_s));
+        let sign = STANDARD.encode(self.mac(path, expire_s, key_id));
         let [ak, sign] = [key_id, &sign].map(|text| encoded(text.as_bytes()));
         format!("{path}?ak={ak}&ts={expire_s}&sign={sign}")
     }
 
-    /// Returns whether `query` is a signature of `path` that is valid at `now_s` (Unix seconds).
+    /// Returns the access key that `path` was signed for, if `query` is its signature and valid at
+    /// `now_s` (Unix seconds).
     #[must_use]
-    pub fn allows(&self, path: &str, query: &str, now_s: i64) -> bool {
-        let Some((expire_s, sign)) = read_signature(query) else {
-            return false;
-        };
-        let right: bool = self.mac(path, expire_s).ct_eq(&sign).into();
-        right && now_s <= expire_s
+    pub fn signed_for(&self, path: &str, query: &str, now_s: i64) -> Option<String> {
+        let (expire_s, key_id, sign) = read_signature(query)?;
+        let right: bool = self.mac(path, expire_s, &key_id).ct_eq(&sign).into();
+        (right && now_s <= expire_s).then_some(key_id)
     }
 
-    fn mac(&self, path: &str, expire_s: i64) -> [u8; 20] {
+    fn mac(&self, path: &str, expire_s: i64, key_id: &str) -> [u8; 20] {
         let mut mac = <Hmac<Sha1> as KeyInit>::new_from_slice(&self.0)
             .expect("an HMAC takes a key of any length");
         mac.update(path.as_bytes());
         mac.update(b"\n");
         mac.update(expire_s.to_string().as_bytes());
+        mac.update(b"\n");
+        mac.update(key_id.as_bytes());
         mac.finalize().into_bytes().into()
     }
 }
 
-fn read_signature(query: &str) -> Option<(i64, [u8; 20])> {
+fn read_signature(query: &str) -> Option<(i64, String, [u8; 20])> {
     let parameters = Parameters::read(query, b"").ok()?;
     let expire_s = i64::from(parameters.optional("ts").ok()??.parse::<u32>().ok()?);
     let sign = STANDARD.decode(parameters.optional("sign").ok()??).ok()?;
-    Some((expire_s, sign.try_into().ok()?))
+    let key_id = parameters.optional("ak").ok()??.to_owned();
+    Some((expire_s, key_id, sign.try_into().ok()?))
 }
 
 #[cfg(test)]
@@ -154,11 +156,11 @@ mod tests {
 
     #[test]
     fn signs_as_the_contract_says() {
-        // printf '/file/1/a\n1700000000' | openssl dgst -sha1 -hmac k -binary | base64
+        // printf '/file/1/a\n1700000000\nme' | openssl dgst -sha1 -hmac k -binary | base64
         let url = key().sign("/file/1/a", "me", 1_700_000_000);
         assert_eq!(
             url,
-            "/file/1/a?ak=me&ts=1700000000&sign=YVNcnMzZtd7ns3LK4LQ4ok40s5U%3D"
+            "/file/1/a?ak=me&ts=1700000000&sign=%2Bz4JjlzKyC7HaljRBz2AQCugr3g%3D"
         );
     }
 
@@ -166,10 +168,19 @@ mod tests {
     fn serves_only_what_was_signed_and_only_in_time() {
         let url = key().sign("/file/1/a", "me", 1000);
         let query = url.split_once('?').unwrap().1;
-        assert!(key().allows("/file/1/a", query, 1000));
-        assert!(!key().allows("/file/1/a", query, 1001));
-        assert!(!key().allows("/file/1/b", query, 1000));
-        assert!(!FileKey::new(b"l".to_vec()).allows("/file/1/a", query, 1000));
+        let allows = |key: FileKey, path: &str, query: &str, now_s| {
+            key.signed_for(path, query, now_s).is_some()
+        };
+        let signed_for = key().signed_for("/file/1/a", query, 1000);
+        assert_eq!(signed_for.as_deref(), Some("me"));
+        assert!(!allows(key(), "/file/1/a", query, 1001));
+        assert!(!allows(key(), "/file/1/b", query, 1000));
+        assert!(!allows(
+            FileKey::new(b"l".to_vec()),
+            "/file/1/a",
+            query,
+            1000
+        ));
         for bad in [
             "",
             "ts=1000",
@@ -177,9 +188,10 @@ mod tests {
             &query.replace("ts=1000", "ts=2000"),
             &query.replace("ts=1000", "ts=-1"),
             &query.replace("sign=", "sign=zz"),
+            &query.replace("ak=me", "ak=you"),
             &format!("{query}&ts=2000"),
         ] {
-            assert!(!key().allows("/file/1/a", bad, 1000), "{bad}");
+            assert!(!allows(key(), "/file/1/a", bad, 1000), "{bad}");
         }
     }
 

@@ -14,7 +14,7 @@ pub mod download;
 mod encode;
 pub mod envelope;
 pub mod errors;
-mod json;
+pub mod json;
 pub mod parameters;
 pub mod push;
 pub mod sign;

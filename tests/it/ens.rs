@@ -794,3 +794,31 @@ fn a_proxy_is_not_this_host_and_a_web_page_pushes_nothing() {
         .push(("Origin".to_owned(), "http://cms.example".to_owned()));
     taken(&signed.send(served.address));
 }
+
+#[test]
+fn a_link_ends_with_its_access_key() {
+    let mut other = Served::new(
+        "[[access_keys]]\nid = \"other\"\nsecret_file = SECRET_FILE\n",
+        "",
+    );
+    let mut ens = other.ens(Scheme::Header);
+    assert_eq!(codes(&push(&ens, &[item("n", "1")])), [0]);
+    other.publish(&key("app-1", "n", "1"), b"archive");
+    let which = [("AppId", "app-1"), ("DataName", "n"), ("DataVersion", "1")];
+    let link = |ens: &Ens| {
+        let body = taken(&ens.call(DOWNLOAD, &which));
+        body["Data"]["Url"].as_str().unwrap().to_owned()
+    };
+    let kept = link(&ens);
+    ens.id = "other".to_owned();
+    let gone = link(&ens);
+    assert_eq!(other.tcp("GET", &gone, &[]).status, 200);
+    other = other.restart("", "");
+    assert_eq!(other.tcp("GET", &kept, &[]).status, 200);
+    assert_eq!(other.tcp("GET", &gone, &[]).status, 403);
+    // Nor does it live on under the name of another key.
+    for id in [ID, "local"] {
+        let renamed = gone.replace("ak=other", &format!("ak={id}"));
+        assert_eq!(other.tcp("GET", &renamed, &[]).status, 403, "{id}");
+    }
+}

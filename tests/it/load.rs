@@ -18,7 +18,10 @@ const SECRET: &str = "secret-1";
 
 /// A node with one access key.
 fn node(api: &str) -> TestNode {
-    let keys = tempfile::tempdir().unwrap();
+    node_with(&tempfile::tempdir().unwrap(), api)
+}
+
+fn node_with(keys: &tempfile::TempDir, api: &str) -> TestNode {
     let secret = keys.path().join("key.secret");
     let mut file = std::fs::OpenOptions::new()
         .create_new(true)
@@ -242,6 +245,23 @@ impl KeptOpen {
             body
         })
     }
+}
+
+#[test]
+fn a_short_secret_is_warned_of() {
+    let keys = tempfile::tempdir().unwrap();
+    let node = node_with(&keys, "");
+    let doctor = std::process::Command::new(env!("CARGO_BIN_EXE_edgepush"))
+        .args(["doctor", "--config"])
+        .arg(node.config_file())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        said.contains("the secret of access key `key-1` is easily guessed"),
+        "{said}"
+    );
+    assert!(node.log().contains("short_secret"));
 }
 
 #[test]

@@ -499,3 +499,31 @@ fn an_agent_that_is_not_there_is_unreachable() {
         "{error}"
     );
 }
+
+#[test]
+fn a_key_that_is_stated_twice_is_refused() {
+    let served = Served::new("", "");
+    let twice = document(&[("a", "1")]).replacen("{", "{\"AppId\": \"app-2\", ", 1);
+    let element = document(&[("a", "1")]).replacen("\"name\"", "\"name\": \"b\", \"name\"", 1);
+    for (target, body) in [
+        ("/v1/pushes", twice),
+        ("/v1/pushes", element),
+        (
+            "/v1/rollback",
+            r#"{"app": "a", "app": "b", "name": "n"}"#.to_owned(),
+        ),
+    ] {
+        let mut stream = std::os::unix::net::UnixStream::connect(served.socket()).unwrap();
+        let request = format!(
+            "POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+        let answer = std::io::read_to_string(stream).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(
+            answer.contains("twice") || answer.contains("duplicate"),
+            "{answer}"
+        );
+    }
+}

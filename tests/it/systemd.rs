@@ -42,6 +42,12 @@ fn what_the_units_start_can_be_parsed() {
 }
 
 #[test]
+fn no_core_dump_holds_secrets() {
+    let service = std::fs::read_to_string("systemd/edgepush.service").unwrap();
+    assert_eq!(setting(&service, "LimitCORE"), "0");
+}
+
+#[test]
 fn the_units_agree_with_the_defaults() {
     let socket = std::fs::read_to_string("systemd/edgepush.socket").unwrap();
     let config = edgepush::config::Config::default();

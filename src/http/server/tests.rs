@@ -177,6 +177,11 @@ async fn what_hyper_answers_by_itself_becomes_readable() {
         ),
         ("GET  / HTTP/1.1\r\n\r\n", StatusCode::BAD_REQUEST),
         ("GET / HTTP/9.1\r\n\r\n", StatusCode::BAD_REQUEST),
+        ("GET / HTTP/1.1\r\n\r\n", StatusCode::BAD_REQUEST),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            StatusCode::BAD_REQUEST,
+        ),
         (
             "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
             StatusCode::BAD_REQUEST,
