@@ -119,10 +119,12 @@ impl Keep {
         Ok(found)
     }
 
-    /// As [`Keep::recover`], for one name.
+    /// As [`Keep::recover`], for one name, unless a file is being published under it.
     pub(super) async fn settle(&self, app: &AppId, name: &DataName) -> Result<Found, store::Error> {
-        let _lock = self.publisher.lock_name(app, name).await;
-        self.settle_locked(app, name).await
+        match self.lock_unless_busy(app, name).await {
+            Some(_lock) => self.settle_locked(app, name).await,
+            None => Ok(Found::default()),
+        }
     }
 
     /// As [`Keep::settle`], for a name that the caller has locked.

@@ -2,15 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::Keep;
 use crate::datafile::{AppId, DataName, Key};
+use crate::publish::NameLock;
 use crate::publish::retention::{self, Candidate};
 use crate::shown::Release;
 use crate::store::{self, activations, releases, remove};
 use crate::sys::Chain;
+
+/// How old a refusal of the disk may be to count.
+const FULL: Duration = Duration::from_secs(60);
+/// How long a round waits for a name that a file is being published under. A round after that comes.
+const BUSY: Duration = Duration::from_millis(50);
 
 /// What a round of upkeep removed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -65,6 +72,26 @@ impl Keep {
         Ok(())
     }
 
+    /// Makes room on a disk so full that not even a removal can be recorded: the archives of versions
+    /// that retention removes anyway go first. Takes no lock, since who holds one may wait for room.
+    pub(super) async fn make_room(&self) -> Result<(), store::Error> {
+        let refused = self.store.refused_within(FULL);
+        if !refused.is_some_and(|error| error.is_full()) {
+            return Ok(());
+        }
+        let config = self.publisher.config();
+        let least = config.least_kept();
+        let crowded = self.store.read(move |r| releases::crowded(r, least));
+        for (app, name, _) in crowded.await? {
+            let versions = self.candidates(&app, &name).await?;
+            for key in retention::surplus(&versions, config.keep_of(&app)) {
+                self.on_disk(move |publisher| publisher.remove_archive(&key))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Applies retention to a name, and then the size limit of its application.
     pub(super) async fn sweep_name(&self, app: &AppId, name: &DataName) {
         let mut swept = Swept::default();
@@ -79,7 +106,9 @@ impl Keep {
 
     async fn sweep_versions(&self, app: &AppId, name: &DataName, swept: &mut Swept) {
         // What is live, pinned or previous must not change between the choice and the removal.
-        let _lock = self.publisher.lock_name(app, name).await;
+        let Some(_lock) = self.lock_unless_busy(app, name).await else {
+            return;
+        };
         if let Ok(versions) = self.candidates(app, name).await {
             let surplus = retention::surplus(&versions, self.publisher.config().keep_of(app));
             self.remove_all(surplus, &versions, "more versions than are kept", swept)
@@ -120,6 +149,13 @@ impl Keep {
                 .await;
             }
         }
+    }
+
+    /// Locks a name. `None` if its lock is not free soon: who holds it may wait for room on the disk,
+    /// which a round of upkeep is to make.
+    pub(super) async fn lock_unless_busy(&self, app: &AppId, name: &DataName) -> Option<NameLock> {
+        let lock = self.publisher.lock_name(app, name);
+        tokio::time::timeout(BUSY, lock).await.ok()
     }
 
     async fn candidates(

@@ -278,6 +278,60 @@ fn state(node: &TestNode) -> String {
     answer.json()["state"].as_str().unwrap().to_owned()
 }
 
+/// Story: 1. Versions that were live fill the disk, so that not even the database can be written. 2. Their time
+/// is over: they go, although a removal has to be recorded first, and pushes are taken again.
+#[test]
+fn a_disk_full_of_old_versions_frees_itself() {
+    if !may_mount("a disk full of old versions") {
+        return;
+    }
+    let origin = Origin::start();
+    let disk = Disk::tmpfs("size=24m");
+    let mut node = TestNode::with_root(
+        &disk.path().join("data"),
+        "[publish]\nreserve = \"1B\"\nkeep_versions = 1\n[runner]\nupkeep_every = \"1s\"\n",
+    );
+    node.set_env("EDGEPUSH_PUBLISH__KEEP_FOR", "15s");
+    node.start();
+    publish_small(&node, &origin, "a", "1");
+    for version in ["2", "3", "4"] {
+        let archive = tar_gz(&big(2 * MIB, version.parse().unwrap()));
+        origin.serve("/a", Reply::file(&archive));
+        let push = item("a", version, "tar.gz", &archive, &origin.url("/a"));
+        assert_eq!(node.push_codes(&[push]), [0]);
+        assert_eq!(node.finish("a", version)["state"], "succeeded");
+    }
+    let small = tar_gz(&site("1", 5));
+    origin.serve("/b", Reply::file(&small));
+    let mut pushes = 0;
+    let mut push = || {
+        pushes += 1;
+        let items: Vec<_> = (0..50)
+            .map(|n| {
+                item(
+                    &format!("b{pushes}-{n}"),
+                    "1",
+                    "tar.gz",
+                    &small,
+                    &origin.url("/b"),
+                )
+            })
+            .collect();
+        let document = json!({"AppId": APP, "Data": items});
+        node.ask("POST", "/v1/pushes", Some(&document)).status
+    };
+    let end = Instant::now() + PATIENCE;
+    while push() == 200 {
+        assert!(Instant::now() < end, "the database is never full");
+    }
+    node.wait_for("pushes to be taken again", PATIENCE, || {
+        (push() == 200).then_some(())
+    });
+    node.wait_for("old versions to be removed", PATIENCE, || {
+        (node.list("data/app-1/a/versions") == ["3", "4"]).then_some(())
+    });
+}
+
 #[test]
 fn an_agent_that_starts_on_a_full_disk_answers_and_works_once_there_is_room() {
     if !may_mount("a start on a full disk") {

@@ -79,6 +79,8 @@ class Node(nodes.Node):
         path = f"{self.home}/edgepush.toml"
         with open(path, encoding="utf-8") as f:
             text = f.read().replace('http = "off"', f'http = "127.0.0.1:{self.port}"')
+        # The disk is small: what was live goes soon.
+        text = text.replace("[publish]", '[publish]\nkeep_for = "5s"')
         with open(path, "w", encoding="utf-8") as f:
             f.write(text + _MORE.format(key=KEY, keyfile=self.keyfile))
 

@@ -45,6 +45,16 @@ impl Publisher {
         Ok(())
     }
 
+    /// Deletes the kept archive of a version, if there is one.
+    pub fn remove_archive(&self, key: &Key) {
+        let path = self.layout.archive(key);
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "could not remove an archive");
+        }
+    }
+
     /// Returns what uses the version's directory: a program that holds a `flock` on it, which is how
     /// a reader prevents its removal, or one that is in it, as far as this process may see.
     #[must_use]
