@@ -212,11 +212,25 @@ impl Client {
         })
     }
 
-    /// Returns the versions on the disk.
+    /// Returns the versions on the disk, however many: the agent answers with a page at a time.
     pub async fn releases(&self, app: Option<&str>, name: Option<&str>) -> Result<Releases, Error> {
         let [app, name] = [app, name].map(|text| text.map(str::to_owned));
-        self.get(url("/v1/releases", &[("app", app), ("name", name)]))
-            .await
+        let mut all = Releases {
+            releases: Vec::new(),
+        };
+        loop {
+            let offset = Some(all.releases.len().to_string());
+            let query = [
+                ("app", app.clone()),
+                ("name", name.clone()),
+                ("offset", offset),
+            ];
+            let page: Releases = self.get(url("/v1/releases", &query)).await?;
+            if page.releases.is_empty() {
+                return Ok(all);
+            }
+            all.releases.extend(page.releases);
+        }
     }
 
     /// Makes a version live, and waits until it is.
