@@ -11,7 +11,7 @@ use crate::datafile::Key;
 use crate::http::Problem;
 use crate::job::JobId;
 use crate::shown::model::{
-    Activated, Canceled, Collected, Events, NodeStatus, Outbox, Pin, Push, Pushed, Readiness,
+    self, Activated, Canceled, Collected, Events, NodeStatus, Outbox, Pin, Push, Pushed, Readiness,
     Releases, Removed, Replay, Replayed, Retried, Verified, WhatToVerify, WhichJob, WhichName,
     WhichVersion,
 };
@@ -219,17 +219,19 @@ impl Client {
             releases: Vec::new(),
         };
         loop {
-            let offset = Some(all.releases.len().to_string());
+            let offset = Some(all.releases.len()).filter(|n| *n > 0);
+            let offset = offset.map(|n| n.to_string());
             let query = [
                 ("app", app.clone()),
                 ("name", name.clone()),
                 ("offset", offset),
             ];
             let page: Releases = self.get(url("/v1/releases", &query)).await?;
-            if page.releases.is_empty() {
+            let last = page.releases.len() < model::MOST_LISTED;
+            all.releases.extend(page.releases);
+            if last {
                 return Ok(all);
             }
-            all.releases.extend(page.releases);
         }
     }
 

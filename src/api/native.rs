@@ -24,7 +24,7 @@ use crate::store::releases;
 /// Files in a response if the request states no limit.
 const FILES: u64 = 100;
 /// Most rows in a response.
-const MOST: u64 = 10_000;
+const MOST: u64 = model::MOST_LISTED as u64;
 
 /// A response, or the error that replaces it.
 pub(super) type Answer = Result<Response, ApiError>;

@@ -13,6 +13,9 @@ use crate::datafile::{AppId, DataName, DataVersion, Key};
 use crate::job::JobId;
 use crate::wire::status::ResultCode;
 
+/// Most rows of one answer; the next page has what is behind them.
+pub const MOST_LISTED: usize = 10_000;
+
 /// The response to a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushed {

@@ -46,8 +46,8 @@ class Network(servers.Servers):
             request.send_response(503)
             request.send_header("Content-Length", "0")
             request.end_headers()
-        elif self.mood == "cut":
-            body = self.files.get(request.path, b"")
+        elif self.mood == "cut" and request.path in self.files:
+            body = self.files[request.path]
             request.send_response(200)
             request.send_header("Content-Length", str(len(body)))
             request.end_headers()
