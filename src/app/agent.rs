@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the agent until `SIGTERM`, `SIGINT`, or a failure of its database.
 pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
+    let mut signals = Signals::catch();
     let inherited = inherited()?;
     Notify.extend_timeout(Duration::from_secs(120));
     let config = &loaded.config;
@@ -46,7 +47,7 @@ pub async fn agent(loaded: Loaded, sources: Sources) -> Result<(), Error> {
     let mut agent = Agent::start(loaded, sources, inherited, Arc::clone(&parts)).await?;
     agent.announce().await;
     let failure = tokio::select! {
-        () = end_signal() => None,
+        () = signals.end() => None,
         error = parts.store.failed() => Some(Error::Store(error)),
         ended = &mut agent.running => Some(runner_ended(ended)),
         name = agent.tasks.failed() => Some(Error::Panicked { name }),
@@ -217,19 +218,38 @@ fn api_deps(config: &Config, parts: &Parts, inbox: watch::Receiver<model::Inbox>
     }
 }
 
-async fn end_signal() {
-    let (term, int) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    );
-    match (term, int) {
-        (Ok(mut term), Ok(mut int)) => {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
+/// The signals that the agent obeys, caught from its first moment: without that, one that comes
+/// during the start would kill it.
+struct Signals {
+    ends: Option<[Signal; 2]>,
+    /// What it asks for is done by [`Reload`], which begins with the configuration as it is then.
+    _hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn catch() -> Self {
+        let ends = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+        let [Ok(term), Ok(int)] = ends else {
+            return Self {
+                ends: None,
+                _hangup: None,
+            };
+        };
+        Self {
+            ends: Some([term, int]),
+            _hangup: signal(SignalKind::hangup()).ok(),
         }
-        _ => std::future::pending().await,
+    }
+
+    /// Waits until the agent is to end.
+    async fn end(&mut self) {
+        let Some([term, int]) = &mut self.ends else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
     }
 }
 
