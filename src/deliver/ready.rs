@@ -95,14 +95,27 @@ impl Archive {
     fn keep(self, to: &Path) -> Result<(), durable::Error> {
         match self {
             Self::Spool(spool) => spool.persist(to),
-            Self::File(path) => durable::rename(&path, to),
+            Self::File(path) => {
+                durable::rename(&path, to)?;
+                remove_meta(&path);
+                Ok(())
+            }
         }
     }
 
     fn discard(self) -> Result<(), durable::Error> {
         match self {
             Self::Spool(spool) => spool.discard(),
-            Self::File(path) => std::fs::remove_file(&path).map_err(durable::at("remove", &path)),
+            Self::File(path) => {
+                remove_meta(&path);
+                std::fs::remove_file(&path).map_err(durable::at("remove", &path))
+            }
         }
     }
+}
+
+/// Removes what an earlier start may have left beside an archive that was held in memory: it ended
+/// before the first byte was written.
+fn remove_meta(partial: &Path) {
+    let _ = std::fs::remove_file(partial.with_extension("meta"));
 }
