@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::support::archive::{md5, noise, tar};
+use crate::support::archive::{md5, noise, sha256, tar};
 use crate::support::node::{APP, PATIENCE, TestNode, item};
 use crate::support::origin::{Origin, Reply};
 
@@ -105,4 +105,40 @@ fn many_pushes_leave_nothing_behind() {
             "{early} bytes have become {late}"
         );
     }
+}
+
+/// A signal that comes during the start is obeyed, not deadly: SIGHUP, SIGINT and SIGTERM are caught before there is
+/// a database.
+#[test]
+fn signals_are_caught_before_anything_is_opened() {
+    const CAUGHT: u64 = 1 << 0 | 1 << 1 | 1 << 14;
+    let mut node = TestNode::new("");
+    node.spawn();
+    node.wait_for("the database", PATIENCE, || {
+        node.root().join("edgepush.db").exists().then_some(())
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
+    assert_eq!(caught & CAUGHT, CAUGHT, "{caught:x}");
+    // So one that comes now ends the agent in order.
+    assert!(node.stop().success(), "{}", node.log());
+}
+
+/// Story: 1. A kill came between the meta file of a partial archive and its first byte. 2. The archive comes whole in
+/// memory the next time, and nothing of the first time is left.
+#[test]
+fn a_partial_that_was_never_written_leaves_nothing() {
+    let (origin, mut node) = (Origin::start(), TestNode::new(""));
+    let archive = tar(&[("a".to_owned(), noise(1000, 1))]);
+    origin.serve("/a", Reply::file(&archive));
+    node.start();
+    let name = &sha256(format!("{APP}\0a\x001").as_bytes())[..32];
+    for ending in ["partial", "meta"] {
+        fs::write(node.root().join(format!("spool/{name}.{ending}")), "").unwrap();
+    }
+    let element = item("a", "1", "tar", &archive, &origin.url("/a"));
+    assert_eq!(node.push_codes(&[element]), [0]);
+    assert_eq!(node.finish("a", "1")["state"], "succeeded");
+    assert_eq!(node.list("spool"), [""; 0]);
 }
