@@ -64,29 +64,29 @@ pub(crate) fn run(options: &Options) {
     let mut times = [const { [Vec::new(), Vec::new()] }; 4];
     let mut peak = 0;
     for round in 0..rounds {
-        for beside in 0..2 {
+        for busy in 0..2 {
             let mut node = TestNode::new("[log]\nlevel = \"error\"\n");
             node.start();
-            if beside == 1 {
+            if busy == 1 {
                 open(&node);
             }
             for ((_, name, archive), times) in good.iter().zip(&mut times) {
-                times[beside].push(deliver(&node, &origin, name, round, archive));
+                times[busy].push(deliver(&node, &origin, name, round, archive));
             }
             peak = peak.max(memory(node.pid(), "VmHWM"));
             node.kill();
         }
     }
-    println!("| archive | alone, p50 max ms | beside {bad} open files | ratio of medians |");
+    println!("| archive | alone, p50 max ms | with {bad} others open | ratio of medians |");
     println!("|---|---|---|---|");
-    for ((what, ..), [alone, beside]) in good.iter().zip(times) {
-        let (alone, beside) = (Times::new(alone), Times::new(beside));
-        let ratio = beside.median().as_secs_f64() / alone.median().as_secs_f64();
+    for ((what, ..), [alone, busy]) in good.iter().zip(times) {
+        let (alone, busy) = (Times::new(alone), Times::new(busy));
+        let ratio = busy.median().as_secs_f64() / alone.median().as_secs_f64();
         let show = |t: &Times| format!("{}, {}", ms(t.median()), ms(t.percentile(100.0)));
         println!(
             "| {what} | {} | {} | {ratio:.2} |",
             show(&alone),
-            show(&beside)
+            show(&busy)
         );
     }
     println!("agent: {peak} MiB at most");
