@@ -66,7 +66,11 @@ impl Run<'_> {
         error: fetch::Error,
         wait: Duration,
     ) -> Result<(), Stop> {
-        let failure = Stop::fetch(error).into_failure(Stage::Fetch);
+        // That a host is spared says less than why.
+        let failure = match &self.job.failure {
+            Some(last) if matches!(error.cause(), fetch::Cause::Silent { .. }) => last.clone(),
+            _ => Stop::fetch(error).into_failure(Stage::Fetch),
+        };
         (self.note)(Note::Retrying {
             attempt,
             wait,

@@ -126,11 +126,6 @@ impl Runner {
 
     /// Puts a job off whose source has failed.
     async fn retry_later(&self, job: &Job, failure: Failure, wait: Duration, retries: Retries) {
-        // That a host is spared says less than why.
-        let failure = match &job.failure {
-            Some(last) if failure.kind == "host-silent" => last.clone(),
-            _ => failure,
-        };
         self.keep_retries(job.id, retries);
         let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
         let (id, at) = (job.id, self.clock.now_ms().saturating_add(wait));
