@@ -58,7 +58,9 @@ pub(crate) const TABLES: &str = include_str!("tables.sql");
 pub struct Setup {
     /// Stored in the file header; a database with a different id is refused.
     pub application_id: i64,
-    /// Oldest first. `user_version` counts those that have run.
+    /// `user_version` after the first migration. A database with a lower one is rebuilt.
+    pub first: i64,
+    /// Oldest first. Each adds 1 to `user_version`.
     pub migrations: &'static [&'static str],
     /// Number of connections for queries.
     pub readers: u32,
@@ -79,7 +81,8 @@ pub struct OutboxBounds {
 
 impl Setup {
     fn newest(&self) -> i64 {
-        i64::try_from(self.migrations.len()).unwrap_or(i64::MAX)
+        let more = i64::try_from(self.migrations.len()).unwrap_or(i64::MAX);
+        self.first - 1 + more
     }
 }
 

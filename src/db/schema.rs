@@ -1,6 +1,6 @@
 //! Creates, opens and migrates the database, and sets up its connections.
 //!
-//! `user_version` counts the migrations that have run. A migration never changes after a release,
+//! `user_version` grows with each migration that has run. A migration never changes after a release,
 //! only new ones are added; an older program refuses a newer database instead of guessing.
 
 use std::fs::{self, OpenOptions};
@@ -146,6 +146,12 @@ fn recognise(conn: &Connection, path: &Path, setup: &Setup) -> Result<i64, Error
             found: id,
         });
     }
+    if (1..setup.first).contains(&version) {
+        return Err(Error::Damaged {
+            path: path.to_owned(),
+            what: format!("its schema is version {version}, of a development version of edgepush"),
+        });
+    }
     let known = setup.newest();
     if version > known {
         return Err(Error::Newer {
@@ -218,7 +224,10 @@ fn check_after_unclean_end(conn: &Connection, path: &Path) -> Result<(), Error> 
 }
 
 fn migrate(conn: &Connection, path: &Path, setup: &Setup, from: i64) -> Result<(), Error> {
-    for (version, sql) in (1..).zip(setup.migrations).filter(|(v, _)| *v > from) {
+    for (version, sql) in (setup.first..)
+        .zip(setup.migrations)
+        .filter(|(v, _)| *v > from)
+    {
         let script = format!(
             "BEGIN IMMEDIATE; {sql}; PRAGMA application_id = {}; PRAGMA user_version = {version}; COMMIT;",
             setup.application_id
@@ -236,6 +245,7 @@ mod tests {
 
     const SETUP: Setup = Setup {
         application_id: 7,
+        first: 2,
         migrations: &[super::super::TABLES],
         readers: 1,
         outbox: OutboxBounds {
@@ -309,6 +319,13 @@ mod tests {
         assert!(
             matches!(open_writer(&path, &SETUP), Err(Error::Newer { found, .. }) if found == SETUP.newest() + 1)
         );
+
+        let conn = Connection::open(&path).unwrap();
+        conn.pragma_update(None, "user_version", SETUP.first - 1)
+            .unwrap();
+        drop(conn);
+        let refused = open_writer(&path, &SETUP).unwrap_err().to_string();
+        assert!(refused.contains("recover"), "{refused}");
 
         let path = dir.path().join("foreign.db");
         let other = Connection::open(&path).unwrap();

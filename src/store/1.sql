@@ -174,3 +174,10 @@ BEGIN
 END;
 CREATE TRIGGER releases_moved AFTER UPDATE OF bytes ON releases WHEN OLD.bytes <> NEW.bytes
 BEGIN UPDATE release_counts SET bytes = bytes + NEW.bytes - OLD.bytes WHERE app = NEW.app; END;
+
+-- Documents of the inbox that were admitted and still lie in `inbox/new`, by the SHA-256 of their
+-- bytes, with the answer to each element: none is ever admitted twice.
+CREATE TABLE documents (
+    digest TEXT PRIMARY KEY,
+    answers TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

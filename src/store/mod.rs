@@ -35,10 +35,12 @@ pub(crate) mod testing;
 const APPLICATION_ID: i64 = 0x4570_7368;
 /// Oldest first. A migration never changes after a release, only new ones are added; an older
 /// program refuses a newer database instead of guessing.
-const MIGRATIONS: &[&str] = &[
-    concat!(include_str!("../db/tables.sql"), include_str!("1.sql")),
-    include_str!("2.sql"),
-];
+const MIGRATIONS: &[&str] = &[concat!(
+    include_str!("../db/tables.sql"),
+    include_str!("1.sql")
+)];
+/// Versions before it had other tables, and were never released.
+const FIRST: i64 = 4;
 
 /// A job was accepted, is due again, or is to be canceled.
 pub const JOBS: Topic = Topic(1);
@@ -143,6 +145,7 @@ impl Store {
     pub fn open_with(path: &Path, clock: Arc<dyn Clock>, config: Config) -> Result<Self, Error> {
         let setup = Setup {
             application_id: APPLICATION_ID,
+            first: FIRST,
             migrations: MIGRATIONS,
             readers: config.readers,
             outbox: OutboxBounds {
