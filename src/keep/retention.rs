@@ -74,7 +74,7 @@ impl Keep {
 
     /// Makes room on a disk so full that not even a removal can be recorded: the archives of versions
     /// that retention removes anyway go first. Takes no lock, since who holds one may wait for room.
-    pub(super) async fn make_room(&self) -> Result<(), store::Error> {
+    pub(super) async fn drop_surplus_archives(&self) -> Result<(), store::Error> {
         let refused = self.store.refused_within(FULL);
         if !refused.is_some_and(|error| error.is_full()) {
             return Ok(());

@@ -144,7 +144,7 @@ impl Keep {
         keep_partial: Duration,
         stop: &CancellationToken,
     ) -> Result<(), store::Error> {
-        self.make_room().await?;
+        self.drop_surplus_archives().await?;
         self.reconcile(stop).await;
         self.sweep_everywhere(swept, stop).await?;
         swept.partials = self.sweep_partials(keep_partial).await?;
